@@ -1,0 +1,170 @@
+//! What a node says of itself and of the cluster: the bodies of `GET /v1/node`, `/v1/cluster`,
+//! `/readyz` and the events, in the words of API.md.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::{ClusterId, NodeId, Role},
+    net::DiscoveredBy,
+};
+
+/// `GET /v1/node`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// This node.
+    pub peer_id: NodeId,
+    /// Program and version, as identify tells it.
+    pub agent: String,
+    /// The version of the program.
+    pub version: String,
+    /// The cluster; `None` until there is one.
+    pub cluster_id: Option<ClusterId>,
+    /// Its name.
+    pub cluster_name: String,
+    /// What this node does.
+    pub roles: Vec<Role>,
+    /// Whether it can serve its roles now.
+    pub ready: bool,
+    /// Milliseconds since it started.
+    pub uptime_ms: u64,
+    /// Where it listens (multiaddrs).
+    pub listen_addrs: Vec<String>,
+    /// What it tells others.
+    pub announce_addrs: Vec<String>,
+    /// What others see.
+    pub observed_addrs: Vec<String>,
+    /// libp2p protocols.
+    pub protocols: Vec<String>,
+    /// Connected peers.
+    pub peers: Vec<PeerView>,
+    /// Only on a lock manager.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raft: Option<RaftView>,
+}
+
+/// A connected peer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "API.md names and explains each field")]
+pub struct PeerView {
+    pub peer_id: NodeId,
+    pub agent: String,
+    pub roles: Vec<Role>,
+    pub addr: String,
+    pub transport: String,
+    /// `inbound` or `outbound`.
+    pub direction: String,
+    pub rtt_ms: Option<f64>,
+    pub discovered_by: DiscoveredBy,
+}
+
+/// The Raft part of a lock manager.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "API.md names and explains each field")]
+pub struct RaftView {
+    /// `leader`, `follower`, `candidate`, `learner` or `stopped`.
+    pub role: String,
+    pub term: u64,
+    pub leader: Option<NodeId>,
+    pub last_log_index: u64,
+    pub committed_index: u64,
+    pub applied_index: u64,
+    pub voters: Vec<NodeId>,
+    pub learners: Vec<NodeId>,
+}
+
+/// `GET /v1/cluster`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The cluster; `None` until there is one.
+    pub cluster_id: Option<ClusterId>,
+    /// Its name.
+    pub cluster_name: String,
+    /// The version of the view that this answer was made from.
+    pub epoch: u64,
+    /// Raft's term, as far as this node knows.
+    pub term: u64,
+    /// Raft's leader, as far as this node knows.
+    pub leader: Option<NodeId>,
+    /// The members, in the order of their ids.
+    pub members: Vec<MemberView>,
+    /// What an operator ought to look at.
+    pub warnings: Vec<Warning>,
+}
+
+/// A member.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "API.md names and explains each field")]
+pub struct MemberView {
+    pub peer_id: NodeId,
+    pub roles: Vec<Role>,
+    pub addrs: Vec<String>,
+    pub status: MemberStatus,
+    pub raft: Option<RaftStanding>,
+    /// Log entries that it is behind the leader; only the leader knows.
+    pub trails_by: Option<u64>,
+    pub version: String,
+    /// RFC 3339, when the leader last heard of it.
+    pub last_seen: Option<String>,
+}
+
+/// Whether a member is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberStatus {
+    /// Heard of within the failure timeout.
+    Up,
+    /// Silent; may come back.
+    Down,
+    /// Left or was removed.
+    Left,
+}
+
+/// What a member is to Raft.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "Raft's own terms")]
+pub enum RaftStanding {
+    Leader,
+    Voter,
+    Learner,
+}
+
+/// Something an operator ought to look at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Warning {
+    /// A stable slug, such as `no-quorum`, `member-down`, `even-voters`, `single-voter`.
+    pub code: String,
+    /// The fact and the next step.
+    pub detail: String,
+}
+
+/// `GET /readyz`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether all checks that count are well.
+    pub ready: bool,
+    /// The checks.
+    pub checks: Vec<Check>,
+}
+
+/// One check of readiness.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Check {
+    /// What is looked at.
+    pub name: String,
+    /// Whether it is well.
+    pub ok: bool,
+    /// The fact, and the cure where it is not well.
+    pub detail: String,
+}
+
+/// One event of the cluster. `data` is what the stream carries as JSON, `at` included.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ClusterEvent {
+    /// Grows by one with each event of this node's run.
+    pub id: u64,
+    /// `member-up`, `member-down`, `leader-changed`, …
+    pub event: String,
+    /// The rest.
+    pub data: serde_json::Value,
+}
