@@ -27,7 +27,7 @@ impl NodeId {
     }
 
     /// An id from raw bytes, which need not be a valid key: for simulations and tests.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
