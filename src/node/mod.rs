@@ -1,6 +1,7 @@
 //! The node: owns every task, starts, drains and stops them.
 
 pub mod locks;
+mod wire;
 pub mod status;
 
 use tokio::sync::mpsc;
