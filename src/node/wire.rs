@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::locks::{IdempotencyKey, Page, PageRequest, SessionInfo};
+use super::locks::{Page, PageRequest, SessionInfo};
 use crate::{
     error::Error,
-    ids::{Incarnation, LockName, NodeId, RequestId, Role, SessionId, Term, Tick},
+    ids::{Incarnation, LockName, NodeId, Role, SessionId, Term, Tick},
     machine::{
-        lock::{LockAnswer, LockEvent, LockRequest, LockView},
+        control::Change,
+        lock::{LockAnswer, LockEvent, LockView},
         membership::{ClusterRecord, Joiner, Member},
     },
 };
@@ -131,25 +132,6 @@ pub(crate) enum ClientAsk {
     Transfer(Option<NodeId>),
     /// What the leader knows of the members.
     Members,
-}
-
-/// A change of the replicated state.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Change {
-    pub(crate) request: RequestId,
-    /// All requests of this node below are answered.
-    pub(crate) done_below: u64,
-    pub(crate) key: Option<IdempotencyKey>,
-    pub(crate) body: ChangeBody,
-}
-
-/// What is to be changed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) enum ChangeBody {
-    Lock(LockRequest),
-    Remove(NodeId),
-    Admit(NodeId),
-    Leave(NodeId),
 }
 
 /// A linearizable read.
