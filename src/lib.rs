@@ -1,6 +1,7 @@
 //! Syncmesh: distributed locks, queues and a coherent cache in one peer-to-peer program.
 
 pub mod clock;
+pub mod config;
 pub mod error;
 pub mod ids;
 pub mod machine;
