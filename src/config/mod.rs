@@ -5,13 +5,31 @@
 //! `.env` over default) into a [`Config`], or into *all* that is wrong with them. This is the only
 //! module that reads the environment; it never binds, connects or writes anything.
 
+mod check;
+mod client;
+pub mod example;
+pub mod fault;
+pub mod key;
+mod parse;
+mod read;
+pub mod settings;
+pub mod sources;
+#[cfg(test)]
+mod tests;
 pub mod values;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use libp2p::{Multiaddr, pnet::PreSharedKey};
 
-pub use self::values::{CacheCutOff, CacheProtocol, CacheWritePolicy, HostPort, LockReads, LogFormat, Secret, Switch};
+pub use self::{
+    client::ClientTarget,
+    fault::{Fault, Faults},
+    parse::suffixed_duration,
+    read::Resolved,
+    sources::{Source, Sources},
+    values::{CacheCutOff, CacheProtocol, CacheWritePolicy, HostPort, LockReads, LogFormat, Secret, Switch},
+};
 use crate::ids::Role;
 
 /// All settings of one node, validated. The fields are the variables of the environment in snake case.
@@ -93,7 +111,24 @@ pub struct Config {
     pub rust_log: String,
 }
 
+impl Default for Config {
+    /// The defaults of the table, without a cluster key.
+    fn default() -> Self {
+        Self::from_sources(&Sources::default()).expect("the defaults do not contradict each other")
+    }
+}
+
 impl Config {
+    /// The settings, or all that is wrong with them. Reads the cluster's key from its file.
+    pub fn from_sources(sources: &Sources) -> Result<Self, Faults> {
+        read::read(sources).map(|(config, _)| config)
+    }
+
+    /// What every setting has come to, in the order of the table, or all that is wrong.
+    pub fn resolve(sources: &Sources) -> Result<Vec<Resolved>, Faults> {
+        read::read(sources).map(|(_, resolved)| resolved)
+    }
+
     /// Whether this node has a role.
     pub fn has_role(&self, role: Role) -> bool {
         self.node_roles.contains(&role)

@@ -118,6 +118,12 @@ fn is_host_name(host: &str) -> bool {
         })
 }
 
+/// A setting that is one of a few words.
+pub(super) trait Word: Sized {
+    /// The value that this word, exactly so, stands for.
+    fn from_word(word: &str) -> Option<Self>;
+}
+
 /// Defines an enum whose variants are the words that a setting accepts.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
@@ -135,8 +141,10 @@ macro_rules! words {
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
             }
+        }
 
-            pub(super) fn from_word(word: &str) -> Option<Self> {
+        impl Word for $name {
+            fn from_word(word: &str) -> Option<Self> {
                 match word { $($word => Some(Self::$variant),)+ _ => None }
             }
         }
