@@ -1,5 +1,6 @@
 //! Syncmesh: distributed locks, queues and a coherent cache in one peer-to-peer program.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
