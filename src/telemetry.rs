@@ -63,7 +63,7 @@ fn log_filter(filter: &str) -> Result<EnvFilter, LogError> {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct HttpLabels {
     method: &'static str,
-    route: &'static str,
+    route: String,
     status: u16,
 }
 
@@ -80,7 +80,7 @@ struct ProtocolLabel {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct RouteLabel {
-    route: &'static str,
+    route: String,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -171,12 +171,12 @@ impl Metrics {
         out
     }
 
-    /// An HTTP request was answered. `route` is the template, not the path; a method that HTTP does not
-    /// name counts as `other`.
-    pub fn http_request(&self, method: &str, route: &'static str, status: u16, took: Duration) {
+    /// An HTTP request was answered. `route` is the template of the route, never a path that a client
+    /// sent; a method that HTTP does not name counts as `other`.
+    pub fn http_request(&self, method: &str, route: &str, status: u16, took: Duration) {
         let method = KNOWN_METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
-        self.http_requests.get_or_create(&HttpLabels { method, route, status }).inc();
-        self.http_seconds.get_or_create(&RouteLabel { route }).observe(took.as_secs_f64());
+        self.http_requests.get_or_create(&HttpLabels { method, route: route.to_owned(), status }).inc();
+        self.http_seconds.get_or_create(&RouteLabel { route: route.to_owned() }).observe(took.as_secs_f64());
     }
 
     /// A call to a peer came to its end. `outcome` is `ok` or the kind of error.
