@@ -1,9 +1,12 @@
 //! Syncmesh: distributed locks, queues and a coherent cache in one peer-to-peer program.
 
+pub mod cli;
 pub mod clock;
 pub mod codec;
+pub mod config;
 pub mod error;
 pub mod ids;
 pub mod machine;
 pub mod net;
 pub mod node;
+pub mod telemetry;
