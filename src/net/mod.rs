@@ -7,6 +7,7 @@ mod behaviour;
 mod discovery;
 mod event_loop;
 mod handle;
+pub mod identity;
 mod metrics;
 mod rpc;
 mod start;

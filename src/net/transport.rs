@@ -69,6 +69,21 @@ pub(super) fn build(keypair: &Keypair, key: Option<PreSharedKey>) -> Result<Conn
     Ok(TransportTimeout::new(Resolving { inner: Arc::new(Mutex::new(direct)) }, CONNECT_TIMEOUT).boxed())
 }
 
+/// Whether a TCP port is free. libp2p listens with `SO_REUSEPORT`, under which two nodes would share
+/// one port without a word, each getting half of the connections.
+pub(super) fn check_free(addr: &Multiaddr) -> io::Result<()> {
+    let mut parts = addr.iter();
+    let ip = match parts.next() {
+        Some(Protocol::Ip4(ip)) => IpAddr::from(ip),
+        Some(Protocol::Ip6(ip)) => IpAddr::from(ip),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// A transport that resolves the name in an address before it dials.
 struct Resolving {
     inner: Arc<Mutex<Connections>>,

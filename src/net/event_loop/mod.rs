@@ -32,6 +32,7 @@ use super::{
     discovery::{Book, Bootstrap},
     handle::{Inbox, Order},
     metrics::NetMetrics,
+    transport,
 };
 use crate::ids::NodeId;
 
@@ -95,6 +96,10 @@ impl EventLoop {
 
     /// Opens the listeners and waits until each has an address.
     pub(super) async fn listen(&mut self, addrs: &[Multiaddr]) -> Result<(), NetError> {
+        for addr in addrs {
+            transport::check_free(addr)
+                .map_err(|error| NetError::Listen { addr: addr.clone(), reason: error.to_string() })?;
+        }
         let mut opening = HashMap::new();
         for addr in addrs {
             let refused = |reason: String| NetError::Listen { addr: addr.clone(), reason };
