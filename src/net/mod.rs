@@ -4,6 +4,7 @@
 //! bytes between peers: it names no lock, queue or key.
 
 mod behaviour;
+pub mod deferred;
 mod discovery;
 mod event_loop;
 mod handle;
