@@ -6,3 +6,4 @@ pub mod ids;
 pub mod machine;
 pub mod net;
 pub mod node;
+pub mod raft;
