@@ -269,6 +269,9 @@ impl<S: Replicated> RaftLogStorage<Types<S>> for DiskLog {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let mut wal = self.wal();
+        if last.map(DiskLogId::from) >= wal.log_state().last().copied() {
+            return Ok(());
+        }
         wal.truncate(last.map_or(0, |last| last.index + 1))?;
         wal.flush(false, None)
     }

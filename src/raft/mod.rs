@@ -15,12 +15,16 @@ mod codec;
 mod inbound;
 mod log;
 mod members;
+#[cfg(test)]
+pub(crate) mod memory;
 mod network;
 mod propose;
 mod read;
 mod snapshot;
 mod status;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod types;
 
 use std::{
