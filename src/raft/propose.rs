@@ -197,6 +197,7 @@ impl<S: Replicated> Proposer<S> {
                 callers.push((proposal.commands.len(), proposal.reply));
                 commands.extend(proposal.commands);
             }
+            _ = timeout(silence, confirmed(status.clone())).await;
             let write = raft.client_write(Batch { at, commands });
             let written = tokio::select! {
                 biased;
@@ -218,6 +219,15 @@ impl<S: Replicated> Proposer<S> {
             }
         }
     }
+}
+
+/// Waits while this node leads and was never yet acknowledged by a quorum: openraft would refuse
+/// what is proposed between a leader's election and its first exchange.
+async fn confirmed(mut status: watch::Receiver<RaftStatus>) {
+    let fresh = |status: &RaftStatus| {
+        status.role == RaftRole::Leader && status.voters.len() > 1 && status.quorum_acknowledged.is_none()
+    };
+    _ = status.wait_for(|status| !fresh(status)).await;
 }
 
 fn refusal<S: Replicated>(error: &RaftError<Types<S>, ClientWriteError<Types<S>>>) -> ProposeError {
