@@ -8,15 +8,16 @@ use std::{
 use openraft::{
     ChangeMembers, EmptyNode,
     errors::{ChangeMembershipError, ClientWriteError, InitializeError, RaftError},
+    raft::TransferLeaderRequest,
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
     ids::NodeId,
     raft::{
-        RaftNode,
+        RaftNode, ReadPolicy,
         status::{RaftRole, RaftStatus},
-        types::{Replicated, Types},
+        types::{Replicated, Types, Vote},
     },
 };
 
@@ -174,6 +175,39 @@ impl<S: Replicated> RaftNode<S> {
             _ => None,
         };
         self.when(elected, deadline).await.unwrap_or(Err(TransferError::Timeout))
+    }
+
+    /// Tells Raft that all connections to a peer closed and could not be opened again. If it leads,
+    /// this node stops to honour its lease and asks for votes soon, instead of waiting for an
+    /// election timeout. The others grant them only if they, too, have lost that leader.
+    ///
+    /// Does nothing where reads may rely on the lease ([`RaftSettings::reads`](super::RaftSettings)):
+    /// a leader that lives on behind its closed connections counts on it.
+    pub async fn leader_lost(&self, peer: NodeId) {
+        let followed = |status: &RaftStatus| {
+            (status.leader == Some(peer) && status.role == RaftRole::Follower).then_some(status.term)
+        };
+        let (term, turn) = {
+            let status = self.status();
+            let status = status.borrow();
+            let others = status.voters.iter().filter(|voter| **voter != peer);
+            let Some(term) = followed(&status) else { return };
+            (term, others.take_while(|voter| **voter < self.id()).count())
+        };
+        if self.settings().reads == ReadPolicy::Lease || peer == self.id() {
+            return;
+        }
+        // To a node that is not the successor, a transfer of leadership means just this: the lease
+        // is over.
+        let over = TransferLeaderRequest::new(Vote::new_committed(term.0, peer), peer, None);
+        if self.raft().handle_transfer_leader(over).await.is_err() {
+            return;
+        }
+        // One after the other, so that the votes do not split.
+        sleep(self.settings().heartbeat / 2 * u32::try_from(turn + 1).unwrap_or(u32::MAX)).await;
+        if followed(&self.status().borrow()) == Some(term) {
+            _ = self.raft().trigger().elect(true).await;
+        }
     }
 
     /// The first answer that a status gives before the deadline.

@@ -85,6 +85,9 @@ pub struct RaftSettings {
     pub election_max: Duration,
     /// How often a leader tells that it is there.
     pub heartbeat: Duration,
+    /// What reads may rely on. With [`ReadPolicy::Lease`], a lost connection to the leader is no
+    /// reason to elect another before its lease is over.
+    pub reads: ReadPolicy,
     /// Entries after which a snapshot is built.
     pub snapshot_entries: u64,
     /// Entries kept although a snapshot includes them, for followers that lag a little.
@@ -99,6 +102,7 @@ impl Default for RaftSettings {
             election_min: Duration::from_millis(300),
             election_max: Duration::from_millis(600),
             heartbeat: Duration::from_millis(75),
+            reads: ReadPolicy::Index,
             snapshot_entries: 20_000,
             kept_entries: 2_000,
             max_request_bytes: 1 << 20,
@@ -270,9 +274,9 @@ impl<S: Replicated> RaftNode<S> {
     }
 
     /// Waits until the local state includes everything that was acknowledged anywhere before this
-    /// call.
+    /// call. The lease is relied upon only where [`RaftSettings::reads`] allows it.
     pub async fn read_barrier(&self, policy: ReadPolicy) -> Result<(), ReadError> {
-        let index = match policy {
+        let index = match policy.min(self.inner.settings.reads) {
             ReadPolicy::Index => self.round().await?,
             ReadPolicy::Lease => {
                 confirm(self.raft(), openraft::ReadPolicy::LeaseRead, self.inner.settings.election_max).await?

@@ -27,8 +27,8 @@ use crate::{
 /// Reads waiting for a round. More wait to be let in.
 const MAX_WAITING: usize = 4096;
 
-/// How a read makes sure that no newer state exists elsewhere.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// How a read makes sure that no newer state exists elsewhere. The greater relies on more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum ReadPolicy {
     /// A quorum confirms the leader. Relies on no clock.
     #[default]

@@ -126,6 +126,59 @@ async fn what_was_proposed_before_the_isolation_is_answered_soon_too() {
     assert!(started.elapsed() <= cluster.settings.election_max * 2, "{:?}", started.elapsed());
 }
 
+/// What the others notice of the leader's death.
+#[derive(PartialEq)]
+enum Notice {
+    Silence,
+    ClosedConnections,
+}
+
+/// How long the others are without a leader after it was killed.
+async fn outage(cluster: &Cluster, notice: Notice) -> Duration {
+    let leader = cluster.leader().await.id();
+    cluster.write("before").await;
+    cluster.kill(leader).await;
+    let started = Instant::now();
+    for node in cluster.nodes().into_iter().filter(|_| notice == Notice::ClosedConnections) {
+        tokio::spawn(async move { node.leader_lost(leader).await });
+    }
+    cluster.write("after").await;
+    started.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_leader_is_replaced_within_two_election_timeouts() {
+    for _ in 0..10 {
+        let cluster = Cluster::of(3).await;
+        let outage = outage(&cluster, Notice::Silence).await;
+        assert!(outage < cluster.settings.election_max * 2 + Duration::from_millis(200), "{outage:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_all_have_lost_is_replaced_at_once() {
+    for _ in 0..10 {
+        let cluster = Cluster::of(3).await;
+        let outage = outage(&cluster, Notice::ClosedConnections).await;
+        assert!(outage < Duration::from_millis(250), "{outage:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_one_has_lost_goes_on() {
+    let cluster = Cluster::of(3).await;
+    cluster.write("before").await;
+    let leader = cluster.leader().await;
+    let term = leader.status().borrow().term;
+    let mistaken = leader.status().borrow().successor(PATIENCE).unwrap();
+    cluster.node(mistaken).leader_lost(leader.id()).await;
+    for _ in 0..20 {
+        leader.propose(vec!["during".to_owned()]).await.unwrap();
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(leader.status().borrow().term, term);
+}
+
 #[tokio::test(start_paused = true)]
 async fn leadership_is_handed_over_twenty_times_in_a_row() {
     let cluster = Cluster::of(3).await;
@@ -234,7 +287,8 @@ async fn nobody_speaks_for_another_and_noise_is_refused() {
     let vote = Vote::new_committed(99, node(3));
     let chunk = Chunk { vote, transfer: 0, offset: 0, total: u64::MAX, data: Bytes::new() };
     refused(node(3), to_wire(&Request::<Journal>::Chunk(chunk.clone())).unwrap()).await;
-    refused(node(3), to_wire(&Request::<Journal>::Chunk(Chunk { offset: 7, total: 9, ..chunk.clone() })).unwrap()).await;
+    refused(node(3), to_wire(&Request::<Journal>::Chunk(Chunk { offset: 7, total: 9, ..chunk.clone() })).unwrap())
+        .await;
     let noise = Chunk { total: 5, data: Bytes::from_static(b"noise"), ..chunk };
     refused(node(3), to_wire(&Request::<Journal>::Chunk(noise)).unwrap()).await;
     refused(node(3), Bytes::new()).await;

@@ -24,7 +24,8 @@ use crate::{
     ids::{NodeId, Term, Tick},
     net::{CallError, DiscoveredBy, Lane, Mesh, MeshStatus, Protocol, Topic},
     raft::{
-        Applied, ProposeError, RaftNode, RaftParts, RaftRole, RaftSettings, Replicated, SnapshotStore, memory::MemoryDisk,
+        Applied, ProposeError, RaftNode, RaftParts, RaftRole, RaftSettings, Replicated, SnapshotStore,
+        memory::MemoryDisk,
     },
 };
 
