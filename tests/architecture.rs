@@ -163,8 +163,8 @@ fn import_violations(source: &Source) -> Vec<String> {
     let allowed = |path: &str| {
         let is_within = |place: &&str| path == *place || path.starts_with(&format!("{place}::"));
         is_within(&module)
-            || arrow.to.iter().any(|place| is_within(place))
-            || (arrow.leaves == Leaves::All && LEAVES.iter().any(|place| is_within(place)))
+            || arrow.to.iter().any(is_within)
+            || (arrow.leaves == Leaves::All && LEAVES.iter().any(is_within))
     };
     imports(source)
         .into_iter()

@@ -47,15 +47,10 @@ fn mode(path: &Path) -> u32 {
 fn check_reports_every_fault_at_once_and_exits_with_78() {
     let directory = tempdir().unwrap();
     fs::write(directory.path().join(".env"), "CACHE_PROTOCOL=MEOW\nHEARTBEAT_INTERVAL=200\nUNKNOWN=x\n").unwrap();
-    let (code, lines) =
-        failure(syncmesh(&directory).env("QUEUE_REPLICAS", "9").env("API_TOKEN", "not one word").args([
-            "config",
-            "check",
-            "--shutdown-grace",
-            "1500ms",
-            "--listen",
-            "nowhere",
-        ]));
+    let flags = ["--shutdown-grace", "1500ms", "--listen", "nowhere", "--cache-capacity", "-1"];
+    let mut command = syncmesh(&directory);
+    command.env("QUEUE_REPLICAS", "9").env("API_TOKEN", "not one word");
+    let (code, lines) = failure(command.args(["config", "check"]).args(flags));
     assert_eq!(code, 78);
     for (name, value, source) in [
         ("CACHE_PROTOCOL", "MEOW", ".env"),
@@ -64,12 +59,13 @@ fn check_reports_every_fault_at_once_and_exits_with_78() {
         ("API_TOKEN", "<redacted>", "environment"),
         ("SHUTDOWN_GRACE", "1500ms", "flag --shutdown-grace"),
         ("LISTEN_ADDRS", "nowhere", "flag --listen-addrs"),
+        ("CACHE_CAPACITY", "-1", "flag --cache-capacity"),
     ] {
         let beginning = format!("{name}={value} ({source}): expected ");
         let found: Vec<_> = lines.iter().filter(|line| line.starts_with(&beginning)).collect();
         assert_eq!(found.len(), 1, "{beginning}\n{}", lines.join("\n"));
     }
-    assert_eq!(lines.len(), 6, "{lines:?}");
+    assert_eq!(lines.len(), 7, "{lines:?}");
 }
 
 #[test]

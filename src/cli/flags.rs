@@ -53,7 +53,7 @@ fn arg(setting: &'static Setting) -> Arg {
         .help(format!("{} [{unit}{range}default: {}{repeats}]", sentence(setting), setting.fallback))
         .help_heading(heading)
         .hide_short_help(false)
-        .allow_hyphen_values(true)
+        .allow_negative_numbers(true)
         .action(if setting.is_list() { ArgAction::Append } else { ArgAction::Set });
     match setting.short_flag {
         Some(short) => arg.visible_alias(short),
