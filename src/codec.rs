@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use cbor4ii::core::{dec::Read, utils::SliceReader};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
 /// Bytes that are not the encoding of what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,4 +9,6 @@ pub mod ids;
 pub mod machine;
 pub mod net;
 pub mod node;
+pub mod raft;
 pub mod telemetry;
+pub mod time;

@@ -151,7 +151,8 @@ impl ControlState {
                 Answer::Lock(self.abandon(at, given_up, effects))
             }
             ChangeBody::Lock(body) => {
-                let step = |locks: &mut LockTable, effects: &mut Vec<LockEffect>| locks.request(at, request, body, effects);
+                let step =
+                    |locks: &mut LockTable, effects: &mut Vec<LockEffect>| locks.request(at, request, body, effects);
                 Answer::Lock(self.lock_step(at, effects, step))
             }
             ChangeBody::Member(body) => Answer::Member(self.member(at, term, body, effects)),

@@ -6,7 +6,10 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod autopilot;
+pub mod control;
 pub mod detector;
 pub mod founding;
+pub mod leases;
 pub mod lock;
 pub mod membership;
+pub mod requests;

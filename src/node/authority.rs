@@ -10,15 +10,13 @@ use tokio::sync::oneshot;
 use super::{
     leader::{LeaderHandle, LeaderState},
     locks::{Page, SessionInfo},
-    wire::{
-        ClientAsk, ClientReply, ControlCall, ControlReply, EventCursor, Leader, Read, Refused,
-    },
+    wire::{ClientAsk, ClientReply, ControlCall, ControlReply, EventCursor, Leader, Read, Refused},
 };
 use crate::{
-    error::{Error, ErrorCode},
-    ids::{Incarnation, LockName, NodeId},
+    error::{Error, ErrorCode, Outcome},
+    ids::{Incarnation, LockName, NodeId, SessionId},
     machine::{
-        control::{Answer, Change, ChangeBody, Command},
+        control::{Answer, Change, ChangeBody, Command, ControlState},
         lock::{LockAnswer, LockRequest},
         membership::{Joiner, MemberAnswer, MemberChange},
     },
@@ -31,14 +29,14 @@ const WATCH_WAIT: Duration = Duration::from_secs(20);
 /// What a lock manager serves to everyone. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Authority {
-    raft: RaftNode,
+    raft: RaftNode<ControlState>,
     leader: LeaderHandle,
     reads: ReadPolicy,
 }
 
 impl Authority {
     /// The authority of a lock manager.
-    pub(crate) fn new(raft: RaftNode, leader: LeaderHandle, reads: ReadPolicy) -> Self {
+    pub(crate) fn new(raft: RaftNode<ControlState>, leader: LeaderHandle, reads: ReadPolicy) -> Self {
         Self { raft, leader, reads }
     }
 
@@ -65,9 +63,9 @@ impl Authority {
             ClientAsk::Watch { lock, after } => {
                 self.watch(lock, after).await.unwrap_or_else(|error| self.read_failed(&error))
             }
-            ClientAsk::Transfer(to) => match self.raft.transfer_leader(to).await {
+            ClientAsk::Transfer(to) => match hand_over(&self.raft, to).await {
                 Ok(()) => ClientReply::Done,
-                Err(error) => ClientReply::Failed(Error::new(ErrorCode::Unavailable, error.to_string())),
+                Err(reason) => ClientReply::Failed(Error::unavailable(Outcome::Unknown, reason)),
             },
             ClientAsk::Members => match self.raft.read_barrier(self.reads).await {
                 Ok(()) => match self.leader.members().await {
@@ -81,7 +79,7 @@ impl Authority {
 
     fn read_failed(&self, error: &ReadError) -> ClientReply {
         match error {
-            ReadError::NotLeader { .. } => ClientReply::NotLeader(self.not_leader()),
+            ReadError::NotLeader { .. } | ReadError::NoQuorum => ClientReply::NotLeader(self.not_leader()),
             ReadError::Stopped => ClientReply::NotLeader(None),
         }
     }
@@ -93,10 +91,13 @@ impl Authority {
         let waiting = if may_wait { self.leader.await_answer(request).await } else { None };
         let answer = match self.propose(Command::Change(Box::new(change))).await {
             Ok(answer) => answer,
-            Err(ProposeError::NotLeader { .. } | ProposeError::Busy) => {
+            Err(ProposeError::NotLeader { .. } | ProposeError::Busy | ProposeError::Stopped) => {
                 return ClientReply::NotLeader(self.not_leader());
             }
-            Err(ProposeError::Unknown | ProposeError::Stopped) => return ClientReply::Unknown,
+            Err(ProposeError::Unknown) => return ClientReply::Unknown,
+            Err(error @ ProposeError::TooLarge { .. }) => {
+                return ClientReply::Failed(Error::new(ErrorCode::PayloadTooLarge, error.to_string()));
+            }
         };
         match answer {
             Answer::Lock(LockAnswer::Waiting) => match waiting {
@@ -130,20 +131,19 @@ impl Authority {
         self.raft.read_barrier(self.reads).await?;
         match read {
             Read::Lock(name) => {
-                self.raft.with_state(move |state, _| ClientReply::View(state.locks().view(&name))).await
+                self.raft.with_state(|state, _| ClientReply::View(state.locks().view(&name))).map_err(Into::into)
             }
             Read::Locks(page) => {
-                self.raft
-                    .with_state(move |state, _| {
-                        let (items, next) =
-                            state.locks().list(page.prefix.as_deref(), page.after.as_deref(), page.limit);
-                        ClientReply::Locks(Page { items, next })
-                    })
-                    .await
+                let prefix = page.prefix.as_deref().unwrap_or_default();
+                let after = page.after.and_then(|after| LockName::new(after).ok());
+                let (items, next) =
+                    self.raft.with_state(|state, _| state.locks().list(prefix, after.as_ref(), page.limit))?;
+                Ok(ClientReply::Locks(Page { items, next: next.map(String::from) }))
             }
             Read::Sessions(page) => {
+                let after = page.after.and_then(|after| SessionId::new(after).ok());
                 let (views, next) =
-                    self.raft.with_state(move |state, _| state.locks().sessions(page.after.as_deref(), page.limit)).await?;
+                    self.raft.with_state(|state, _| state.locks().sessions(after.as_ref(), page.limit))?;
                 let terms = self.leader.remaining_of(views.iter().map(|view| view.session.clone()).collect()).await;
                 let info = |(view, left): (crate::machine::lock::SessionView, Option<u64>)| SessionInfo {
                     session: view.session,
@@ -152,7 +152,10 @@ impl Authority {
                     expires_in_ms: left.unwrap_or(view.ttl_ms),
                     locks: view.locks,
                 };
-                Ok(ClientReply::Sessions(Page { items: views.into_iter().zip(terms).map(info).collect(), next }))
+                Ok(ClientReply::Sessions(Page {
+                    items: views.into_iter().zip(terms).map(info).collect(),
+                    next: next.map(String::from),
+                }))
             }
         }
     }
@@ -177,7 +180,7 @@ impl Authority {
                 let next = EventCursor { index, nth: u32::MAX };
                 ClientReply::Watched { state: Some(state), events: Vec::new(), next }
             })
-            .await
+            .map_err(Into::into)
     }
 
     /// Serves what a node asks of its leader.
@@ -189,9 +192,7 @@ impl Authority {
             ControlCall::Join(joiner) if joiner.node != from => ControlReply::Refused(Refused::Malformed),
             ControlCall::Join(joiner) => self.join(*joiner).await,
             ControlCall::Heartbeat { incarnation, view } => self.heartbeat(from, incarnation, view).await,
-            ControlCall::Drain { incarnation } => {
-                self.member(MemberChange::Drain { node: from, incarnation }).await
-            }
+            ControlCall::Drain { incarnation } => self.member(MemberChange::Drain { node: from, incarnation }).await,
             ControlCall::Stop { incarnation } => {
                 self.member(MemberChange::Down { node: from, incarnation, term: None }).await
             }
@@ -240,6 +241,15 @@ impl Authority {
     }
 }
 
+/// Hands the leadership to `to`, or to whoever is best placed.
+pub(super) async fn hand_over(raft: &RaftNode<ControlState>, to: Option<NodeId>) -> Result<(), String> {
+    let successor = || raft.status().borrow().successor(raft.settings().election_max);
+    match to.or_else(successor) {
+        Some(to) => raft.transfer_leader(to).await.map_err(|error| error.to_string()),
+        None => Err("no other voting lock manager is there to lead".into()),
+    }
+}
+
 fn refused(answer: &MemberAnswer) -> ControlReply {
     ControlReply::Refused(match answer {
         MemberAnswer::Barred => Refused::Barred,
@@ -256,8 +266,9 @@ fn member_reply(answer: &MemberAnswer) -> ClientReply {
             ErrorCode::NotFound,
             "there is no such member: `syncmesh members list` shows them all",
         )),
-        other => {
-            ClientReply::Failed(Error::new(ErrorCode::Conflict, format!("the change of membership was refused: {other:?}")))
-        }
+        other => ClientReply::Failed(Error::new(
+            ErrorCode::Conflict,
+            format!("the change of membership was refused: {other:?}"),
+        )),
     }
 }

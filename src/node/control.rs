@@ -386,7 +386,8 @@ impl ControlTask {
 
     fn look(&mut self) {
         self.greet_again();
-        match self.parts.standing.borrow().clone() {
+        let standing = self.parts.standing.borrow().clone();
+        match standing {
             Standing::Left | Standing::Barred(_) => return,
             Standing::Looking { .. } => self.say_so(),
             Standing::Joining | Standing::Member => {}

@@ -59,6 +59,9 @@ impl Dispatch {
                 MeshEvent::Up(peer) => self.tell_control(ControlEvent::Up(peer)).await,
                 MeshEvent::Down(peer) => {
                     self.client.repeat(peer).await;
+                    if let Some(raft) = self.raft.clone() {
+                        raft_calls.spawn(async move { raft.leader_lost(peer).await });
+                    }
                     self.tell_control(ControlEvent::Down(peer)).await;
                 }
                 MeshEvent::Call(call) => self.call(call, &mut raft_calls),
@@ -101,7 +104,12 @@ impl Dispatch {
 }
 
 /// Serves the operations that peers bring, until `stop`.
-pub(super) async fn serve(mut asked: mpsc::Receiver<Asked>, authority: Option<Authority>, route: Route, stop: CancellationToken) {
+pub(super) async fn serve(
+    mut asked: mpsc::Receiver<Asked>,
+    authority: Option<Authority>,
+    route: Route,
+    stop: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(MAX_OPERATIONS));
     let mut operations = JoinSet::new();
     loop {

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::{
     Drained,
+    authority::hand_over as hand_over_leadership,
     running::{LOOK, Running},
     wire::{ControlCall, ControlReply},
 };
@@ -83,9 +84,9 @@ async fn step_down(node: &Running) {
     if !raft.status().borrow().is_leader() {
         return;
     }
-    match timeout(STEP, raft.transfer_leader(None)).await {
+    match timeout(STEP, hand_over_leadership(raft, None)).await {
         Ok(Ok(())) => info!("handed the leadership over"),
-        Ok(Err(error)) => warn!(%error, "could not hand the leadership over"),
+        Ok(Err(reason)) => warn!(%reason, "could not hand the leadership over"),
         Err(_) => warn!("could not hand the leadership over in time"),
     }
 }
@@ -129,10 +130,8 @@ async fn close(node: &Running) {
     if let Some(raft) = &node.raft {
         raft.shutdown().await;
     }
-    if let Some(net) = node.net.lock().await.take()
-        && let Err(error) = net.stop().await
-    {
-        warn!(%error, "the mesh did not close well");
+    if let Some(net) = &node.net {
+        net.close().await;
     }
     node.held.lock().unwrap_or_else(PoisonError::into_inner).take();
 }

@@ -22,7 +22,10 @@ use crate::{
         control::{Change, ChangeBody, IdempotencyKey},
         lock::LockRequest,
     },
-    net::{Lane, deferred::{AskError, Exchange, REASK}},
+    net::{
+        Lane,
+        deferred::{AskError, Exchange, REASK},
+    },
 };
 
 /// How long an operation looks for a leader that answers before it is refused. A fail-over takes less
@@ -181,7 +184,10 @@ impl Gateway {
 /// What ends somebody's wait must not queue behind those who wait.
 fn lane(ask: &ClientAsk) -> Lane {
     match ask {
-        ClientAsk::Change(Change { body: ChangeBody::Lock(LockRequest::Acquire(_) | LockRequest::OpenSession(_)), .. })
+        ClientAsk::Change(Change {
+            body: ChangeBody::Lock(LockRequest::Acquire(_) | LockRequest::OpenSession(_)),
+            ..
+        })
         | ClientAsk::Read(_)
         | ClientAsk::Watch { .. }
         | ClientAsk::Members => Lane::Ask,

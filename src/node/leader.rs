@@ -31,9 +31,9 @@ use crate::{
         autopilot::{self, Candidate, RaftChange, Situation},
         control::{Command, ControlState, Effect},
         detector::Detector,
-        leases::{LeaseEffect, LeaseInput, LeaseKeeper},
-        lock::{LockAnswer, LockEffect, LockTimer},
-        membership::{Liveness, MemberChange},
+        leases::{KeepAliveOutcome, LeaseEffect, LeaseInput, LeaseKeeper},
+        lock::{LockAnswer, LockEffect, LockEvent, LockEventKind, LockTimer, Mode},
+        membership::{ClusterRecord, Liveness, MemberChange},
     },
     raft::{Applied, ProposeError, RaftNode, RaftStatus},
     telemetry::Metrics,
@@ -64,8 +64,13 @@ pub(crate) enum LeaderState {
 }
 
 #[derive(Debug)]
+struct Registration {
+    request: RequestId,
+    answer: oneshot::Sender<LockAnswer>,
+}
+
+#[derive(Debug)]
 enum Ask {
-    AwaitAnswer(RequestId, oneshot::Sender<LockAnswer>),
     KeepAlive(SessionId, oneshot::Sender<ClientReply>),
     Remaining(Vec<SessionId>, oneshot::Sender<Vec<Option<u64>>>),
     Events(LockName, EventCursor, oneshot::Sender<Told>),
@@ -79,6 +84,7 @@ pub(crate) struct LeaderHandle {
     me: NodeId,
     route: Route,
     inbox: mpsc::Sender<Ask>,
+    registrations: mpsc::Sender<Registration>,
     led: watch::Receiver<Option<Term>>,
     status: watch::Receiver<RaftStatus>,
     connected: Connected,
@@ -122,7 +128,7 @@ impl LeaderHandle {
     /// Listens for the final answer of a request that may wait.
     pub(crate) async fn await_answer(&self, request: RequestId) -> Option<oneshot::Receiver<LockAnswer>> {
         let (reply, answer) = oneshot::channel();
-        self.inbox.send(Ask::AwaitAnswer(request, reply)).await.ok()?;
+        self.registrations.send(Registration { request, answer: reply }).await.ok()?;
         Some(answer)
     }
 
@@ -160,7 +166,8 @@ impl LeaderHandle {
 #[derive(Debug)]
 enum Outcome {
     TookOffice { term: Term, state: Option<Box<Office>> },
-    TimerProposed { timer: LockTimer, failed: bool },
+    TimerProposed { proposal: u64, applied: bool },
+    Founded,
     DownProposed { node: NodeId, failed: bool },
     Round { round: u64, confirmed: bool },
     RaftChanged { change: RaftChange, error: Option<String> },
@@ -172,6 +179,7 @@ enum Outcome {
 #[derive(Debug)]
 struct Office {
     index: u64,
+    founded: bool,
     sessions: Vec<(SessionId, u64, Option<u64>)>,
     waits: Vec<(RequestId, u64)>,
     delays: Vec<(LockName, u64, u64)>,
@@ -187,6 +195,7 @@ pub(crate) struct LeaderParts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: LeaderSettings,
     pub(crate) connected: Connected,
+    pub(crate) record: watch::Receiver<Option<ClusterRecord>>,
     pub(crate) metrics: Metrics,
 }
 
@@ -199,6 +208,8 @@ struct LeaderTask {
     detector: Detector,
     events: LockEvents,
     awaited: HashMap<RequestId, oneshot::Sender<LockAnswer>>,
+    /// At this size those who hung up are swept out.
+    awaited_swept: usize,
     keepalives: HashMap<u64, oneshot::Sender<ClientReply>>,
     next_keepalive: u64,
     /// Entries up to here are included in what the office was taken over with.
@@ -214,12 +225,14 @@ struct LeaderTask {
 /// Makes the task and the handle to it; the caller spawns the task.
 pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHandle, impl Future<Output = ()> + use<>) {
     let (inbox, asks) = mpsc::channel(INBOX);
+    let (registrations, registered) = mpsc::channel(INBOX);
     let (led, led_watch) = watch::channel(None);
     let status = parts.raft.status();
     let handle = LeaderHandle {
         me: parts.me,
         route: parts.route.clone(),
         inbox,
+        registrations,
         led: led_watch,
         status: status.clone(),
         connected: parts.connected.clone(),
@@ -233,6 +246,7 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         detector: Detector::new(failure_timeout_ms),
         events: LockEvents::default(),
         awaited: HashMap::new(),
+        awaited_swept: INBOX,
         keepalives: HashMap::new(),
         next_keepalive: 0,
         office_index: 0,
@@ -243,11 +257,16 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         view_stale: true,
         work: JoinSet::new(),
     };
-    (handle, task.run(asks, stop))
+    (handle, task.run(registered, asks, stop))
 }
 
 impl LeaderTask {
-    async fn run(mut self, mut asks: mpsc::Receiver<Ask>, stop: CancellationToken) {
+    async fn run(
+        mut self,
+        mut registered: mpsc::Receiver<Registration>,
+        mut asks: mpsc::Receiver<Ask>,
+        stop: CancellationToken,
+    ) {
         let mut expected = self.parts.clock.now();
         loop {
             let now = self.parts.clock.now();
@@ -257,8 +276,11 @@ impl LeaderTask {
                 biased;
                 () = stop.cancelled() => return,
                 Ok(()) = self.status.changed() => self.status_changed(),
-                Some(ask) = asks.recv() => self.asked(ask),
+                // In this order: who listens for an answer registers before it is proposed, and what
+                // was applied is known before anyone who was told of it asks again.
+                Some(registration) = registered.recv() => self.register(registration),
                 Some(news) = self.parts.applied.recv() => self.applied(news),
+                Some(ask) = asks.recv() => self.asked(ask),
                 Some(done) = self.work.join_next() => {
                     self.done(done.expect("work of the leader task neither panics nor is aborted"));
                 }
@@ -295,7 +317,7 @@ impl LeaderTask {
             return;
         }
         if self.leases.deadline().is_some_and(|at| at <= now) {
-            self.leases_step(LeaseInput::Timer);
+            self.leases_step(LeaseInput::Due);
         }
         self.suspect(now);
         self.change_voters(now);
@@ -308,7 +330,7 @@ impl LeaderTask {
             self.parts.route.learn(Leader { term: status.term, node: leader });
         }
         let view = self.parts.route.view();
-        if view.voters != status.voters || view.learners != status.learners {
+        if !view.voters.iter().eq(&status.voters) || !view.learners.iter().eq(&status.learners) {
             self.view_stale = true;
         }
         let leads = status.leader == Some(self.parts.me) && status.is_leader();
@@ -327,11 +349,12 @@ impl LeaderTask {
                 raft.read_barrier(crate::raft::ReadPolicy::Index).await.ok()?;
                 let read = |state: &ControlState, index: u64| Office {
                     index,
-                    sessions: state.locks().session_terms().collect(),
+                    founded: state.cluster().is_some(),
+                    sessions: state.locks().terms().collect(),
                     waits: state.locks().waits().collect(),
                     delays: state.locks().delays().collect(),
                 };
-                raft.with_state(read).await.ok()
+                raft.with_state(read).ok()
             };
             Outcome::TookOffice { term, state: office.await.map(Box::new) }
         });
@@ -351,13 +374,27 @@ impl LeaderTask {
         }
         info!(term = term.0, sessions = office.sessions.len(), waits = office.waits.len(), "leads the lock managers");
         self.office_index = office.index;
-        let Office { sessions, waits, delays, .. } = *office;
+        let Office { founded, sessions, waits, delays, .. } = *office;
         self.leases_step(LeaseInput::Led { term, sessions, waits, delays });
         let now = self.parts.clock.now();
         self.watch_members(now);
         self.detector.amnesty(now);
         self.led.send_replace(Some(term));
         self.parts.route.learn(Leader { term, node: self.parts.me });
+        if !founded {
+            self.found();
+        }
+    }
+
+    /// The first leader of a cluster says in the log which one it is.
+    fn found(&mut self) {
+        let Some(record) = self.parts.record.borrow().clone() else { return };
+        let raft = self.parts.raft.clone();
+        self.work.spawn(async move {
+            // A leader that fails here is followed by one that finds the same to do.
+            let _ = raft.propose(vec![Command::Found(Box::new(record))]).await;
+            Outcome::Founded
+        });
     }
 
     fn leave_office(&mut self) {
@@ -369,17 +406,19 @@ impl LeaderTask {
         self.keepalives.clear();
     }
 
+    fn register(&mut self, registration: Registration) {
+        if self.awaited.len() >= self.awaited_swept {
+            self.awaited.retain(|_, reply| !reply.is_closed());
+            self.awaited_swept = (self.awaited.len() * 2).max(INBOX);
+        }
+        if self.awaited.len() < MAX_AWAITED {
+            self.awaited.insert(registration.request, registration.answer);
+        }
+    }
+
     fn asked(&mut self, ask: Ask) {
         let now = self.parts.clock.now();
         match ask {
-            Ask::AwaitAnswer(request, reply) => {
-                if self.awaited.len() >= MAX_AWAITED {
-                    self.awaited.retain(|_, reply| !reply.is_closed());
-                }
-                if self.awaited.len() < MAX_AWAITED {
-                    self.awaited.insert(request, reply);
-                }
-            }
             Ask::KeepAlive(session, reply) => {
                 if self.term_led().is_some() {
                     self.next_keepalive += 1;
@@ -416,7 +455,7 @@ impl LeaderTask {
             (*node, heard.unwrap_or(member.since))
         });
         let last_seen = last_seen.collect();
-        let trails_by = self.status.borrow().trails_by.clone();
+        let trails_by = trails_by(&self.status.borrow());
         MembersReport { leader: Leader { term, node: self.parts.me }, last_seen, trails_by, view }
     }
 
@@ -435,35 +474,40 @@ impl LeaderTask {
                         Effect::Member(_) => self.view_stale = true,
                     }
                 }
-                for event in &events {
-                    self.parts.metrics.lock_event(event.kind, event.lasted_ms);
-                }
+                events.iter().for_each(|event| self.count(event));
                 self.events.push(index, events);
             }
         }
     }
 
+    fn count(&self, event: &LockEvent) {
+        let locks = self.parts.metrics.locks();
+        let lasted = Duration::from_millis(event.lasted_ms);
+        match event.kind {
+            LockEventKind::Granted => locks.granted(mode_name(event.mode), lasted),
+            LockEventKind::Released | LockEventKind::Broken => locks.ended(lasted),
+            LockEventKind::Expired => {
+                locks.ended(lasted);
+                locks.expired();
+            }
+            LockEventKind::Waiting => {}
+        }
+    }
+
     fn lock_effect(&mut self, index: u64, effect: LockEffect) {
-        if let LockEffect::Answered { requests, answer } = effect {
+        if let LockEffect::Answered { requests, answer } = &effect {
             for request in requests {
-                self.leases_step(LeaseInput::WaitEnded { request });
-                if let Some(reply) = self.awaited.remove(&request) {
+                if let Some(reply) = self.awaited.remove(request) {
                     // Who hung up has abandoned the request, which is settled by an entry of its own.
                     let _ = reply.send(answer.clone());
                 }
             }
-            return;
         }
-        if index <= self.office_index {
-            return;
+        if index > self.office_index
+            && let Some(input) = LeaseInput::from_effect(&effect)
+        {
+            self.leases_step(input);
         }
-        self.leases_step(match effect {
-            LockEffect::SessionOpened { session, ttl_ms } => LeaseInput::Opened { session, ttl_ms },
-            LockEffect::SessionClosed { session } => LeaseInput::Closed { session },
-            LockEffect::WaitBegan { request, wait_ms } => LeaseInput::WaitBegan { request, wait_ms },
-            LockEffect::Closed { lock, ticket, delay_ms } => LeaseInput::DelayBegan { lock, ticket, delay_ms },
-            LockEffect::Answered { .. } | LockEffect::Event(_) => return,
-        });
     }
 
     fn leases_step(&mut self, input: LeaseInput) {
@@ -477,28 +521,49 @@ impl LeaderTask {
 
     fn lease_effect(&mut self, effect: LeaseEffect) {
         match effect {
-            LeaseEffect::Propose(timer) => {
-                let raft = self.parts.raft.clone();
-                self.work.spawn(async move {
-                    let failed = raft.propose(vec![Command::Timer(timer.clone())]).await.is_err();
-                    Outcome::TimerProposed { timer, failed }
-                });
-            }
+            LeaseEffect::Propose { proposal, timer } => self.propose_timer(proposal, timer),
             LeaseEffect::BeginQuorumRound { round } => {
                 let raft = self.parts.raft.clone();
-                self.work.spawn(async move {
-                    Outcome::Round { round, confirmed: raft.quorum_round().await.is_ok() }
-                });
+                self.work.spawn(async move { Outcome::Round { round, confirmed: raft.quorum_round().await.is_ok() } });
             }
-            LeaseEffect::KeepAliveAnswered { asker, kept } => {
+            LeaseEffect::KeepAliveAnswered { asker, outcome } => {
                 if let Some(reply) = self.keepalives.remove(&asker) {
-                    let _ = reply.send(match kept {
-                        Some(ttl_ms) => ClientReply::Kept { ttl_ms },
-                        None => ClientReply::Failed(session_expired()),
+                    // Who asked may have hung up.
+                    let _ = reply.send(match outcome {
+                        KeepAliveOutcome::Alive { ttl_ms } => ClientReply::Kept { ttl_ms },
+                        KeepAliveOutcome::Expired => ClientReply::Failed(session_expired()),
+                        KeepAliveOutcome::NotLeader | KeepAliveOutcome::Unconfirmed | KeepAliveOutcome::Overloaded => {
+                            ClientReply::NotLeader(None)
+                        }
                     });
                 }
             }
         }
+    }
+
+    /// Proposes until the outcome is certain: a timer's entry may be applied twice without harm.
+    fn propose_timer(&mut self, proposal: u64, timer: LockTimer) {
+        let raft = self.parts.raft.clone();
+        let term = self.status.borrow().term;
+        self.work.spawn(async move {
+            let mut perhaps = false;
+            loop {
+                match raft.propose(vec![Command::Timer(timer.clone())]).await {
+                    Ok(_) => return Outcome::TimerProposed { proposal, applied: true },
+                    Err(ProposeError::Unknown) => perhaps = true,
+                    Err(_) => {}
+                }
+                let leads = {
+                    let status = raft.status();
+                    let status = status.borrow();
+                    status.is_leader() && status.term == term
+                };
+                if !perhaps || !leads {
+                    return Outcome::TimerProposed { proposal, applied: false };
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        });
     }
 
     fn suspect(&mut self, now: Tick) {
@@ -512,9 +577,8 @@ impl LeaderTask {
             let raft = self.parts.raft.clone();
             let (node, incarnation) = (suspect.node, suspect.incarnation);
             let down = Command::Member(MemberChange::Down { node, incarnation, term: Some(term) });
-            self.work.spawn(async move {
-                Outcome::DownProposed { node, failed: raft.propose(vec![down]).await.is_err() }
-            });
+            self.work
+                .spawn(async move { Outcome::DownProposed { node, failed: raft.propose(vec![down]).await.is_err() } });
         }
     }
 
@@ -527,9 +591,10 @@ impl LeaderTask {
                 let members = state.members();
                 (members.version(), members.members().clone(), members.barred().keys().copied().collect::<Vec<_>>())
             };
-            let read = raft.with_state(read).await.ok();
+            let read = raft.with_state(read).ok();
             Outcome::ViewRead(read.map(|(version, members, barred)| {
                 let RaftStatus { voters, learners, .. } = raft.status().borrow().clone();
+                let (voters, learners) = (voters.into_iter().collect(), learners.into_iter().collect());
                 Box::new(View { version, members, barred, voters, learners })
             }))
         });
@@ -555,14 +620,14 @@ impl LeaderTask {
         let candidate = |node: &NodeId, liveness: Liveness| Candidate {
             liveness,
             since_ms: self.seen.get(node).map_or(0, |(_, since)| now.ms_since(*since)),
-            trails_by: status.trails_by.get(node).copied(),
+            trails_by: trails_by(&status).get(node).copied(),
         };
         let lock_managers = view.members.iter().filter(|(_, member)| member.has_role(Role::LockManager));
         let situation = Situation {
             leader: self.parts.me,
             lock_managers: lock_managers.map(|(node, member)| (*node, candidate(node, member.liveness))).collect(),
-            voters: status.voters.iter().copied().collect(),
-            learners: status.learners.iter().copied().collect(),
+            voters: status.voters.clone(),
+            learners: status.learners.clone(),
             dead_after_ms: u64::try_from(self.parts.settings.member_dead_timeout.as_millis()).unwrap_or(u64::MAX),
         };
         let Some(change) = autopilot::decide(&situation) else { return };
@@ -604,14 +669,17 @@ impl LeaderTask {
     fn done(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::TookOffice { term, state } => self.took_office(term, state),
-            Outcome::TimerProposed { timer, failed: true } => {
-                self.leases_step(LeaseInput::ProposalFailed { timer });
+            Outcome::TimerProposed { proposal, applied: true } => {
+                self.leases_step(LeaseInput::ProposalApplied { proposal });
             }
-            Outcome::TimerProposed { timer, failed: false } => self.leases_step(LeaseInput::ProposalApplied { timer }),
+            Outcome::TimerProposed { proposal, applied: false } => {
+                self.leases_step(LeaseInput::ProposalFailed { proposal });
+            }
+            Outcome::Founded => {}
             Outcome::DownProposed { node, failed: true } => self.detector.acquit(node),
             Outcome::DownProposed { .. } => {}
             Outcome::Round { round, confirmed: true } => self.leases_step(LeaseInput::Confirmed { round }),
-            Outcome::Round { round, confirmed: false } => self.leases_step(LeaseInput::RoundFailed { round }),
+            Outcome::Round { round, confirmed: false } => self.leases_step(LeaseInput::Unconfirmed { round }),
             Outcome::RaftChanged { change, error } => {
                 self.changing = false;
                 match error {
@@ -634,17 +702,22 @@ impl LeaderTask {
     }
 }
 
+fn trails_by(status: &RaftStatus) -> BTreeMap<NodeId, u64> {
+    let behind = |matched: u64| status.last_log_index.saturating_sub(matched);
+    status.followers.iter().map(|(node, follower)| (*node, behind(follower.matched))).collect()
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Shared => "shared",
+        Mode::Exclusive => "exclusive",
+    }
+}
+
 /// `session-expired`, and what to do about it.
 pub(crate) fn session_expired() -> Error {
     Error::new(
         ErrorCode::SessionExpired,
         "the session is not alive: it expired, was closed, or never was; open a new one and acquire again",
     )
-}
-
-/// Unused results of proposals are told apart only by whether they may have been applied.
-impl From<ProposeError> for Error {
-    fn from(error: ProposeError) -> Self {
-        Self::new(ErrorCode::Unavailable, error.to_string())
-    }
 }

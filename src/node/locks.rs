@@ -266,10 +266,16 @@ impl Locks {
         check_range("lock_delay_ms", lock_delay_ms, limits::LOCK_DELAY_MS)?;
         let (session, open) = match session {
             Some(_) if ttl_ms.is_some() => {
-                return Err(Error::bad_request("ttl_ms", "ttl_ms goes with a session that is made: leave out one of the two"));
+                return Err(Error::bad_request(
+                    "ttl_ms",
+                    "ttl_ms goes with a session that is made: leave out one of the two",
+                ));
             }
             Some(_) if owner.is_some() => {
-                return Err(Error::bad_request("owner", "owner goes with a session that is made: leave out one of the two"));
+                return Err(Error::bad_request(
+                    "owner",
+                    "owner goes with a session that is made: leave out one of the two",
+                ));
             }
             Some(session) => (session, None),
             None => {
@@ -502,7 +508,9 @@ fn refused(refusal: Refusal) -> Error {
             error.details.cycle = Some(cycle);
             error
         }
-        Refusal::Abandoned => Error::new(ErrorCode::LockTimeout, "the request was given up before the lock was granted"),
+        Refusal::Abandoned => {
+            Error::new(ErrorCode::LockTimeout, "the request was given up before the lock was granted")
+        }
         Refusal::Full { what } => full(what),
         Refusal::SessionTaken => Error::internal("a fresh session id was taken already"),
     }
@@ -515,6 +523,9 @@ fn full(what: Bound) -> Error {
         Bound::WaitersOfALock => "waiters of one lock",
         Bound::Waits => "waits",
         Bound::LocksOfASession => "locks of one session",
+        Bound::WaitsOfASession => "waits of one session",
+        Bound::RequestsOfAWait => "requests that share one wait",
+        Bound::LocksOfAnAcquire => "locks in one acquire",
     };
     Error::unavailable(
         crate::error::Outcome::NotApplied,

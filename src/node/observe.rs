@@ -27,7 +27,7 @@ use crate::{
         membership::{ClusterRecord, Liveness, Member},
     },
     net::{Mesh, PeerLink},
-    raft::{RaftNode, RaftStatus},
+    raft::{RaftNode, RaftRole, RaftStatus},
     time::rfc3339,
 };
 
@@ -235,7 +235,7 @@ fn peer_view(link: &PeerLink, hello: Option<&Hello>) -> PeerView {
 
 fn raft_view(status: &RaftStatus) -> RaftView {
     RaftView {
-        role: status.role.as_str().to_owned(),
+        role: role_name(status.role).to_owned(),
         term: status.term.0,
         leader: status.leader,
         last_log_index: status.last_log_index,
@@ -243,5 +243,15 @@ fn raft_view(status: &RaftStatus) -> RaftView {
         applied_index: status.applied,
         voters: status.voters.iter().copied().collect(),
         learners: status.learners.iter().copied().collect(),
+    }
+}
+
+fn role_name(role: RaftRole) -> &'static str {
+    match role {
+        RaftRole::Learner => "learner",
+        RaftRole::Follower => "follower",
+        RaftRole::Candidate => "candidate",
+        RaftRole::Leader => "leader",
+        RaftRole::Stopped => "stopped",
     }
 }

@@ -101,9 +101,40 @@ pub(crate) struct Running {
     pub(crate) stop: CancellationToken,
     failed: watch::Receiver<Option<String>>,
     /// The swarm is the last to go: what drains still needs it.
-    pub(crate) net: tokio::sync::Mutex<Option<NetTask>>,
+    pub(crate) net: Option<NetStop>,
     pub(crate) held: std::sync::Mutex<Option<crate::net::identity::DataDir>>,
     pub(crate) supervisor: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+/// Ends the swarm, and tells when it has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct NetStop {
+    stop: CancellationToken,
+    ended: watch::Receiver<Option<String>>,
+}
+
+impl NetStop {
+    fn watch(mut net: NetTask) -> Self {
+        let (ended, ended_watch) = watch::channel(None);
+        let stop = net.stop_token();
+        tokio::spawn(async move {
+            let reason = net.ended().await.err().map_or_else(|| "the mesh ended".to_owned(), |error| error.to_string());
+            ended.send_replace(Some(reason));
+        });
+        Self { stop, ended: ended_watch }
+    }
+
+    async fn ended(&self) -> String {
+        let mut ended = self.ended.clone();
+        let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or_else(|| "the mesh ended".to_owned())
+    }
+
+    /// Closes all connections and listeners.
+    pub(crate) async fn close(&self) {
+        self.stop.cancel();
+        self.ended().await;
+    }
 }
 
 /// Wires a node together and starts its tasks.
@@ -210,7 +241,7 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         asked_to_leave,
         stop,
         failed,
-        net: tokio::sync::Mutex::new(parts.net),
+        net: parts.net.map(NetStop::watch),
         held: std::sync::Mutex::new(parts.held),
         supervisor: tokio::sync::Mutex::new(Some(supervisor)),
     }
@@ -232,16 +263,13 @@ impl Running {
                     _ => End::Left,
                 }
             }
-            () = self.net_ended() => End::Failed("the mesh ended: this is a bug".into()),
+            reason = self.net_ended() => End::Failed(reason),
         }
     }
 
-    async fn net_ended(&self) {
-        let mut net = self.net.lock().await;
-        match net.as_mut() {
-            Some(task) => {
-                let _ = task.ended().await;
-            }
+    async fn net_ended(&self) -> String {
+        match &self.net {
+            Some(net) => net.ended().await,
             None => std::future::pending().await,
         }
     }
@@ -306,10 +334,7 @@ impl Tasks {
     }
 
     /// Watches over all of them: the first that ends before `stop` ends the node.
-    fn supervise(
-        mut self,
-        stop: CancellationToken,
-    ) -> (tokio::task::JoinHandle<()>, watch::Receiver<Option<String>>) {
+    fn supervise(mut self, stop: CancellationToken) -> (tokio::task::JoinHandle<()>, watch::Receiver<Option<String>>) {
         let (failed, failed_watch) = watch::channel(None);
         let supervisor = tokio::spawn(async move {
             while let Some(ended) = self.set.join_next().await {

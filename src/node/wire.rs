@@ -158,14 +158,23 @@ pub(crate) enum ClientReply {
     /// Perhaps done: leadership was lost meanwhile. Ask again under the same id.
     Unknown,
     /// The answer of the lock machine; with it, what is left of the term of the session it is about.
-    Lock { answer: LockAnswer, expires_in_ms: Option<u64> },
+    Lock {
+        answer: LockAnswer,
+        expires_in_ms: Option<u64>,
+    },
     /// The session lives, with its full term.
-    Kept { ttl_ms: u64 },
+    Kept {
+        ttl_ms: u64,
+    },
     View(Option<LockView>),
     Locks(Page<LockView>),
     Sessions(Page<SessionInfo>),
     /// What has happened since, or the state where that is no longer known.
-    Watched { state: Option<LockView>, events: Vec<LockEvent>, next: EventCursor },
+    Watched {
+        state: Option<LockView>,
+        events: Vec<LockEvent>,
+        next: EventCursor,
+    },
     Members(Box<MembersReport>),
     Done,
     Failed(Error),

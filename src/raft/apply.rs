@@ -219,10 +219,11 @@ impl<S: Replicated> RaftStateMachine<Types<S>> for Machine<S> {
             let mut effects = Vec::new();
             let answers = self.change(|current| apply_entry(current, entry, &mut effects));
             self.progress.send_replace(index);
+            // Told before it is answered: what a client does next must find the listener informed.
+            self.tell(Applied::Entry { term, index, effects }).await;
             if let Some(responder) = responder {
                 responder.send(answers);
             }
-            self.tell(Applied::Entry { term, index, effects }).await;
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ mod network;
 mod propose;
 mod read;
 mod snapshot;
+mod state;
 mod status;
 mod storage;
 #[cfg(test)]

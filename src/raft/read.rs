@@ -55,6 +55,12 @@ pub enum ReadError {
     Stopped,
 }
 
+impl From<super::Stopped> for ReadError {
+    fn from(_: super::Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
 /// The index up to which the state must be applied before the read.
 pub(crate) type Confirmed = Result<u64, ReadError>;
 

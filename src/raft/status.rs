@@ -82,6 +82,11 @@ pub enum Changing {
 }
 
 impl RaftStatus {
+    /// Whether this node leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.role == RaftRole::Leader
+    }
+
     /// Milliseconds since a quorum acknowledged this leader, none where it does not lead or was
     /// never acknowledged.
     pub fn millis_since_quorum_ack(&self) -> Option<u64> {

@@ -127,7 +127,7 @@ impl LockTable {
             LockRequest::Downgrade { session, lock } => step.downgrade(&session, &lock),
             LockRequest::Release { session, lock } => step.release(&session, &lock),
             LockRequest::Break(lock) => Ok(step.break_lock(&lock)),
-            LockRequest::Abandon { request, .. } => {
+            LockRequest::Abandon { request } => {
                 step.leave(request, Refusal::Abandoned);
                 Ok(LockAnswer::Abandoned)
             }

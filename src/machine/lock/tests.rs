@@ -165,7 +165,7 @@ fn a_waiter_that_leaves_lets_those_behind_it_go_on() {
     b.try_acquire("s", &[("a", S)]);
     b.wait("t", &[("a", X)]);
     b.wait("u", &[("a", S)]);
-    assert_eq!(b.ask(LockRequest::Abandon { request: id(2), surrender: false }), LockAnswer::Abandoned);
+    assert_eq!(b.ask(LockRequest::Abandon { request: id(2) }), LockAnswer::Abandoned);
     let left = answered(&[2], refused(Refusal::Abandoned));
     assert_eq!(b.told(), [left, answered(&[3], granted("u", &[("a", S, 2)]))]);
 }

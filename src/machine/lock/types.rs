@@ -82,15 +82,12 @@ pub enum LockRequest {
     /// An operator's force release of all its holders.
     Break(LockName),
     /// The asker of `request` has gone, or its time is up: leave the line if nobody else asked for
-    /// the same wait, and otherwise do nothing. Where `surrender` is set and the request was granted
-    /// already, release exactly those grants (and close the session that the request opened): what
-    /// was granted stands in the memory of answers, so the caller of the table asks that first and
-    /// calls [`super::LockTable::surrender`].
+    /// the same wait, and otherwise do nothing. Where the request was granted already, what was
+    /// granted stands in the memory of answers: the caller of the table asks that first and calls
+    /// [`super::LockTable::surrender`].
     Abandon {
         /// The acquire that is given up.
         request: RequestId,
-        /// Whether a grant that nobody got to hear of is to be released.
-        surrender: bool,
     },
 }
 
