@@ -1,8 +1,10 @@
 //! Syncmesh: distributed locks, queues and a coherent cache in one peer-to-peer program.
 
+pub mod api;
 pub mod clock;
 pub mod error;
 pub mod ids;
 pub mod machine;
 pub mod net;
 pub mod node;
+pub mod time;

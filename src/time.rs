@@ -1,0 +1,89 @@
+//! Times and durations as people and JSON write them.
+//!
+//! Owns two small conversions: a [`Tick`] of the Unix epoch to RFC 3339 in UTC with milliseconds, and
+//! a duration with a suffix to [`Duration`]. Reads no clock. A leaf, used by `api`, `client`, `cli`.
+
+use std::time::Duration;
+
+use crate::ids::Tick;
+
+const MS_PER_DAY: u64 = 86_400_000;
+
+/// The last millisecond of the year 9999, the last that RFC 3339 can write.
+const LAST_MS: u64 = 253_402_300_799_999;
+
+/// A moment of the Unix epoch, such as `2026-11-22T21:11:04.250Z`.
+pub fn rfc3339(at: Tick) -> String {
+    let ms = at.0.min(LAST_MS);
+    let (year, month, day) = civil_from_days(ms / MS_PER_DAY);
+    let of_day = ms % MS_PER_DAY;
+    let (hour, minute, second) = (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1000 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", of_day % 1000)
+}
+
+/// Year, month and day of a day since 1970-01-01 in the Gregorian calendar (Howard Hinnant,
+/// "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`, for days that are not negative).
+fn civil_from_days(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// A text that is not a duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{text}' is not a duration: expected an integer with a suffix, such as 500ms, 30s, 5m, 2h or 7d")]
+pub struct InvalidDuration {
+    /// What was given.
+    pub text: String,
+}
+
+/// A whole number with one of the suffixes `ms s m h d`.
+pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
+    let invalid = || InvalidDuration { text: text.to_owned() };
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, suffix) = text.split_at(digits);
+    let unit_ms = match suffix {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => MS_PER_DAY,
+        _ => return Err(invalid()),
+    };
+    let number: u64 = number.parse().map_err(|_| invalid())?;
+    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_written_in_utc_with_milliseconds() {
+        assert_eq!(rfc3339(Tick(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(Tick(951_782_400_000)), "2000-02-29T00:00:00.000Z");
+        assert_eq!(rfc3339(Tick(1_795_381_864_250)), "2026-11-22T21:11:04.250Z");
+        assert_eq!(rfc3339(Tick(4_107_542_399_999)), "2100-02-28T23:59:59.999Z");
+        assert_eq!(rfc3339(Tick(4_107_542_400_000)), "2100-03-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn the_far_future_ends_with_the_year_9999() {
+        assert_eq!(rfc3339(Tick(u64::MAX)), "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn durations_need_a_whole_number_and_a_suffix() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+        for bad in ["", "5", "s", "-1s", "1.5s", "1 s", "1S", "1w", "99999999999999999999d", "18446744073709551615d"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}
