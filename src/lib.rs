@@ -1,6 +1,7 @@
 //! Syncmesh: distributed locks, queues and a coherent cache in one peer-to-peer program.
 
 pub mod api;
+pub mod client;
 pub mod clock;
 pub mod error;
 pub mod ids;
