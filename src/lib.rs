@@ -1,8 +1,10 @@
 //! Syncmesh: distributed locks, queues and a coherent cache in one peer-to-peer program.
 
 pub mod api;
+pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod config;
 pub mod error;
 pub mod ids;
 pub mod machine;

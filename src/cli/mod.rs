@@ -1,0 +1,228 @@
+//! The terminal edge: commands, their flags, exit codes.
+//!
+//! One file a group of commands. Each has a `clap` type with `run(self, &Context) -> Result<(), Failure>`;
+//! [`output`] alone prints. Commands talk HTTP to a node; only `node` and `dev` start one.
+
+mod config;
+mod flags;
+mod init;
+pub mod output;
+
+use std::{collections::BTreeMap, ffi::OsString, future::Future, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+pub use self::flags::{SettingFlags, TuningFlags};
+use self::output::{Format, Output};
+use crate::{
+    config::{ClientTarget, Faults, Source, Sources},
+    error::Error,
+};
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub enum Failure {
+    /// The configuration is invalid: 78.
+    Configuration(Faults),
+    /// An operation failed: the exit code of its [`ErrorCode`](crate::error::ErrorCode).
+    Operation(Error),
+    /// A combination of arguments that clap cannot see is wrong: 2.
+    Usage(String),
+    /// Ctrl-C: 130.
+    Interrupted,
+    /// Nobody reads the output any more, which is no error: 0.
+    ClosedPipe,
+    /// All that was to be said has been said: this code.
+    Exit(u8),
+    /// Anything else: 1.
+    Other(anyhow::Error),
+}
+
+impl Failure {
+    /// The exit code of the process.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Configuration(_) => 78,
+            Self::Operation(error) => error.code.exit_code(),
+            Self::Usage(_) => 2,
+            Self::Interrupted => 130,
+            Self::ClosedPipe => 0,
+            Self::Exit(code) => *code,
+            Self::Other(_) => 1,
+        }
+    }
+}
+
+impl From<Faults> for Failure {
+    fn from(faults: Faults) -> Self {
+        Self::Configuration(faults)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Operation(error)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Peer-to-peer nodes that give applications distributed locks, queues and a coherent cache.
+#[derive(Debug, Parser)]
+#[command(name = "syncmesh", version, arg_required_else_help = true, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Args)]
+struct Global {
+    /// Tables for people, or JSON on one line.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    output: Format,
+    /// The node to talk to [env: SYNCMESH_URL; default: from API_ADDR].
+    #[arg(long, global = true, value_name = "URL")]
+    url: Option<String>,
+    /// The bearer token of that node [env: API_TOKEN].
+    #[arg(long, global = true, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Read this file in place of .env in the working directory.
+    #[arg(long, global = true, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+}
+
+/// The commands, one file a group.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show, check or explain the configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Make the bootstrap bundle: a cluster key and an empty list of peers.
+    Init(init::Init),
+}
+
+impl Command {
+    fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Config(command) => command.run(context),
+            Self::Init(command) => command.run(context),
+        }
+    }
+}
+
+/// What Ctrl-C means to a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnInterrupt {
+    /// It was not done: 130.
+    Fail,
+    /// It would have gone on for ever, and is done: 0.
+    Succeed,
+}
+
+/// What every command is given.
+#[derive(Debug)]
+pub struct Context {
+    /// Where results go.
+    pub output: Output,
+    flags: BTreeMap<&'static str, String>,
+    env_file: Option<PathBuf>,
+}
+
+impl Context {
+    fn new(global: Global) -> Self {
+        let flags = [("SYNCMESH_URL", global.url), ("API_TOKEN", global.token)];
+        Self {
+            output: Output::new(global.output),
+            flags: flags.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+            env_file: global.env_file,
+        }
+    }
+
+    /// These flags and the global ones over the environment over the `.env` file.
+    pub fn sources(&self, settings: &SettingFlags) -> Sources {
+        let sources = Sources::of_process(&self.flags, self.env_file.as_deref());
+        settings.given().iter().fold(sources, |sources, (name, value)| sources.with(Source::Flag, name, value))
+    }
+
+    /// The node that this command talks to.
+    pub fn target(&self) -> Result<ClientTarget, Failure> {
+        Ok(ClientTarget::from_sources(&self.sources(&SettingFlags::default()))?)
+    }
+
+    /// Runs a command that waits for the network, until it is done or the user has enough.
+    pub fn block_on<T: Default>(
+        &self,
+        on_interrupt: OnInterrupt,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| anyhow::Error::new(error).context("the asynchronous runtime cannot be started"))?;
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = tokio::signal::ctrl_c() => match on_interrupt {
+                    OnInterrupt::Fail => Err(Failure::Interrupted),
+                    OnInterrupt::Succeed => Ok(T::default()),
+                },
+                done = work => done,
+            }
+        })
+    }
+}
+
+/// Runs the command that the arguments ask for, reports what went wrong on stderr, and says with which
+/// code the process is to end.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(refusal) => return output::usage(&refusal, Format::of_arguments(&arguments)),
+    };
+    let context = Context::new(cli.global);
+    match cli.command.run(&context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            context.output.report(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::settings::SETTINGS;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_has_a_flag_that_explains_itself() {
+        let mut command = Cli::command();
+        let show = command.find_subcommand_mut("config").unwrap().find_subcommand_mut("show").unwrap();
+        let help = show.render_long_help().to_string();
+        for setting in SETTINGS {
+            assert!(help.contains(&format!("--{} ", setting.flag())), "{}", setting.name);
+        }
+    }
+
+    #[test]
+    fn faults_of_configuration_exit_with_78_and_a_closed_pipe_is_no_error() {
+        assert_eq!(Failure::Configuration(Faults(Vec::new())).exit_code(), 78);
+        assert_eq!(Failure::ClosedPipe.exit_code(), 0);
+        assert_eq!(Failure::Operation(Error::no_quorum("no leader")).exit_code(), 5);
+    }
+}

@@ -1,0 +1,204 @@
+//! The only place that prints. Results go to stdout, everything else to stderr.
+//!
+//! Tables have no borders and no colours; JSON is one line. A reader that has gone away is no error.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{ValueEnum, error::ErrorKind};
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::Failure;
+use crate::error::{Error, ErrorCode};
+
+/// How results and errors look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Format {
+    /// Tables for people.
+    Text,
+    /// JSON on one line.
+    Json,
+}
+
+impl Format {
+    /// What arguments ask for that clap could not make sense of as a whole.
+    pub(super) fn of_arguments(arguments: &[OsString]) -> Self {
+        let before_the_child = || arguments.iter().take_while(|argument| *argument != "--");
+        let in_two =
+            before_the_child().zip(before_the_child().skip(1)).any(|pair| pair.0 == "--output" && pair.1 == "json");
+        if in_two || before_the_child().any(|argument| argument == "--output=json") { Self::Json } else { Self::Text }
+    }
+}
+
+/// Where a command's results go. Cheap to copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    format: Format,
+}
+
+impl Output {
+    /// Prints in this format.
+    pub fn new(format: Format) -> Self {
+        Self { format }
+    }
+
+    /// The format that was asked for.
+    pub fn format(self) -> Format {
+        self.format
+    }
+
+    /// Prints a result: the document as JSON on one line, or the text.
+    pub fn result(self, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        match self.format {
+            Format::Text => self.raw(text().as_bytes()),
+            Format::Json => {
+                let mut line = serde_json::to_vec(document).map_err(anyhow::Error::new)?;
+                line.push(b'\n');
+                self.raw(&line)
+            }
+        }
+    }
+
+    /// Prints bytes as they are.
+    pub fn raw(self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
+            _ => Failure::Other(anyhow::Error::new(error).context("stdout cannot be written")),
+        })
+    }
+
+    /// Says something beside the result, for people only.
+    pub fn note(self, text: &str) {
+        if self.format == Format::Text {
+            to_stderr(text);
+        }
+    }
+
+    /// Reports why a command failed.
+    pub fn report(self, failure: &Failure) {
+        match self.format {
+            Format::Text => {
+                if let Some(text) = text_of(failure) {
+                    to_stderr(&text);
+                }
+            }
+            Format::Json => {
+                if let Some(problem) = problem_of(failure) {
+                    to_stderr(&problem.to_string());
+                }
+            }
+        }
+    }
+}
+
+/// Prints clap's refusal, or the help or version that was asked for.
+pub(super) fn usage(refusal: &clap::Error, format: Format) -> ExitCode {
+    let asked_for = matches!(refusal.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if format == Format::Json && !asked_for {
+        let detail = refusal.render().to_string();
+        to_stderr(&problem(&Error::new(ErrorCode::BadRequest, detail.trim_end())).to_string());
+    } else {
+        // Whether anybody reads it makes no difference to the exit code.
+        let _ = refusal.print();
+    }
+    ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
+}
+
+/// A borderless table, one line a row.
+pub fn table<const COLUMNS: usize>(
+    header: [&str; COLUMNS],
+    rows: impl IntoIterator<Item = [String; COLUMNS]>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// The problem document of an error (RFC 9457) with the members that its slug has.
+pub fn problem(error: &Error) -> Value {
+    let mut document = json!({
+        "type": error.code.as_str(),
+        "title": error.code.title(),
+        "status": error.code.http_status(),
+        "detail": error.detail,
+    });
+    if let (Some(document), Ok(Value::Object(details))) =
+        (document.as_object_mut(), serde_json::to_value(&error.details))
+    {
+        document.extend(details);
+    }
+    document
+}
+
+fn text_of(failure: &Failure) -> Option<String> {
+    Some(match failure {
+        Failure::Configuration(faults) => faults.to_string(),
+        Failure::Operation(error) => format!("{}: {}", error.code, error.detail),
+        Failure::Usage(text) => format!("error: {text}"),
+        Failure::Other(error) => format!("error: {error:#}"),
+        Failure::Interrupted | Failure::ClosedPipe | Failure::Exit(_) => return None,
+    })
+}
+
+fn problem_of(failure: &Failure) -> Option<Value> {
+    Some(match failure {
+        Failure::Configuration(faults) => {
+            let mut document = problem(&Error::new(ErrorCode::BadRequest, faults.to_string()));
+            document["faults"] = serde_json::to_value(&faults.0).unwrap_or_default();
+            document
+        }
+        Failure::Operation(error) => problem(error),
+        Failure::Usage(text) => problem(&Error::new(ErrorCode::BadRequest, text)),
+        Failure::Other(error) => problem(&Error::new(ErrorCode::Internal, format!("{error:#}"))),
+        Failure::Interrupted | Failure::ClosedPipe | Failure::Exit(_) => return None,
+    })
+}
+
+/// Nothing can be said about a stderr that is gone.
+fn to_stderr(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_no_borders_and_no_trailing_spaces() {
+        let rows = [["a", "1"], ["long name", ""]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(["NAME", "COUNT"], rows), "NAME       COUNT\na          1\nlong name\n");
+    }
+
+    #[test]
+    fn a_problem_carries_the_members_of_its_slug() {
+        let document = problem(&Error::bad_request("ttl_ms", "too short"));
+        assert_eq!(
+            document,
+            json!({
+                "type": "bad-request", "status": 400, "detail": "too short", "field": "ttl_ms",
+                "title": "The request is malformed or out of range",
+            })
+        );
+    }
+
+    #[test]
+    fn the_format_is_known_even_where_the_arguments_are_wrong() {
+        let format =
+            |arguments: &[&str]| Format::of_arguments(&arguments.iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(format(&["syncmesh", "--output", "json", "nonsense"]), Format::Json);
+        assert_eq!(format(&["syncmesh", "nonsense", "--output=json"]), Format::Json);
+        assert_eq!(format(&["syncmesh", "lock", "run", "x", "--", "--output=json"]), Format::Text);
+    }
+}
