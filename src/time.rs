@@ -1,9 +1,7 @@
-//! Times and durations as people and JSON write them.
+//! Times as people and JSON write them.
 //!
-//! Owns two small conversions: a [`Tick`] of the Unix epoch to RFC 3339 in UTC with milliseconds, and
-//! a duration with a suffix to [`Duration`]. Reads no clock. A leaf, used by `api`, `client`, `cli`.
-
-use std::time::Duration;
+//! Owns one small conversion: a [`Tick`] of the Unix epoch to RFC 3339 in UTC with milliseconds. Reads
+//! no clock. A leaf, used by `node` and `api`.
 
 use crate::ids::Tick;
 
@@ -35,31 +33,6 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
-/// A text that is not a duration.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{text}' is not a duration: expected an integer with a suffix, such as 500ms, 30s, 5m, 2h or 7d")]
-pub struct InvalidDuration {
-    /// What was given.
-    pub text: String,
-}
-
-/// A whole number with one of the suffixes `ms s m h d`.
-pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
-    let invalid = || InvalidDuration { text: text.to_owned() };
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, suffix) = text.split_at(digits);
-    let unit_ms = match suffix {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => MS_PER_DAY,
-        _ => return Err(invalid()),
-    };
-    let number: u64 = number.parse().map_err(|_| invalid())?;
-    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(invalid)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,14 +49,5 @@ mod tests {
     #[test]
     fn the_far_future_ends_with_the_year_9999() {
         assert_eq!(rfc3339(Tick(u64::MAX)), "9999-12-31T23:59:59.999Z");
-    }
-
-    #[test]
-    fn durations_need_a_whole_number_and_a_suffix() {
-        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
-        for bad in ["", "5", "s", "-1s", "1.5s", "1 s", "1S", "1w", "99999999999999999999d", "18446744073709551615d"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
-        }
     }
 }

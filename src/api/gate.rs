@@ -12,11 +12,12 @@ use axum::{
 use futures::FutureExt;
 
 use super::{
-    ApiState, ApiToken,
+    ApiState,
     problem::{Problem, normalise},
 };
 use crate::{
     clock::{Clock, SystemClock},
+    config::Secret,
     error::{Error, ErrorCode},
 };
 
@@ -65,7 +66,7 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
     Err(Error::new(ErrorCode::Forbidden, "pages of another origin may not call this API; call it from your server"))
 }
 
-fn check_token(token: &ApiToken, headers: &HeaderMap) -> Result<(), Error> {
+fn check_token(token: &Secret, headers: &HeaderMap) -> Result<(), Error> {
     let refuse = |detail: &str| Err(Error::new(ErrorCode::Unauthorized, detail));
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         return refuse("this node wants 'Authorization: Bearer …' with its API_TOKEN");

@@ -30,6 +30,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub use self::server::serve;
 use crate::{
     clock::{Clock, SystemClock},
+    config::Secret,
     ids::Tick,
     node::Node,
 };
@@ -40,29 +41,6 @@ pub const MAX_JSON_BYTES: usize = 256 * 1024;
 
 /// Most connections at a time. A lock wait occupies one for as long as it lasts.
 pub const MAX_CONNECTIONS: usize = 8192;
-
-/// A secret text that neither logs nor errors show.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ApiToken(Box<str>);
-
-impl ApiToken {
-    /// Takes the secret; `None` for an empty one, which would be no secret.
-    pub fn new(secret: impl Into<Box<str>>) -> Option<Self> {
-        let secret = secret.into();
-        (!secret.is_empty()).then_some(Self(secret))
-    }
-
-    /// The secret itself, for the wire only.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for ApiToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ApiToken(redacted)")
-    }
-}
 
 /// Hears of every request that was answered: the template of its route (`unmatched` where there is
 /// none), its method, the status and the time it took. Called from the tasks of the connections.
@@ -98,7 +76,7 @@ impl fmt::Debug for RequestObserver {
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
     /// What `/v1` demands, if anything.
-    pub token: Option<ApiToken>,
+    pub token: Option<Secret>,
     /// Most bytes of a JSON body.
     pub max_json_bytes: usize,
     /// Most connections at a time; more wait unaccepted.
@@ -125,7 +103,7 @@ impl Default for ApiSettings {
 #[derive(Clone, Debug)]
 struct ApiState {
     node: Node,
-    token: Option<ApiToken>,
+    token: Option<Secret>,
     max_json_bytes: usize,
     observer: RequestObserver,
     templates: Arc<extract::RouteTemplates>,

@@ -206,7 +206,7 @@ async fn idempotency_keys_are_visible_characters() {
 
 #[tokio::test]
 async fn the_token_guards_v1_and_nothing_else() {
-    let edge = edge(ApiSettings { token: ApiToken::new("s3cret"), ..ApiSettings::default() }).await;
+    let edge = edge(ApiSettings { token: Some(Secret::new("s3cret")), ..ApiSettings::default() }).await;
     let with = |value: &'static str| refused(edge.request(Method::GET, "/v1/locks").header("authorization", value));
     for bad in ["Bearer s3creT", "Bearer s3cre", "Bearer ", "Basic s3cret", "s3cret", "Bearer s3cret2"] {
         let refusal = with(bad).await;

@@ -23,10 +23,10 @@ pub use self::{
 };
 use crate::{
     api::{
-        ApiToken,
         bodies::{BrokenBody, GrantBody, LockBody, LockList, MultiGrantBody, SessionBody, SessionList},
         problem::Problem,
     },
+    config::Secret,
     error::{Error, ErrorCode, Outcome},
     ids::{LockName, NodeId, SessionId},
     machine::lock::Want,
@@ -72,7 +72,7 @@ pub struct Client {
     http: reqwest::Client,
     /// Without a slash at the end.
     base: String,
-    token: Option<ApiToken>,
+    token: Option<Secret>,
 }
 
 impl Client {
@@ -80,7 +80,7 @@ impl Client {
     ///
     /// # Errors
     /// `bad-request` for a URL that is none, or one of another scheme: nodes speak plain HTTP.
-    pub fn new(url: &str, token: Option<ApiToken>) -> Result<Self, ClientError> {
+    pub fn new(url: &str, token: Option<Secret>) -> Result<Self, ClientError> {
         let with_scheme = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let base = with_scheme.trim_end_matches('/').to_owned();
         let refuse = |why: &str| {
