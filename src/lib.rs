@@ -1,6 +1,8 @@
 //! Syncmesh: distributed locks, queues and a coherent cache in one peer-to-peer program.
 
+pub mod api;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod codec;
 pub mod config;

@@ -3,10 +3,16 @@
 //! One file a group of commands. Each has a `clap` type with `run(self, &Context) -> Result<(), Failure>`;
 //! [`output`] alone prints. Commands talk HTTP to a node; only `node` and `dev` start one.
 
+mod bench;
+mod cluster;
 mod config;
 mod flags;
 mod init;
+mod lock;
+mod lock_run;
 pub mod output;
+mod peer_info;
+mod remote;
 
 use std::{collections::BTreeMap, ffi::OsString, future::Future, path::PathBuf, process::ExitCode};
 
@@ -106,6 +112,22 @@ enum Command {
     Config(config::ConfigCommand),
     /// Make the bootstrap bundle: a cluster key and an empty list of peers.
     Init(init::Init),
+    /// Acquire, release, watch and break locks, or hold one while a command runs.
+    #[command(subcommand)]
+    Lock(lock::LockCommand),
+    /// The cluster at a glance, with what an operator ought to look at.
+    Status(cluster::Status),
+    /// List, remove and admit members, leave, hand leadership over.
+    Members(cluster::Members),
+    /// What a node says of itself.
+    PeerInfo(peer_info::PeerInfo),
+    /// The cluster's events as they come.
+    Events(cluster::Events),
+    /// Whether the node lives, or with --ready can serve its roles: exit code 0 or 1.
+    Health(cluster::Health),
+    /// Load against a running cluster: throughput and latency.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 impl Command {
@@ -113,6 +135,13 @@ impl Command {
         match self {
             Self::Config(command) => command.run(context),
             Self::Init(command) => command.run(context),
+            Self::Lock(command) => command.run(context),
+            Self::Status(command) => command.run(context),
+            Self::Members(command) => command.run(context),
+            Self::PeerInfo(command) => command.run(context),
+            Self::Events(command) => command.run(context),
+            Self::Health(command) => command.run(context),
+            Self::Bench(command) => command.run(context),
         }
     }
 }

@@ -1,0 +1,97 @@
+//! `/v1/node`, `/v1/cluster`, `/v1/events` and the membership calls.
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use futures::StreamExt;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ApiState,
+    extract::{Command, LastEventId, NoBody, NoQuery, PeerPath},
+    openapi::{Conflict, Invalid, Missing, Unserved},
+    problem::Problem,
+    sse,
+};
+use crate::{
+    node::status::{ClusterView, NodeInfo},
+    time::rfc3339,
+};
+
+/// The routes of this module.
+pub(super) fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::default()
+        .routes(routes!(node))
+        .routes(routes!(cluster))
+        .routes(routes!(events))
+        .routes(routes!(remove))
+        .routes(routes!(admit))
+        .routes(routes!(leave))
+        .routes(routes!(transfer_leader))
+}
+
+/// What this node says of itself.
+#[utoipa::path(get, path = "/v1/node", tag = "cluster",
+    responses((status = 200, body = ref("#/components/schemas/NodeInfo")), Invalid))]
+async fn node(State(api): State<ApiState>, _: NoQuery) -> Json<NodeInfo> {
+    Json(api.node.info().await)
+}
+
+/// What this node knows of the cluster.
+#[utoipa::path(get, path = "/v1/cluster", tag = "cluster",
+    responses((status = 200, body = ref("#/components/schemas/ClusterView")), Invalid))]
+async fn cluster(State(api): State<ApiState>, _: NoQuery) -> Json<ClusterView> {
+    Json(api.node.cluster().await)
+}
+
+/// The cluster's events as this node comes to know them: `member-up`, `member-down`,
+/// `leader-changed`, … `Last-Event-ID` resumes; what is no longer known begins with `reset`.
+#[utoipa::path(get, path = "/v1/events", tag = "cluster", params(("Last-Event-ID" = Option<u64>, Header)),
+    responses((status = 200, content_type = "text/event-stream", body = String), Invalid))]
+async fn events(State(api): State<ApiState>, LastEventId(last): LastEventId, _: NoQuery) -> Response {
+    let stream = api.node.events(last.flatten()).await;
+    // An id that is no number was never ours.
+    let reset = stream.reset || last == Some(None);
+    let reset = reset.then(|| sse::event("reset", 0, &serde_json::json!({"at": rfc3339(api.wall())})));
+    let events = sse::receiver_stream(stream.events).map(|event| sse::event(&event.event, event.id, &event.data));
+    sse::respond(futures::stream::iter(reset).chain(events), api.shutdown.clone()).into_response()
+}
+
+/// Removes a member and bars it until it is admitted again.
+#[utoipa::path(post, path = "/v1/cluster/members/{peer}/remove", tag = "cluster", params(("peer" = String, Path)),
+    responses((status = 204), Invalid, Missing, Conflict, Unserved))]
+async fn remove(State(api): State<ApiState>, peer: PeerPath, command: Command<NoBody>) -> Result<StatusCode, Problem> {
+    api.node.remove_member(peer.one()?, command.key).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lifts the bar.
+#[utoipa::path(post, path = "/v1/cluster/members/{peer}/admit", tag = "cluster", params(("peer" = String, Path)),
+    responses((status = 204), Invalid, Missing, Conflict, Unserved))]
+async fn admit(State(api): State<ApiState>, peer: PeerPath, command: Command<NoBody>) -> Result<StatusCode, Problem> {
+    api.node.admit_member(peer.one()?, command.key).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A member drains, leaves for good, and its process ends.
+#[utoipa::path(post, path = "/v1/cluster/members/{peer}/leave", tag = "cluster", params(("peer" = String, Path)),
+    responses((status = 204), Invalid, Missing, Conflict, Unserved))]
+async fn leave(State(api): State<ApiState>, peer: PeerPath, command: Command<NoBody>) -> Result<StatusCode, Problem> {
+    api.node.leave(peer.one()?, command.key).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Hands Raft's leadership to a peer, or with `any` to whoever is most up to date.
+#[utoipa::path(post, path = "/v1/cluster/members/{peer}/transfer-leader", tag = "cluster",
+    params(("peer" = String, Path)), responses((status = 204), Invalid, Missing, Conflict, Unserved))]
+async fn transfer_leader(
+    State(api): State<ApiState>,
+    PeerPath(peer): PeerPath,
+    command: Command<NoBody>,
+) -> Result<StatusCode, Problem> {
+    api.node.transfer_leader(peer, command.key).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

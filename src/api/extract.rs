@@ -1,0 +1,307 @@
+//! Extractors: what a handler asks of a request, checked at the edge.
+//!
+//! Each refuses with a problem document that names the field. They read requests, they call nothing.
+
+use std::{collections::HashMap, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{FromRequest, FromRequestParts, Path, Request},
+    http::{HeaderMap, header, request::Parts},
+};
+use futures::StreamExt;
+
+use super::{
+    ApiState,
+    fields::{Fields, FromFields},
+    problem::Problem,
+};
+use crate::{
+    error::{Error, ErrorCode},
+    ids::{LockName, NodeId, SessionId},
+    node::locks::{IdempotencyKey, PageRequest},
+};
+
+/// Most items of one page.
+pub(super) const MAX_PAGE: u64 = 1000;
+
+/// Most bytes of an idempotency key.
+const MAX_KEY_BYTES: usize = 255;
+
+/// How long a client may take to send a body whose head has arrived.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// The one parameter of a path, percent-decoded.
+async fn path_parameter(parts: &mut Parts, field: &'static str) -> Result<String, Error> {
+    let Path(parameter) = Path::<String>::from_request_parts(parts, &())
+        .await
+        .map_err(|_| Error::bad_request(field, "the path is not percent-encoded UTF-8"))?;
+    Ok(parameter)
+}
+
+macro_rules! path_extractor {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $field:literal) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(super) struct $name(pub(super) $inner);
+
+        impl FromRequestParts<ApiState> for $name {
+            type Rejection = Problem;
+
+            async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
+                let text = path_parameter(parts, $field).await?;
+                let value = <$inner>::new(text).map_err(|error| Error::bad_request($field, error.to_string()))?;
+                Ok(Self(value))
+            }
+        }
+    };
+}
+
+path_extractor!(
+    /// `{name}` in a path.
+    LockPath(LockName),
+    "name"
+);
+
+path_extractor!(
+    /// `{id}` in a path.
+    SessionPath(SessionId),
+    "id"
+);
+
+/// `{peer}` in a path, `any` standing for `None`.
+#[derive(Debug)]
+pub(super) struct PeerPath(pub(super) Option<NodeId>);
+
+impl PeerPath {
+    /// The peer, where `any` makes no sense.
+    pub(super) fn one(self) -> Result<NodeId, Error> {
+        self.0.ok_or_else(|| Error::bad_request("peer", "'any' is only for transfer-leader: name a peer, or 'self'"))
+    }
+}
+
+impl FromRequestParts<ApiState> for PeerPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let text = path_parameter(parts, "peer").await?;
+        Ok(match text.as_str() {
+            "any" => Self(None),
+            "self" => Self(Some(state.node.id())),
+            peer => {
+                Self(Some(peer.parse().map_err(|error: crate::ids::InvalidId| {
+                    Error::bad_request("peer", format!("{error}, or 'self'"))
+                })?))
+            }
+        })
+    }
+}
+
+/// A request whose query string must be empty.
+#[derive(Debug)]
+pub(super) struct NoQuery;
+
+impl FromRequestParts<ApiState> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
+        refuse_query(parts)?;
+        Ok(Self)
+    }
+}
+
+fn refuse_query(parts: &Parts) -> Result<(), Error> {
+    Fields::from_query(parts.uri.query().unwrap_or(""))?.finish()
+}
+
+/// Which page of a list is asked for: `prefix`, `after`, `limit`.
+#[derive(Debug)]
+pub(super) struct PageQuery(pub(super) PageRequest);
+
+impl FromRequestParts<ApiState> for PageQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
+        let mut fields = Fields::from_query(parts.uri.query().unwrap_or(""))?;
+        let page = read_page(&mut fields)?;
+        fields.finish()?;
+        Ok(Self(page))
+    }
+}
+
+fn read_page(fields: &mut Fields) -> Result<PageRequest, Error> {
+    let limit = fields.query_integer("limit")?.unwrap_or(MAX_PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Error::bad_request("limit", format!("the limit is {limit}: expected 1 to {MAX_PAGE}")));
+    }
+    let limit = usize::try_from(limit).expect("a limit of at most 1,000 is a usize");
+    Ok(PageRequest { prefix: fields.text("prefix")?, after: fields.text("after")?, limit })
+}
+
+/// A mutating call: its fields, and the client's own name for it.
+#[derive(Debug)]
+pub(super) struct Command<T> {
+    /// What the body says.
+    pub(super) body: T,
+    /// From the `Idempotency-Key` header.
+    pub(super) key: Option<IdempotencyKey>,
+}
+
+/// The body of a call that takes none.
+#[derive(Debug)]
+pub(super) struct NoBody;
+
+impl FromFields for NoBody {
+    fn from_fields(_: &mut Fields) -> Result<Self, Error> {
+        Ok(Self)
+    }
+}
+
+impl<T: FromFields> FromRequest<ApiState> for Command<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        refuse_query(&parts)?;
+        check_content_type(&parts.headers)?;
+        let key = idempotency_key(&parts.headers)?;
+        let bytes = read_body(&parts.headers, body, state.max_json_bytes).await?;
+        let mut fields = Fields::from_json(&bytes)?;
+        let body = T::from_fields(&mut fields)?;
+        fields.finish()?;
+        let key = key.map(|key| {
+            let fingerprint = fingerprint([parts.method.as_str().as_bytes(), parts.uri.path().as_bytes(), &bytes]);
+            IdempotencyKey { key, fingerprint }
+        });
+        Ok(Self { body, key })
+    }
+}
+
+/// JSON, no content type, or the one that curl's `-d` sends unasked. A page of another origin could
+/// send the latter too, but is refused by its `Origin`.
+fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let kind = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let is_json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
+    if is_json || kind == "application/x-www-form-urlencoded" || kind.is_empty() {
+        return Ok(());
+    }
+    Err(Error::bad_request("content-type", "the content type is not supported here: send application/json"))
+}
+
+/// The key in the header: 1 to 255 visible ASCII characters.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let refuse = |detail: &str| Err(Error::bad_request("Idempotency-Key", detail));
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return refuse("the Idempotency-Key header is given twice");
+    }
+    let bytes = value.as_bytes();
+    if bytes.is_empty() || bytes.len() > MAX_KEY_BYTES || !bytes.iter().all(u8::is_ascii_graphic) {
+        return refuse("an Idempotency-Key has 1 to 255 visible ASCII characters");
+    }
+    Ok(Some(String::from_utf8_lossy(bytes).into_owned()))
+}
+
+/// Reads a body of at most `limit` bytes; refuses a longer one as early as it shows.
+async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Error> {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+    if announced
+        .is_some_and(|length: u64| usize::try_from(length).is_ok_and(|l| l > limit) || length > usize::MAX as u64)
+    {
+        return Err(too_large(limit));
+    }
+    let read = async {
+        let mut stream = body.into_data_stream();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|_| Error::bad_request("body", "the body was cut short"))?;
+            if bytes.len() + chunk.len() > limit {
+                return Err(too_large(limit));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Bytes::from(bytes))
+    };
+    tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| {
+        Err(Error::bad_request("body", format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs())))
+    })
+}
+
+fn too_large(limit: usize) -> Error {
+    let mut error = Error::new(ErrorCode::PayloadTooLarge, format!("the body has more than {limit} bytes"));
+    error.details.limit = Some(limit as u64);
+    error
+}
+
+/// A digest that is the same on every node and in every version (FNV-1a, 64 bit; a zero byte ends
+/// each part). It tells a repeat from a mistake; it is no defence against a client that forges one.
+fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in parts.into_iter().flat_map(|part| part.iter().chain(&[0])) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash
+}
+
+/// The `Last-Event-ID` header of a client that resumes a stream. What is no number was never an id of
+/// ours: `Some(None)`.
+#[derive(Debug)]
+pub(super) struct LastEventId(pub(super) Option<Option<u64>>);
+
+impl FromRequestParts<ApiState> for LastEventId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
+        let header = parts.headers.get("last-event-id");
+        Ok(Self(header.map(|value| value.to_str().ok().and_then(|text| text.parse().ok()))))
+    }
+}
+
+/// The path templates of the routes, so that requests are counted by route and not by name.
+#[derive(Debug, Default)]
+pub(super) struct RouteTemplates(HashMap<usize, Vec<String>>);
+
+impl RouteTemplates {
+    /// From templates such as `/v1/locks/{name}`.
+    pub(super) fn new<'a>(templates: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut by_length: HashMap<usize, Vec<String>> = HashMap::new();
+        for template in templates {
+            by_length.entry(template.split('/').count()).or_default().push(template.to_owned());
+        }
+        Self(by_length)
+    }
+
+    /// The template that a path belongs to, or `unmatched`.
+    pub(super) fn of(&self, path: &str) -> &str {
+        let fits = |template: &str| {
+            template.split('/').zip(path.split('/')).all(|(t, p)| t == p || (t.starts_with('{') && !p.is_empty()))
+        };
+        let candidates = self.0.get(&path.split('/').count());
+        candidates.into_iter().flatten().find(|template| fits(template)).map_or("unmatched", String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_tell_requests_apart_and_never_change() {
+        assert_eq!(fingerprint([b"a".as_slice()]), fingerprint([b"a".as_slice()]));
+        assert_ne!(fingerprint([b"ab".as_slice(), b"c"]), fingerprint([b"a".as_slice(), b"bc"]));
+        assert_eq!(fingerprint([b"POST".as_slice(), b"/v1/sessions", b"{}"]), 0xa0b3_73be_9d6c_e68d);
+    }
+
+    #[test]
+    fn paths_are_counted_under_their_template() {
+        let templates = RouteTemplates::new(["/v1/locks", "/v1/locks/{name}", "/v1/locks/{name}/acquire"]);
+        assert_eq!(templates.of("/v1/locks/a%2Fb/acquire"), "/v1/locks/{name}/acquire");
+        assert_eq!(templates.of("/v1/locks"), "/v1/locks");
+        assert_eq!(templates.of("/v1/locks/"), "unmatched");
+        assert_eq!(templates.of("/v1/locks/a/b/c/d"), "unmatched");
+    }
+}

@@ -1,0 +1,112 @@
+//! What every request passes: origin, token, a net for panics and for errors that are not problem
+//! documents yet, and the observer.
+
+use std::{hint::black_box, panic::AssertUnwindSafe, time::Duration};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use futures::FutureExt;
+
+use super::{
+    ApiState,
+    problem::{Problem, normalise},
+};
+use crate::{
+    clock::{Clock, SystemClock},
+    config::Secret,
+    error::{Error, ErrorCode},
+};
+
+/// The layer around all routes.
+pub(super) async fn gate(State(api): State<ApiState>, request: Request, next: Next) -> Response {
+    let began = SystemClock.now();
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let response = match check(&api, request.uri(), request.headers()) {
+        Err(error) => Problem::from(error).into_response(),
+        Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
+            Problem::from(Error::internal(format!("the handler of {method} {path} panicked"))).into_response()
+        }),
+    };
+    let response = normalise(response, &method, &path);
+    let took = Duration::from_millis(SystemClock.now().ms_since(began));
+    api.observer.observe(api.templates.of(&path), method_label(&method), response.status().as_u16(), took);
+    response
+}
+
+/// A method as a metric label: clients can make up methods, and labels must stay few.
+fn method_label(method: &axum::http::Method) -> &str {
+    match method.as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS") => known,
+        _ => "other",
+    }
+}
+
+/// Whether the caller may speak to `/v1` at all.
+fn check(api: &ApiState, uri: &Uri, headers: &HeaderMap) -> Result<(), Error> {
+    let path = uri.path();
+    if path != "/v1" && !path.starts_with("/v1/") {
+        return Ok(());
+    }
+    check_origin(headers)?;
+    api.token.as_ref().map_or(Ok(()), |token| check_token(token, headers))
+}
+
+/// A browser says which page's script is calling; only this node's own pages may.
+fn check_origin(headers: &HeaderMap) -> Result<(), Error> {
+    let own = headers.get(header::HOST).map(|host| [b"http://", host.as_bytes()].concat());
+    let is_own = |origin: &[u8]| own.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(origin));
+    if headers.get_all(header::ORIGIN).iter().all(|origin| is_own(origin.as_bytes())) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorCode::Forbidden, "pages of another origin may not call this API; call it from your server"))
+}
+
+fn check_token(token: &Secret, headers: &HeaderMap) -> Result<(), Error> {
+    let refuse = |detail: &str| Err(Error::new(ErrorCode::Unauthorized, detail));
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return refuse("this node wants 'Authorization: Bearer …' with its API_TOKEN");
+    };
+    let credentials = value.as_bytes().split_at_checked(b"Bearer ".len());
+    match credentials {
+        Some((scheme, given))
+            if scheme.eq_ignore_ascii_case(b"Bearer ") && same_secret(given, token.expose().as_bytes()) =>
+        {
+            Ok(())
+        }
+        _ => refuse("the bearer token is not this node's API_TOKEN"),
+    }
+}
+
+/// Compares in a time that depends on the length alone.
+fn same_secret(given: &[u8], secret: &[u8]) -> bool {
+    if given.len() != secret.len() {
+        return false;
+    }
+    let difference = given.iter().zip(secret).fold(0, |sum, (a, b)| black_box(sum | (a ^ b)));
+    difference == 0
+}
+
+/// Whatever no route takes, with a hint where the mistake is a common one.
+pub(super) async fn unknown_route(uri: Uri) -> Problem {
+    let path = uri.path();
+    let named = ["/v1/locks/", "/v1/sessions/", "/v1/cluster/members/"].iter().any(|p| path.starts_with(p));
+    if named && (path.contains("//") || path == "/v1/locks/") {
+        return Error::bad_request("name", "the name is empty: expected 1 to 512 bytes").into();
+    }
+    let hint = match path {
+        "/" => "this version has no dashboard; /openapi.json describes the API".to_owned(),
+        _ if path.starts_with("/v1/locks/") => {
+            format!("nothing is served at {path}; write a '/' in a name as %2F")
+        }
+        _ if ["/v1/queues", "/v1/cache", "/v1/cluster/snapshot"].iter().any(|p| path.starts_with(p)) => {
+            format!("this version does not serve {path}; /openapi.json lists what it serves")
+        }
+        _ => format!("nothing is served at {path}; /openapi.json lists what is"),
+    };
+    Error::new(ErrorCode::NotFound, hint).into()
+}

@@ -1,0 +1,148 @@
+//! The HTTP edge of a node: reads requests, calls [`Node`], writes answers.
+//!
+//! [`serve`] is started by whoever owns the node's tasks and ends with its token. Handlers hold no
+//! state of their own; every error leaves as a problem document ([`problem`]); the gate before them
+//! checks origin and token, counts, and catches what a handler did not expect. No business rule lives
+//! here: ranges, sessions and quorums are the services' to judge.
+
+pub mod bodies;
+mod cluster;
+mod connection;
+mod extract;
+mod fields;
+mod gate;
+mod locks;
+mod openapi;
+pub mod problem;
+mod process;
+mod requests;
+mod server;
+mod sse;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use axum::{Router, body::Bytes, middleware};
+use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+
+pub use self::server::serve;
+use crate::{
+    clock::{Clock, SystemClock},
+    config::Secret,
+    ids::Tick,
+    node::Node,
+};
+
+/// Most bytes of a JSON body, unless [`ApiSettings::max_json_bytes`] says otherwise: 64 locks with
+/// names of 512 bytes fit in, every byte of them escaped.
+pub const MAX_JSON_BYTES: usize = 256 * 1024;
+
+/// Most connections at a time. A lock wait occupies one for as long as it lasts.
+pub const MAX_CONNECTIONS: usize = 8192;
+
+/// Hears of every request that was answered: the template of its route (`unmatched` where there is
+/// none), its method, the status and the time it took. Called from the tasks of the connections.
+#[derive(Clone)]
+pub struct RequestObserver(Arc<Observe>);
+
+type Observe = dyn Fn(&str, &str, u16, Duration) + Send + Sync;
+
+impl RequestObserver {
+    /// An observer that calls this.
+    pub fn new(observe: impl Fn(&str, &str, u16, Duration) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(observe))
+    }
+
+    fn observe(&self, route: &str, method: &str, status: u16, took: Duration) {
+        (self.0)(route, method, status, took);
+    }
+}
+
+impl Default for RequestObserver {
+    fn default() -> Self {
+        Self::new(|_, _, _, _| {})
+    }
+}
+
+impl fmt::Debug for RequestObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RequestObserver")
+    }
+}
+
+/// How the API is served.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    /// What `/v1` demands, if anything.
+    pub token: Option<Secret>,
+    /// Most bytes of a JSON body.
+    pub max_json_bytes: usize,
+    /// Most connections at a time; more wait unaccepted.
+    pub max_connections: usize,
+    /// How long requests under way may go on after the shutdown began.
+    pub drain: Duration,
+    /// Hears of every request.
+    pub observer: RequestObserver,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self {
+            token: None,
+            max_json_bytes: MAX_JSON_BYTES,
+            max_connections: MAX_CONNECTIONS,
+            drain: Duration::from_secs(10),
+            observer: RequestObserver::default(),
+        }
+    }
+}
+
+/// What every handler can reach.
+#[derive(Clone, Debug)]
+struct ApiState {
+    node: Node,
+    token: Option<Secret>,
+    max_json_bytes: usize,
+    observer: RequestObserver,
+    templates: Arc<extract::RouteTemplates>,
+    /// The OpenAPI document, written once.
+    description: Bytes,
+    shutdown: CancellationToken,
+}
+
+impl ApiState {
+    /// The wall clock, for `at` in events of the edge's own.
+    fn wall(&self) -> Tick {
+        SystemClock.wall()
+    }
+}
+
+/// The routes of this version, with their description.
+fn described_routes() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(openapi::head())
+        .merge(locks::routes())
+        .merge(cluster::routes())
+        .merge(process::routes())
+        .split_for_parts()
+}
+
+/// The whole API over a node.
+fn router(node: Node, settings: &ApiSettings, shutdown: CancellationToken) -> Router {
+    let (routes, document) = described_routes();
+    let description = document.to_json().expect("an OpenAPI document is plain JSON");
+    let state = ApiState {
+        node,
+        token: settings.token.clone(),
+        max_json_bytes: settings.max_json_bytes,
+        observer: settings.observer.clone(),
+        templates: Arc::new(extract::RouteTemplates::new(document.paths.paths.keys().map(String::as_str))),
+        description: description.into(),
+        shutdown,
+    };
+    routes
+        .fallback(gate::unknown_route)
+        .layer(middleware::from_fn_with_state(state.clone(), gate::gate))
+        .with_state(state)
+}

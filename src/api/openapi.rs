@@ -1,0 +1,216 @@
+//! The description of the API: what the `#[utoipa::path]` attributes beside the handlers do not say.
+//!
+//! Owns the head of the document, the schemas of types that belong to `node` and know nothing of
+//! OpenAPI, and the problem responses that operations share.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use utoipa::{
+    IntoResponses, OpenApi,
+    openapi::{
+        Content, Ref, RefOr, Response, ResponseBuilder, Schema,
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
+};
+
+use super::problem::PROBLEM_JSON;
+
+/// The name of the security scheme.
+const BEARER: &str = "bearer";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Syncmesh",
+        description = "Any node takes any call and forwards it to the peer that serves it. Errors are \
+                       application/problem+json; `type` is the slug that programs may rely on."
+    ),
+    tags(
+        (name = "locks", description = "Sessions and locks"),
+        (name = "cluster", description = "The node, the cluster and its members"),
+        (name = "process", description = "Served without a token")
+    ),
+    security(("bearer" = []))
+)]
+struct Head;
+
+/// The document without its paths.
+pub(super) fn head() -> utoipa::openapi::OpenApi {
+    let mut document = Head::openapi();
+    let components = document.components.get_or_insert_default();
+    let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    components.security_schemes.insert(BEARER.to_owned(), RefOr::T(scheme));
+    for (name, schema) in schemas() {
+        let schema: RefOr<Schema> = serde_json::from_value(schema).expect("the schemas below are JSON schemas");
+        components.schemas.insert(name.to_owned(), schema);
+    }
+    document
+}
+
+fn text() -> Value {
+    json!({"type": "string"})
+}
+
+fn number() -> Value {
+    json!({"type": "integer", "minimum": 0})
+}
+
+fn flag() -> Value {
+    json!({"type": "boolean"})
+}
+
+fn nullable(kind: &str) -> Value {
+    json!({"type": [kind, "null"]})
+}
+
+fn words(words: &[&str]) -> Value {
+    json!({"type": "string", "enum": words})
+}
+
+fn list(of: Value) -> Value {
+    json!({"type": "array", "items": of})
+}
+
+/// An object; a name that ends in `?` may be left out.
+fn object(fields: &[(&str, Value)]) -> Value {
+    let name = |field: &str| field.trim_end_matches('?').to_owned();
+    let properties: serde_json::Map<String, Value> = fields.iter().map(|(f, v)| (name(f), v.clone())).collect();
+    let required: Vec<&str> = fields.iter().map(|(f, _)| *f).filter(|f| !f.ends_with('?')).collect();
+    json!({"type": "object", "properties": properties, "required": required})
+}
+
+fn roles() -> Value {
+    list(words(&["lock-manager", "queue-node", "cache-node", "bootstrap"]))
+}
+
+/// The schemas of the problem document and of what `node::status` defines.
+fn schemas() -> Vec<(&'static str, Value)> {
+    vec![("Problem", problem()), ("NodeInfo", node_info()), ("ClusterView", cluster_view()), ("Readiness", readiness())]
+}
+
+fn problem() -> Value {
+    object(&[
+        ("type", text()),
+        ("title", text()),
+        ("status", number()),
+        ("detail", text()),
+        ("field?", text()),
+        ("holders?", list(text())),
+        ("cycle?", list(object(&[("session", text()), ("lock", text())]))),
+        ("limit?", number()),
+        ("outcome?", words(&["not-applied", "unknown"])),
+    ])
+}
+
+fn readiness() -> Value {
+    let check = object(&[("name", text()), ("ok", flag()), ("detail", text())]);
+    object(&[("ready", flag()), ("checks", list(check))])
+}
+
+fn node_info() -> Value {
+    let peer = object(&[
+        ("peer_id", text()),
+        ("agent", text()),
+        ("roles", roles()),
+        ("addr", text()),
+        ("transport", text()),
+        ("direction", words(&["inbound", "outbound"])),
+        ("rtt_ms", nullable("number")),
+        ("discovered_by", words(&["bootstrap", "mdns", "kademlia", "members", "inbound"])),
+    ]);
+    let raft = object(&[
+        ("role", text()),
+        ("term", number()),
+        ("leader", nullable("string")),
+        ("last_log_index", number()),
+        ("committed_index", number()),
+        ("applied_index", number()),
+        ("voters", list(text())),
+        ("learners", list(text())),
+    ]);
+    object(&[
+        ("peer_id", text()),
+        ("agent", text()),
+        ("version", text()),
+        ("cluster_id", nullable("string")),
+        ("cluster_name", text()),
+        ("roles", roles()),
+        ("ready", flag()),
+        ("uptime_ms", number()),
+        ("listen_addrs", list(text())),
+        ("announce_addrs", list(text())),
+        ("observed_addrs", list(text())),
+        ("protocols", list(text())),
+        ("peers", list(peer)),
+        ("raft?", raft),
+    ])
+}
+
+fn cluster_view() -> Value {
+    let member = object(&[
+        ("peer_id", text()),
+        ("roles", roles()),
+        ("addrs", list(text())),
+        ("status", words(&["up", "down", "left"])),
+        ("raft", json!({"type": ["string", "null"], "enum": ["leader", "voter", "learner", null]})),
+        ("trails_by", nullable("integer")),
+        ("version", text()),
+        ("last_seen", nullable("string")),
+    ]);
+    object(&[
+        ("cluster_id", nullable("string")),
+        ("cluster_name", text()),
+        ("epoch", number()),
+        ("term", number()),
+        ("leader", nullable("string")),
+        ("members", list(member)),
+        ("warnings", list(object(&[("code", text()), ("detail", text())]))),
+    ])
+}
+
+fn problem_response(description: &str) -> RefOr<Response> {
+    let content = Content::new(Some(RefOr::<Schema>::Ref(Ref::from_schema_name("Problem"))));
+    RefOr::T(ResponseBuilder::new().description(description).content(PROBLEM_JSON, content).build())
+}
+
+macro_rules! problems {
+    ($(#[$doc:meta])* $name:ident { $($status:literal => $description:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(super) struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                BTreeMap::from([$(($status.to_owned(), problem_response($description))),+])
+            }
+        }
+    };
+}
+
+problems!(
+    /// What may be said to any call of `/v1`.
+    Invalid {
+        "400" => "bad-request",
+        "401" => "unauthorized",
+        "403" => "forbidden",
+        "413" => "payload-too-large",
+        "500" => "internal",
+    }
+);
+problems!(
+    /// The thing is not there.
+    Missing { "404" => "not-found" }
+);
+problems!(
+    /// The state of the lock or the cluster does not allow it.
+    Conflict { "409" => "not-holder, lock-timeout, lock-deadlock or conflict" }
+);
+problems!(
+    /// The session is over.
+    Gone { "410" => "session-expired" }
+);
+problems!(
+    /// Nobody can serve it now.
+    Unserved { "503" => "no-quorum or unavailable" }
+);

@@ -1,0 +1,116 @@
+//! The loop that accepts connections, and the bounds of each.
+//!
+//! axum's own `serve` has neither a limit of connections nor a time for the head of a request, so
+//! this drives hyper itself. Owns the connections' tasks; ends them with the node's token.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{ApiSettings, connection::ApiStream, router};
+use crate::node::Node;
+
+/// How long the head of a request may take to arrive, and how long an idle connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Most bytes of the head of a request: a path with a name of 512 escaped bytes, and ample headers.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// How long to wait when the process has no file descriptor left for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the API on a listener until `shutdown`, then lets requests under way finish within
+/// [`ApiSettings::drain`].
+///
+/// # Errors
+/// Does not fail while it serves: what goes wrong with one connection ends that connection.
+pub async fn serve(
+    listener: TcpListener,
+    node: Node,
+    settings: ApiSettings,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let app = router(node, &settings, shutdown.clone());
+    let permits = Arc::new(Semaphore::new(settings.max_connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, permit) = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(ended) = connections.join_next() => {
+                report(ended);
+                continue;
+            }
+            accepted = accept(&listener, &permits) => accepted,
+        };
+        connections.spawn(connection(stream, app.clone(), shutdown.clone(), permit));
+    }
+    drop(listener);
+    let drained = timeout(settings.drain, async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    });
+    if drained.await.is_err() {
+        tracing::warn!(connections = connections.len(), "requests under way were cut off by the shutdown");
+    }
+    Ok(())
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "the task of an API connection failed");
+    }
+}
+
+/// The next connection, once there is room for it.
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+    let permit = Arc::clone(permits).acquire_owned().await.expect("nobody closes this semaphore");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            Err(error) => {
+                tracing::warn!(%error, "no API connection could be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, app: Router, shutdown: CancellationToken, permit: OwnedSemaphorePermit) {
+    // Answers are small and awaited: do not hold them back to fill a packet.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "an API connection ended before it began");
+        return;
+    }
+    let io = TokioIo::new(ApiStream::new(stream));
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(io, TowerToHyperService::new(app));
+    let mut serving = std::pin::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an API connection ended early");
+    }
+    drop(permit);
+}

@@ -1,0 +1,36 @@
+//! Server-sent events: one way to number, write and end a stream.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::response::{
+    Sse,
+    sse::{Event, KeepAlive},
+};
+use futures::{Stream, StreamExt};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How often a comment tells a silent client that the stream is alive.
+const COMMENT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// One event: its name, its id and a line of JSON.
+pub(super) fn event(name: &str, id: u64, data: &impl Serialize) -> Event {
+    let data = serde_json::to_string(data).expect("bodies are plain structs with string keys");
+    Event::default().event(name).id(id.to_string()).data(data)
+}
+
+/// Sends events until they end, the client goes, or the node stops.
+pub(super) fn respond(
+    events: impl Stream<Item = Event> + Send + 'static,
+    shutdown: CancellationToken,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>> + Send + 'static> {
+    let until_shutdown = events.take_until(shutdown.cancelled_owned()).map(Ok);
+    // Boxed: the keep-alive wrapper wants a stream that is Unpin.
+    Sse::new(until_shutdown.boxed()).keep_alive(KeepAlive::new().interval(COMMENT_INTERVAL))
+}
+
+/// What a channel brings, as a stream.
+pub(super) fn receiver_stream<T>(mut receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
+    futures::stream::poll_fn(move |context| receiver.poll_recv(context))
+}

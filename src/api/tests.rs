@@ -1,0 +1,342 @@
+//! The edge over real sockets: what it refuses, and how. Nothing here needs a cluster.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+
+/// A node that answers nothing: every test here is refused before it is asked.
+fn idle_node() -> Node {
+    Node {}
+}
+
+struct Edge {
+    addr: SocketAddr,
+    shutdown: CancellationToken,
+    served: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+async fn edge(settings: ApiSettings) -> Edge {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let served = tokio::spawn(serve(listener, idle_node(), settings, shutdown.clone()));
+    Edge { addr, shutdown, served }
+}
+
+async fn open_edge() -> Edge {
+    edge(ApiSettings::default()).await
+}
+
+impl Edge {
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        reqwest::Client::new().request(method, format!("http://{}{path}", self.addr))
+    }
+
+    async fn post(&self, path: &str, body: &str) -> Refused {
+        refused(self.request(Method::POST, path).body(body.to_owned())).await
+    }
+
+    /// Sends bytes as they are and reads what comes back until the end.
+    async fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.addr).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+#[derive(Debug)]
+struct Refused {
+    headers: reqwest::header::HeaderMap,
+    problem: Value,
+}
+
+impl Refused {
+    fn slug(&self) -> &str {
+        self.problem["type"].as_str().unwrap()
+    }
+
+    #[track_caller]
+    fn is(&self, slug: &str, field: &str) {
+        assert_eq!((self.slug(), self.problem["field"].as_str().unwrap_or("")), (slug, field), "{self:?}");
+    }
+}
+
+/// Sends a request that is refused, and checks that the refusal is a problem document.
+async fn refused(request: reqwest::RequestBuilder) -> Refused {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    assert_eq!(headers["content-type"], "application/problem+json");
+    let problem: Value = response.json().await.unwrap();
+    assert_eq!(problem["status"], status.as_u16());
+    for member in ["type", "title", "detail"] {
+        assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{member} in {problem}");
+    }
+    Refused { headers, problem }
+}
+
+#[tokio::test]
+async fn bodies_are_checked_field_by_field() {
+    let edge = open_edge().await;
+    let cases = [
+        ("/v1/sessions", r#"{"ttl_ms":-1}"#, "ttl_ms"),
+        ("/v1/sessions", r#"{"ttl_ms":1e99}"#, "ttl_ms"),
+        ("/v1/sessions", r#"{"ttl_ms":"30s"}"#, "ttl_ms"),
+        ("/v1/sessions", r#"{"ttl":5}"#, "ttl"),
+        ("/v1/sessions", r#"{"owner":5}"#, "owner"),
+        ("/v1/sessions", "[]", "body"),
+        ("/v1/sessions", "{", "body"),
+        ("/v1/locks/a/acquire", r#"{"mode":"Exclusive"}"#, "mode"),
+        ("/v1/locks/a/acquire", r#"{"session":""}"#, "session"),
+        ("/v1/locks/a/acquire", r#"{"session":7}"#, "session"),
+        ("/v1/locks/a/acquire", r#"{"wait_ms":18446744073709551616}"#, "wait_ms"),
+        ("/v1/locks/a/acquire", r#"{"lock":"a"}"#, "lock"),
+        ("/v1/locks/a/release", "{}", "session"),
+        ("/v1/locks/a/release", "", "session"),
+        ("/v1/locks/a/downgrade", r#"{"session":"s","mode":"shared"}"#, "mode"),
+        ("/v1/locks:acquire", "{}", "locks"),
+        ("/v1/locks:acquire", r#"{"locks":{}}"#, "locks"),
+        ("/v1/locks:acquire", r#"{"locks":["a"]}"#, "locks[0]"),
+        ("/v1/locks:acquire", r#"{"locks":[{"name":"a"},{"name":".."}]}"#, "locks[1].name"),
+        ("/v1/locks:acquire", r#"{"locks":[{"name":"a","mode":1}]}"#, "locks[0].mode"),
+        ("/v1/locks:acquire", r#"{"locks":[{"lock":"a"}]}"#, "locks[0].name"),
+        ("/v1/sessions/s/keepalive", r#"{"ttl_ms":5}"#, "ttl_ms"),
+    ];
+    for (path, body, field) in cases {
+        edge.post(path, body).await.is("bad-request", field);
+    }
+}
+
+#[tokio::test]
+async fn names_are_decoded_and_checked() {
+    let edge = open_edge().await;
+    edge.post(&format!("/v1/locks/{}/acquire", "n".repeat(513)), "").await.is("bad-request", "name");
+    edge.post("/v1/locks/%ff/acquire", "").await.is("bad-request", "name");
+    edge.post("/v1/locks//acquire", "").await.is("bad-request", "name");
+    edge.post("/v1/sessions/a%2Fb/keepalive", "").await.is("bad-request", "id");
+    edge.post("/v1/cluster/members/nobody/remove", "").await.is("bad-request", "peer");
+    edge.post("/v1/cluster/members/any/remove", "").await.is("bad-request", "peer");
+    // Clients resolve dots away, so this one speaks for itself.
+    for dots in ["..", "%2e%2E", "."] {
+        let request = format!("GET /v1/locks/{dots} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        assert!(edge.raw(request.as_bytes()).await.contains("'.' and '..' are not names"), "{dots}");
+    }
+    // A slash and every byte of a name of 512 bytes reach the service, which is idle here.
+    let longest = "%2F".repeat(512);
+    edge.post(&format!("/v1/locks/{longest}/acquire"), "").await.is("internal", "");
+    edge.post("/v1/locks/a/b/acquire", "").await.is("not-found", "");
+}
+
+#[tokio::test]
+async fn unknown_routes_and_methods_are_problems() {
+    let edge = open_edge().await;
+    for path in ["/", "/v2", "/v1", "/v1/queues/q/messages", "/v1/locks%3Aacquire"] {
+        refused(edge.request(Method::GET, path)).await.is("not-found", "");
+    }
+    let wrong = refused(edge.request(Method::PUT, "/v1/sessions")).await;
+    wrong.is("method-not-allowed", "");
+    let allowed = wrong.headers["allow"].to_str().unwrap();
+    assert!(allowed.contains("POST") && allowed.contains("GET"), "{allowed}");
+    refused(edge.request(Method::DELETE, "/healthz")).await.is("method-not-allowed", "");
+}
+
+#[tokio::test]
+async fn queries_are_checked() {
+    let edge = open_edge().await;
+    for (query, field) in [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=-1", "limit"),
+        ("lmit=1", "lmit"),
+        ("prefix=%ff", "query"),
+    ] {
+        refused(edge.request(Method::GET, &format!("/v1/locks?{query}"))).await.is("bad-request", field);
+    }
+    refused(edge.request(Method::GET, "/v1/sessions?prefix=a")).await.is("bad-request", "prefix");
+    edge.post("/v1/locks/a/acquire?wait_ms=5", "").await.is("bad-request", "wait_ms");
+    refused(edge.request(Method::GET, "/v1/locks?limit=1000&prefix=a%2Fb&after=a")).await.is("internal", "");
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_and_the_refusal_is_read() {
+    let edge = open_edge().await;
+    let huge = "x".repeat(8 * 1024 * 1024);
+    let refusal = edge.post("/v1/sessions", &huge).await;
+    refusal.is("payload-too-large", "");
+    assert_eq!(refusal.problem["limit"], MAX_JSON_BYTES);
+    let chunks = futures::stream::iter((0..64).map(|_| Ok::<_, std::io::Error>(vec![b' '; 65_536])));
+    let chunked = edge.request(Method::POST, "/v1/sessions").body(reqwest::Body::wrap_stream(chunks));
+    refused(chunked).await.is("payload-too-large", "");
+}
+
+#[tokio::test]
+async fn content_types_other_than_json_are_refused() {
+    let edge = open_edge().await;
+    let send = |kind: &'static str| {
+        refused(edge.request(Method::POST, "/v1/sessions").header("content-type", kind).body("{}"))
+    };
+    for bad in ["text/plain", "multipart/form-data; boundary=x", "application/xml"] {
+        send(bad).await.is("bad-request", "content-type");
+    }
+    for good in ["application/json; charset=utf-8", "application/JSON", "application/x-www-form-urlencoded"] {
+        send(good).await.is("internal", "");
+    }
+}
+
+#[tokio::test]
+async fn idempotency_keys_are_visible_characters() {
+    let edge = open_edge().await;
+    let send = |key: String| refused(edge.request(Method::POST, "/v1/sessions").header("idempotency-key", key));
+    for bad in [String::new(), "a b".to_owned(), "k".repeat(256), "ключ".to_owned()] {
+        send(bad).await.is("bad-request", "Idempotency-Key");
+    }
+    send("k".repeat(255)).await.is("internal", "");
+}
+
+#[tokio::test]
+async fn the_token_guards_v1_and_nothing_else() {
+    let edge = edge(ApiSettings { token: Some(Secret::new("s3cret")), ..ApiSettings::default() }).await;
+    let with = |value: &'static str| refused(edge.request(Method::GET, "/v1/locks").header("authorization", value));
+    for bad in ["Bearer s3creT", "Bearer s3cre", "Bearer ", "Basic s3cret", "s3cret", "Bearer s3cret2"] {
+        let refusal = with(bad).await;
+        refusal.is("unauthorized", "");
+        assert_eq!(refusal.headers["www-authenticate"], "Bearer");
+    }
+    with("Bearer s3cret").await.is("internal", "");
+    refused(edge.request(Method::GET, "/v1/nothing")).await.is("unauthorized", "");
+    for open in ["/healthz", "/metrics", "/openapi.json"] {
+        assert_eq!(edge.request(Method::GET, open).send().await.unwrap().status(), StatusCode::OK, "{open}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_another_origin_are_refused() {
+    let edge = open_edge().await;
+    let with = |origin: String| refused(edge.request(Method::GET, "/v1/locks").header("origin", origin));
+    for foreign in ["null", "http://example.org", "https://localhost", ""] {
+        with(foreign.to_owned()).await.is("forbidden", "");
+    }
+    with(format!("https://{}", edge.addr)).await.is("forbidden", "");
+    with(format!("http://{}", edge.addr)).await.is("internal", "");
+}
+
+#[tokio::test]
+async fn the_description_lists_every_route_and_every_reference_resolves() {
+    let edge = open_edge().await;
+    let document: Value = edge.request(Method::GET, "/openapi.json").send().await.unwrap().json().await.unwrap();
+    let mut described = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        described.extend(item.as_object().unwrap().keys().map(|method| format!("{method} {path}")));
+    }
+    described.sort();
+    let mut expected = [
+        "post /v1/sessions",
+        "get /v1/sessions",
+        "post /v1/sessions/{id}/keepalive",
+        "delete /v1/sessions/{id}",
+        "post /v1/locks/{name}/acquire",
+        "post /v1/locks/{name}/downgrade",
+        "post /v1/locks/{name}/release",
+        "post /v1/locks:acquire",
+        "get /v1/locks",
+        "get /v1/locks/{name}",
+        "delete /v1/locks/{name}",
+        "get /v1/locks/{name}/watch",
+        "get /v1/node",
+        "get /v1/cluster",
+        "get /v1/events",
+        "post /v1/cluster/members/{peer}/remove",
+        "post /v1/cluster/members/{peer}/admit",
+        "post /v1/cluster/members/{peer}/leave",
+        "post /v1/cluster/members/{peer}/transfer-leader",
+        "get /healthz",
+        "get /readyz",
+        "get /metrics",
+        "get /openapi.json",
+    ];
+    expected.sort();
+    assert_eq!(described, expected);
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    for reference in document.to_string().split("#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(schemas.contains_key(name), "{name} is not described");
+    }
+    assert_eq!(document["components"]["securitySchemes"]["bearer"], json!({"type": "http", "scheme": "bearer"}));
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_the_template_of_their_route() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let observer = RequestObserver::new(move |route, method, status, _| {
+        log.lock().unwrap().push(format!("{method} {route} {status}"));
+    });
+    let edge = edge(ApiSettings { observer, ..ApiSettings::default() }).await;
+    edge.post("/v1/locks/a%2Fb/acquire", "{").await;
+    edge.post("/nowhere", "").await;
+    let method = Method::from_bytes(b"BREW").unwrap();
+    refused(edge.request(method, "/healthz")).await;
+    assert_eq!(
+        *seen.lock().unwrap(),
+        ["POST /v1/locks/{name}/acquire 400", "POST unmatched 404", "other /healthz 405"]
+    );
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_costs_one_answer_only() {
+    let router =
+        Router::<ApiState>::new().route("/boom", axum::routing::get(async || -> &'static str { panic!("no") }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let state = ApiState {
+        node: idle_node(),
+        token: None,
+        max_json_bytes: 1,
+        observer: RequestObserver::default(),
+        templates: Arc::default(),
+        description: Bytes::new(),
+        shutdown: CancellationToken::new(),
+    };
+    let app = router.layer(middleware::from_fn_with_state(state.clone(), gate::gate)).with_state(state);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    for _ in 0..2 {
+        refused(reqwest::Client::new().get(format!("http://{addr}/boom"))).await.is("internal", "");
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_answered_with_400_and_the_next_client_is_served() {
+    let edge = open_edge().await;
+    assert!(edge.raw(b"\x00\x01\x02 garbage\r\n\r\n").await.starts_with("HTTP/1.1 400"));
+    assert_eq!(edge.request(Method::GET, "/healthz").send().await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_wait_for_their_turn() {
+    let edge = edge(ApiSettings { max_connections: 1, ..ApiSettings::default() }).await;
+    let first = TcpStream::connect(edge.addr).await.unwrap();
+    let second = tokio::spawn(edge.request(Method::GET, "/healthz").send());
+    drop(first);
+    assert_eq!(second.await.unwrap().unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn shutdown_closes_idle_connections_and_ends() {
+    let edge = open_edge().await;
+    let client = reqwest::Client::new();
+    assert!(client.get(format!("http://{}/healthz", edge.addr)).send().await.unwrap().status().is_success());
+    edge.shutdown.cancel();
+    edge.served.await.unwrap().unwrap();
+    assert!(client.get(format!("http://{}/healthz", edge.addr)).send().await.is_err());
+}

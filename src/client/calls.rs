@@ -1,0 +1,267 @@
+//! Every call of the API as a value: method, path, body, and how long its answer may take.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    ids::{LockName, NodeId, SessionId},
+    machine::lock::{Mode, Want},
+};
+
+/// How long an answer may take beyond the wait that the call itself asks for. A node answers within
+/// its own deadlines; this is for one that does not answer at all.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One call, ready to be sent.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) body: Option<Value>,
+    pub(super) timeout: Duration,
+    pub(super) idempotency_key: Option<String>,
+}
+
+/// What an acquire may say beside the locks.
+#[derive(Clone, Default, Debug)]
+pub struct AcquireOptions {
+    /// The session that is to hold; one is made where there is none.
+    pub session: Option<SessionId>,
+    /// How long to wait in line; zero: refuse at once.
+    pub wait: Duration,
+    /// The term of a session that is made; only without `session`.
+    pub ttl: Option<Duration>,
+    /// How long the locks stay closed if their holder is lost.
+    pub lock_delay: Option<Duration>,
+    /// Whom people see as holder; only without `session`.
+    pub owner: Option<String>,
+}
+
+impl AcquireOptions {
+    fn fields(&self) -> Map<String, Value> {
+        let mut fields = Map::new();
+        let mut put = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                fields.insert(name.to_owned(), value);
+            }
+        };
+        put("session", self.session.as_ref().map(|session| session.as_str().into()));
+        put("wait_ms", Some(millis(self.wait)));
+        put("ttl_ms", self.ttl.map(millis));
+        put("lock_delay_ms", self.lock_delay.map(millis));
+        put("owner", self.owner.as_deref().map(Value::from));
+        fields
+    }
+}
+
+fn millis(duration: Duration) -> Value {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).into()
+}
+
+/// Percent-encodes all but RFC 3986's unreserved characters, `/` too.
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            other => encoded.push_str(&format!("%{other:02X}")),
+        }
+    }
+    encoded
+}
+
+fn lock_path(lock: &LockName, action: &str) -> String {
+    format!("/v1/locks/{}{action}", encode(lock.as_str()))
+}
+
+impl Call {
+    fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), body: None, timeout: ANSWER_TIMEOUT, idempotency_key: None }
+    }
+
+    fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    fn post(path: impl Into<String>) -> Self {
+        Self::new(Method::POST, path)
+    }
+
+    fn with_body(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    fn with_query(mut self, parameters: &[(&str, Option<&str>)]) -> Self {
+        let given = parameters.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        let pairs: Vec<String> = given.map(|(name, value)| format!("{name}={}", encode(value))).collect();
+        if !pairs.is_empty() {
+            self.path = format!("{}?{}", self.path, pairs.join("&"));
+        }
+        self
+    }
+
+    /// The call under the client's own name (1 to 255 visible characters): a repeat within ten minutes
+    /// gets the first answer and changes nothing. Only for calls that change sessions, locks or members.
+    #[must_use]
+    pub fn with_idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// The call with another bound on the time that its answer may take.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// `POST /v1/sessions`.
+    pub fn open_session(ttl: Option<Duration>, owner: Option<&str>) -> Self {
+        let options = AcquireOptions { ttl, owner: owner.map(str::to_owned), ..AcquireOptions::default() };
+        let mut fields = options.fields();
+        fields.remove("wait_ms");
+        Self::post("/v1/sessions").with_body(fields.into())
+    }
+
+    /// `POST /v1/sessions/{id}/keepalive`.
+    pub fn keep_alive(session: &SessionId) -> Self {
+        Self::post(format!("/v1/sessions/{session}/keepalive"))
+    }
+
+    /// `DELETE /v1/sessions/{id}`.
+    pub fn close_session(session: &SessionId) -> Self {
+        Self::new(Method::DELETE, format!("/v1/sessions/{session}"))
+    }
+
+    /// `GET /v1/sessions`.
+    pub fn sessions(after: Option<&str>) -> Self {
+        Self::get("/v1/sessions").with_query(&[("after", after)])
+    }
+
+    /// `POST /v1/locks/{name}/acquire`.
+    pub fn acquire(want: &Want, options: &AcquireOptions) -> Self {
+        let mut fields = options.fields();
+        fields.insert("mode".to_owned(), mode(want.mode));
+        Self::post(lock_path(&want.lock, "/acquire"))
+            .with_body(fields.into())
+            .with_timeout(options.wait.saturating_add(ANSWER_TIMEOUT))
+    }
+
+    /// `POST /v1/locks:acquire`.
+    pub fn acquire_many(wants: &[Want], options: &AcquireOptions) -> Self {
+        let mut fields = options.fields();
+        let locks = wants.iter().map(|want| json!({"name": want.lock.as_str(), "mode": mode(want.mode)})).collect();
+        fields.insert("locks".to_owned(), Value::Array(locks));
+        Self::post("/v1/locks:acquire")
+            .with_body(fields.into())
+            .with_timeout(options.wait.saturating_add(ANSWER_TIMEOUT))
+    }
+
+    /// `POST /v1/locks/{name}/downgrade`.
+    pub fn downgrade(lock: &LockName, session: &SessionId) -> Self {
+        Self::post(lock_path(lock, "/downgrade")).with_body(json!({"session": session.as_str()}))
+    }
+
+    /// `POST /v1/locks/{name}/release`.
+    pub fn release(lock: &LockName, session: &SessionId) -> Self {
+        Self::post(lock_path(lock, "/release")).with_body(json!({"session": session.as_str()}))
+    }
+
+    /// `DELETE /v1/locks/{name}`.
+    pub fn break_lock(lock: &LockName) -> Self {
+        Self::new(Method::DELETE, lock_path(lock, ""))
+    }
+
+    /// `GET /v1/locks/{name}`.
+    pub fn show_lock(lock: &LockName) -> Self {
+        Self::get(lock_path(lock, ""))
+    }
+
+    /// `GET /v1/locks`.
+    pub fn locks(prefix: Option<&str>, after: Option<&str>) -> Self {
+        Self::get("/v1/locks").with_query(&[("prefix", prefix), ("after", after)])
+    }
+
+    /// `GET /v1/locks/{name}/watch`, for [`Client::events`](super::Client::events).
+    pub fn watch_lock(lock: &LockName) -> Self {
+        Self::get(lock_path(lock, "/watch"))
+    }
+
+    /// `GET /v1/node`.
+    pub fn node() -> Self {
+        Self::get("/v1/node")
+    }
+
+    /// `GET /v1/cluster`.
+    pub fn cluster() -> Self {
+        Self::get("/v1/cluster")
+    }
+
+    /// `GET /v1/events`, for [`Client::events`](super::Client::events).
+    pub fn events() -> Self {
+        Self::get("/v1/events")
+    }
+
+    /// `GET /healthz`.
+    pub fn health() -> Self {
+        Self::get("/healthz")
+    }
+
+    /// `GET /readyz`.
+    pub fn readiness() -> Self {
+        Self::get("/readyz")
+    }
+
+    /// `POST /v1/cluster/members/{peer}/remove`.
+    pub fn remove_member(peer: NodeId) -> Self {
+        Self::post(format!("/v1/cluster/members/{peer}/remove"))
+    }
+
+    /// `POST /v1/cluster/members/{peer}/admit`.
+    pub fn admit_member(peer: NodeId) -> Self {
+        Self::post(format!("/v1/cluster/members/{peer}/admit"))
+    }
+
+    /// `POST /v1/cluster/members/self/leave`.
+    pub fn leave() -> Self {
+        Self::post("/v1/cluster/members/self/leave")
+    }
+
+    /// `POST /v1/cluster/members/{peer}/transfer-leader`.
+    pub fn transfer_leader(to: Option<NodeId>) -> Self {
+        let peer = to.map_or_else(|| "any".to_owned(), |peer| peer.to_string());
+        Self::post(format!("/v1/cluster/members/{peer}/transfer-leader"))
+    }
+}
+
+fn mode(mode: Mode) -> Value {
+    match mode {
+        Mode::Shared => "shared".into(),
+        Mode::Exclusive => "exclusive".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_segment_of_the_path_whatever_they_contain() {
+        let lock = LockName::new("a/b c?é%2F").unwrap();
+        assert_eq!(Call::show_lock(&lock).path, "/v1/locks/a%2Fb%20c%3F%C3%A9%252F");
+        assert_eq!(Call::locks(Some("a&b"), None).path, "/v1/locks?prefix=a%26b");
+        assert_eq!(Call::locks(None, None).path, "/v1/locks");
+    }
+
+    #[test]
+    fn an_acquire_waits_for_its_answer_longer_than_in_line() {
+        let want = Want { lock: LockName::new("a").unwrap(), mode: Mode::Shared };
+        let options = AcquireOptions { wait: Duration::from_secs(600), ..AcquireOptions::default() };
+        let call = Call::acquire(&want, &options);
+        assert!(call.timeout > options.wait);
+        assert_eq!(call.body, Some(json!({"mode": "shared", "wait_ms": 600_000})));
+    }
+}
