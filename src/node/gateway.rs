@@ -17,7 +17,7 @@ use super::{
 use crate::{
     codec::{decode, encode},
     error::{Error, ErrorCode, Outcome},
-    ids::{NodeId, RequestId},
+    ids::NodeId,
     machine::{
         control::{Change, ChangeBody, IdempotencyKey},
         lock::LockRequest,
@@ -78,11 +78,6 @@ impl Gateway {
         self.requests.begin()
     }
 
-    /// How many requests of this node are under way.
-    pub(crate) fn open_requests(&self) -> usize {
-        self.requests.count()
-    }
-
     /// Has a change made, waiting for its turn for `wait` at the most.
     pub(crate) async fn change(
         &self,
@@ -118,7 +113,7 @@ impl Gateway {
             let outcome = tokio::select! {
                 () = self.route.other_leader_than(leader) => Asked::Superseded,
                 () = tokio::time::sleep_until(last_moment) => return Err(self.gave_up(effectless == Effectless::UnlessSent)),
-                outcome = self.ask_leader(leader, request.id(), &ask) => outcome,
+                outcome = self.ask_leader(leader, &ask) => outcome,
             };
             if effectless == Effectless::UnlessSent && outcome.may_have_arrived() {
                 perhaps = true;
@@ -142,7 +137,7 @@ impl Gateway {
         }
     }
 
-    async fn ask_leader(&self, leader: Leader, id: RequestId, ask: &ClientAsk) -> Asked {
+    async fn ask_leader(&self, leader: Leader, ask: &ClientAsk) -> Asked {
         if leader.node == self.me {
             return match &self.authority {
                 Some(authority) => Asked::Answered(authority.serve(self.me, ask.clone()).await),
@@ -150,7 +145,9 @@ impl Gateway {
             };
         }
         let asked_at = Instant::now();
-        match self.exchange.ask(leader.node, id, lane(ask), encode(ask)).await {
+        // Every question has an id of its own: one that was cancelled cannot be asked again.
+        let question = self.begin();
+        match self.exchange.ask(leader.node, question.id(), lane(ask), encode(ask)).await {
             Ok(bytes) => decode(&bytes).map_or(Asked::Unanswered, Asked::Answered),
             // A repetition that failed says nothing about the first time.
             Err(AskError::Call(error)) if error.may_have_arrived() || asked_at.elapsed() > REASK => Asked::Unanswered,

@@ -186,6 +186,11 @@ impl Node {
         self.running.id
     }
 
+    /// Where this node listens (multiaddrs).
+    pub fn listen_addrs(&self) -> Vec<String> {
+        self.running.mesh.status().borrow().listen_addrs.iter().map(ToString::to_string).collect()
+    }
+
     /// Where this node keeps its data: with `DATA_SLOTS=on`, its slot. None in simulation.
     pub fn data_dir(&self) -> Option<PathBuf> {
         self.running.data_dir.clone()
