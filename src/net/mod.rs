@@ -10,6 +10,7 @@ mod event_loop;
 mod handle;
 pub mod identity;
 mod metrics;
+pub mod probe;
 mod rpc;
 mod start;
 #[cfg(test)]

@@ -344,3 +344,38 @@ async fn a_barred_peer_is_cut_off_and_comes_back_when_admitted() {
     first.mesh.set_barred(Vec::new());
     first.up(b).await;
 }
+
+#[tokio::test]
+async fn a_probe_makes_one_call_without_being_a_node() {
+    let first = TestNode::start(settings()).await;
+    let (a, addr) = (first.id(), first.addr());
+    let _first = first.echoing();
+    let key = settings().pre_shared_key;
+    let hello = Bytes::from_static(b"hello");
+    let with_peer = addr.clone().with(multiaddr::Protocol::P2p(a.peer_id()));
+    for addr in [&addr, &with_peer] {
+        let probed = probe::probe(addr, key, hello.clone(), PATIENCE).await.unwrap();
+        assert_eq!((probed.peer, probed.answer, probed.agent.as_deref()), (a, hello.clone(), Some("syncmesh/test")));
+        assert!(probed.rtt.is_some() && probed.observed.is_some());
+        assert!(probed.protocols.iter().any(|protocol| protocol == "/syncmesh/raft/1"), "{:?}", probed.protocols);
+    }
+}
+
+#[tokio::test]
+async fn a_probe_says_whether_nobody_answers_or_the_handshake_fails_or_it_is_somebody_else() {
+    let first = TestNode::start(settings()).await;
+    let (key, addr) = (settings().pre_shared_key, first.addr());
+    let probe = |addr: Multiaddr, key| async move {
+        probe::probe(&addr, key, Bytes::from_static(b"?"), PATIENCE).await.unwrap_err()
+    };
+    let nobody: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+    let error = probe(nobody, key).await;
+    assert!(matches!(error, probe::ProbeError::Unreachable { .. }), "{error}");
+    for wrong in [Some(PreSharedKey::new([8; 32])), None] {
+        let error = probe(addr.clone(), wrong).await;
+        assert!(matches!(error, probe::ProbeError::Handshake { .. }), "{wrong:?}: {error}");
+    }
+    let stranger = Keypair::generate_ed25519().public().to_peer_id();
+    let error = probe(addr.with(multiaddr::Protocol::P2p(stranger)), key).await;
+    assert!(matches!(error, probe::ProbeError::WrongPeer { .. }), "{error}");
+}

@@ -72,16 +72,33 @@ pub(super) fn build(keypair: &Keypair, key: Option<PreSharedKey>) -> Result<Conn
 /// Whether a TCP port is free. libp2p listens with `SO_REUSEPORT`, under which two nodes would share
 /// one port without a word, each getting half of the connections.
 pub(super) fn check_free(addr: &Multiaddr) -> io::Result<()> {
-    let mut parts = addr.iter();
-    let ip = match parts.next() {
-        Some(Protocol::Ip4(ip)) => IpAddr::from(ip),
-        Some(Protocol::Ip6(ip)) => IpAddr::from(ip),
-        _ => return Ok(()),
-    };
-    match parts.next() {
-        Some(Protocol::Tcp(port)) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
+    match host_and_next(addr) {
+        Some((ip, Some(Protocol::Tcp(port)))) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
         _ => Ok(()),
     }
+}
+
+/// Whether somebody accepts TCP connections at an address.
+pub(super) async fn tcp_answers(addr: &Multiaddr) -> bool {
+    for resolved in resolve(addr).await.unwrap_or_default() {
+        if let Some((ip, Some(Protocol::Tcp(port)))) = host_and_next(&resolved)
+            && tokio::net::TcpStream::connect((ip, port)).await.is_ok()
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// The IP address that an address begins with, and what comes after it.
+fn host_and_next(addr: &Multiaddr) -> Option<(IpAddr, Option<Protocol<'_>>)> {
+    let mut parts = addr.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::from(ip),
+        Protocol::Ip6(ip) => IpAddr::from(ip),
+        _ => return None,
+    };
+    Some((ip, parts.next()))
 }
 
 /// A transport that resolves the name in an address before it dials.

@@ -26,6 +26,8 @@ const GRACE: Duration = Duration::from_millis(20);
 const MAX_SERVING: usize = 262_144;
 /// How long an answer is remembered: beyond any repetition that may still be on its way.
 const MEMORY_AGE: Duration = Duration::from_secs(30);
+/// An open question that its asker has not repeated for so long is cancelled: the asker is gone.
+const SILENCE: Duration = Duration::from_secs(15);
 /// Answers that are remembered.
 const MEMORY_COUNT: usize = 65_536;
 /// Bytes of answers that are remembered.
@@ -105,7 +107,7 @@ struct Place {
 #[derive(Debug)]
 enum Entry {
     /// The service has it. `turn` tells a question from an earlier one of the same id.
-    Open { turn: u64, place: Option<Place>, cancelled: CancellationToken },
+    Open { turn: u64, place: Option<Place>, heard: Instant, cancelled: CancellationToken },
     /// Answered, or given up.
     Finished(Option<Bytes>),
 }
@@ -190,8 +192,11 @@ impl Serving {
     /// A question arrives, for the first time or again.
     pub(super) fn ask(&mut self, id: RequestId, body: Bytes, batch: u64, index: usize, now: Instant) {
         self.forget(now);
-        let reply = match self.entries.get(&id) {
-            Some(Entry::Open { .. }) => Reply::Deferred,
+        let reply = match self.entries.get_mut(&id) {
+            Some(Entry::Open { heard, .. }) => {
+                *heard = now;
+                Reply::Deferred
+            }
             Some(Entry::Finished(None)) => Reply::Refused,
             Some(Entry::Finished(Some(answer))) => {
                 let answer = answer.clone();
@@ -204,7 +209,7 @@ impl Serving {
                 let (outcome, first) = oneshot::channel();
                 let slot = AnswerSlot { outcome, cancelled: cancelled.clone() };
                 match self.asked.try_send(Asked { id, body, answer: slot }) {
-                    Ok(()) => return self.open(id, Place { batch, index }, cancelled, first),
+                    Ok(()) => return self.open(id, Place { batch, index }, cancelled, first, now),
                     Err(mpsc::error::TrySendError::Full(_)) => Reply::Overloaded,
                     Err(mpsc::error::TrySendError::Closed(_)) => Reply::Refused,
                 }
@@ -231,14 +236,21 @@ impl Serving {
         self.batches.get(&batch).is_some_and(|batch| batch.bytes + bytes <= room)
     }
 
-    fn open(&mut self, id: RequestId, place: Place, cancelled: CancellationToken, first: oneshot::Receiver<Outcome>) {
+    fn open(
+        &mut self,
+        id: RequestId,
+        place: Place,
+        cancelled: CancellationToken,
+        first: oneshot::Receiver<Outcome>,
+        now: Instant,
+    ) {
         self.turns += 1;
         let turn = self.turns;
         self.open += 1;
         if let Some(batch) = self.batches.get_mut(&place.batch) {
             batch.waiting.push(id);
         }
-        self.entries.insert(id, Entry::Open { turn, place: Some(place), cancelled: cancelled.clone() });
+        self.entries.insert(id, Entry::Open { turn, place: Some(place), heard: now, cancelled: cancelled.clone() });
         self.news.push(
             async move {
                 tokio::select! {
@@ -274,7 +286,9 @@ impl Serving {
 
     fn current(&self, id: RequestId, turn: u64) -> Option<(Option<Place>, CancellationToken)> {
         match self.entries.get(&id) {
-            Some(Entry::Open { turn: open, place, cancelled }) if *open == turn => Some((*place, cancelled.clone())),
+            Some(Entry::Open { turn: open, place, cancelled, .. }) if *open == turn => {
+                Some((*place, cancelled.clone()))
+            }
             _ => None,
         }
     }
@@ -361,6 +375,20 @@ impl Serving {
             self.speak(id, place, Reply::Refused);
         }
         self.remember(id, None, now);
+    }
+
+    /// Cancels the questions of askers that are gone, and forgets old answers.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        self.forget(now);
+        let before = self.entries.len();
+        self.entries.retain(|_, entry| match entry {
+            Entry::Open { heard, cancelled, .. } if now.duration_since(*heard) > SILENCE => {
+                cancelled.cancel();
+                false
+            }
+            _ => true,
+        });
+        self.open -= before - self.entries.len();
     }
 
     fn forget(&mut self, now: Instant) {
