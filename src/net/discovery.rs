@@ -19,6 +19,8 @@ use crate::ids::NodeId;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
 const BACKOFF_MOST: Duration = Duration::from_secs(5);
+/// A connection of at least this length counts as a success.
+const LASTING: Duration = Duration::from_secs(2);
 /// Peers in the book. Members are always taken; beyond this others are forgotten first, or not taken.
 const MAX_PEERS: usize = 1024;
 /// Addresses kept of one peer, from each source.
@@ -48,6 +50,17 @@ impl Backoff {
     pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
+
+    /// A connection ended. One that lasted is worth opening again at once; one that did not is a
+    /// failure, or two nodes that do not want each other would connect as fast as they can.
+    pub(super) fn ended(&mut self, since: Instant, now: Instant) {
+        if now.duration_since(since) >= LASTING { self.reset() } else { self.failed(now) }
+    }
+
+    /// The failures in a row, when it is time to tell people: the first, and then about each minute.
+    pub(super) fn worth_telling(&self) -> bool {
+        self.failures % 12 == 1
+    }
 }
 
 /// One connection.
@@ -56,6 +69,7 @@ pub(super) struct Link {
     pub(super) id: ConnectionId,
     pub(super) addr: Multiaddr,
     pub(super) outbound: bool,
+    pub(super) since: Instant,
 }
 
 /// Why the node dials a peer again after it was lost.
@@ -323,8 +337,8 @@ impl Bootstrap {
     /// Whether to dial it now.
     pub(super) fn due(&self, book: &Book, now: Instant) -> bool {
         let peer = self.leads_to.or(self.required);
-        let settled =
-            peer.is_some_and(|peer| book.get(peer).is_some_and(Known::connected) || book.is_sent_away(peer, now));
+        let met = |known: &Known| known.connected() || known.dialling.is_some();
+        let settled = peer.is_some_and(|peer| book.get(peer).is_some_and(met) || book.is_sent_away(peer, now));
         !self.ourselves && !settled && self.dialling.is_none() && self.backoff.ready(now)
     }
 }
@@ -368,6 +382,16 @@ mod tests {
         assert!(backoff.ready(now + BACKOFF_MOST));
         backoff.reset();
         assert!(backoff.ready(now));
+    }
+
+    #[test]
+    fn a_connection_that_did_not_last_is_not_opened_again_at_once() {
+        let mut backoff = Backoff::default();
+        let since = Instant::now();
+        backoff.ended(since, since + LASTING);
+        assert!(backoff.ready(since + LASTING));
+        backoff.ended(since, since + Duration::from_millis(5));
+        assert!(!backoff.ready(since + Duration::from_millis(5)));
     }
 
     #[test]

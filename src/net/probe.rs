@@ -130,10 +130,7 @@ pub async fn probe(
     };
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
     let mut swarm = Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config);
-    let opts = match peer_of(addr) {
-        Some(peer) => DialOpts::peer_id(peer).addresses(vec![without_peer(addr.clone())]).build(),
-        None => DialOpts::unknown_peer_id().address(addr.clone()).build(),
-    };
+    let opts = DialOpts::unknown_peer_id().address(without_peer(addr.clone())).build();
     swarm.dial(opts).map_err(|error| unreachable(error.to_string()))?;
     match timeout(within, converse(&mut swarm, addr, request)).await {
         Ok(Ok(mut probed)) => {
@@ -152,6 +149,9 @@ async fn converse(swarm: &mut Swarm<ProbeBehaviour>, addr: &Multiaddr, request: 
     let mut found: Option<Probed> = None;
     loop {
         match swarm.select_next_some().await {
+            SwarmEvent::ConnectionEstablished { peer_id, .. } if peer_of(addr).is_some_and(|peer| peer != peer_id) => {
+                return Err(ProbeError::WrongPeer { addr: addr.clone(), obtained: peer_id });
+            }
             SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
                 let peer = NodeId::try_from(peer_id)
                     .map_err(|error| ProbeError::NoAnswer { peer: peer_id, reason: error.to_string() })?;
@@ -230,7 +230,6 @@ fn note(probed: &mut Probed, event: ProbeBehaviourEvent) {
 async fn refused(addr: &Multiaddr, error: DialError) -> ProbeError {
     let addr = addr.clone();
     match error {
-        DialError::WrongPeerId { obtained, .. } => ProbeError::WrongPeer { addr, obtained },
         DialError::Transport(errors) => {
             let reason = errors.first().map_or_else(String::new, |(_, error)| error.to_string());
             match timeout(EXTRAS_TIMEOUT, transport::tcp_answers(&addr)).await {

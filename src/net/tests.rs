@@ -221,6 +221,16 @@ async fn a_bootstrap_address_with_the_wrong_peer_leads_nowhere() {
 }
 
 #[tokio::test]
+async fn an_address_behind_which_somebody_else_listens_does_not_hide_the_right_one() {
+    let (mut first, other) = (TestNode::start(settings()).await, TestNode::start(settings()).await);
+    let mut second = TestNode::start(settings()).await;
+    let addrs = vec![second.addr(), other.addr(), first.addr(), other.addr()];
+    second.mesh.set_members(BTreeMap::from([(first.id(), addrs)]));
+    second.up(first.id()).await;
+    first.up(second.id()).await;
+}
+
+#[tokio::test]
 async fn a_bootstrap_address_that_is_our_own_is_given_up() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let own: Multiaddr = format!("/dns4/localhost/tcp/{port}").parse().unwrap();

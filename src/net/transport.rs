@@ -30,7 +30,7 @@ use libp2p::{
     quic, tcp, yamux,
 };
 
-use super::{NetError, rpc};
+use super::{NetError, discovery::peer_of, rpc};
 
 /// How long a connection may take to be made, handshakes included.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -127,8 +127,10 @@ impl Transport for Resolving {
     }
 
     fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+        let expected = peer_of(&addr);
         if !named(&addr) {
-            return Ok(Box::pin(self.inner().dial(addr, opts)?));
+            let dial = self.inner().dial(addr, opts)?;
+            return Ok(Box::pin(async move { only(expected, dial.await?) }));
         }
         let inner = self.inner.clone();
         Ok(Box::pin(async move {
@@ -136,7 +138,7 @@ impl Transport for Resolving {
             for resolved in resolve(&addr).await? {
                 let dial = inner.lock().unwrap_or_else(PoisonError::into_inner).dial(resolved, opts);
                 let result = match dial {
-                    Ok(dial) => dial.await,
+                    Ok(dial) => dial.await.and_then(|connection| only(expected, connection)),
                     Err(error) => Err(io::Error::other(error)),
                 };
                 match result {
@@ -150,6 +152,16 @@ impl Transport for Resolving {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
         Pin::new(&mut *self.inner()).poll(cx)
+    }
+}
+
+/// Passes a connection with the peer that the address names, if it names one. libp2p compares too, but
+/// only once one of a peer's addresses has won: a loopback address, behind which somebody else listens
+/// here, would then win every time over the one that leads to the peer.
+fn only<M>(expected: Option<PeerId>, connection: (PeerId, M)) -> io::Result<(PeerId, M)> {
+    match expected {
+        Some(peer) if peer != connection.0 => Err(io::Error::other(format!("another peer answers: {}", connection.0))),
+        _ => Ok(connection),
     }
 }
 
