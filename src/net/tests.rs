@@ -341,6 +341,46 @@ async fn a_broadcast_reaches_all_and_names_its_author() {
 }
 
 #[tokio::test]
+async fn a_member_without_a_known_address_is_found_through_kademlia() {
+    let middle = TestNode::start(settings()).await;
+    let far = TestNode::joining(&middle).await;
+    let mut seeker = TestNode::joining(&middle).await;
+    seeker.up(middle.id()).await;
+    let here = (middle.id(), vec![middle.addr()]);
+    middle.mesh.set_members(BTreeMap::from([here.clone(), (far.id(), vec![far.addr()])]));
+    seeker.mesh.set_members(BTreeMap::from([here, (far.id(), Vec::new())]));
+    seeker.up(far.id()).await;
+}
+
+#[tokio::test]
+async fn a_late_answer_comes_over_real_connections() {
+    let first = TestNode::start(settings()).await;
+    let mut second = TestNode::joining(&first).await;
+    let (a, b) = (first.id(), second.id());
+    second.up(a).await;
+    let exchanges = [first, second].map(|mut node| {
+        let (exchange, asked, task) = deferred::Exchange::new(node.mesh.clone(), Protocol::Client);
+        tokio::spawn(task.run());
+        let calls = exchange.clone();
+        tokio::spawn(async move {
+            while let Some(event) = node.events.recv().await {
+                if let MeshEvent::Call(call) = event {
+                    calls.on_call(call);
+                }
+            }
+        });
+        (exchange, asked)
+    });
+    let [(_first, mut asked), (second, _)] = exchanges;
+    let id = crate::ids::RequestId { node: b, incarnation: crate::ids::Incarnation(1), seq: 1 };
+    let answer = tokio::spawn(async move { second.ask(a, id, Lane::Ask, Bytes::from_static(b"?")).await });
+    let question = soon("the question", asked.recv()).await.unwrap();
+    assert_eq!(question.id, id);
+    question.answer.defer().complete(Bytes::from_static(b"!"));
+    assert_eq!(soon("the answer", answer).await.unwrap().unwrap(), "!");
+}
+
+#[tokio::test]
 async fn a_barred_peer_is_cut_off_and_comes_back_when_admitted() {
     let mut first = TestNode::start(settings()).await;
     let mut second = TestNode::joining(&first).await;
