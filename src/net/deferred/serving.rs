@@ -14,7 +14,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{self, MAX_BATCH, MESSAGE_OVERHEAD, Reply};
+use super::{
+    slot::{Asked, Outcome},
+    wire::{self, MAX_BATCH, MESSAGE_OVERHEAD, Reply},
+};
 use crate::{
     ids::RequestId,
     net::{Limits, Protocol},
@@ -32,70 +35,6 @@ const SILENCE: Duration = Duration::from_secs(15);
 const MEMORY_COUNT: usize = 65_536;
 /// Bytes of answers that are remembered.
 const MEMORY_BYTES: usize = 32 * 1024 * 1024;
-
-/// A peer's question. The service answers, defers, or drops the slot to refuse.
-#[derive(Debug)]
-pub struct Asked {
-    /// Who asks ([`RequestId::node`], authenticated), and which question it is.
-    pub id: RequestId,
-    /// The question.
-    pub body: Bytes,
-    /// Where the answer goes.
-    pub answer: AnswerSlot,
-}
-
-/// Where the answer to one question goes. Dropped, the question is refused.
-#[derive(Debug)]
-pub struct AnswerSlot {
-    outcome: oneshot::Sender<Outcome>,
-    cancelled: CancellationToken,
-}
-
-impl AnswerSlot {
-    /// Answers. If it is soon enough, the answer travels back in the same exchange.
-    pub fn answer(self, body: Bytes) {
-        // Err says that the question was cancelled.
-        let _ = self.outcome.send(Outcome::Now(body));
-    }
-
-    /// Says that the answer will take its time.
-    pub fn defer(self) -> Deferred {
-        let (answer, later) = oneshot::channel();
-        let _ = self.outcome.send(Outcome::Later(later));
-        Deferred { answer, cancelled: self.cancelled }
-    }
-
-    /// Resolves when the asker no longer waits.
-    pub async fn cancelled(&self) {
-        self.cancelled.cancelled().await;
-    }
-}
-
-/// An answer that is owed. Dropped, the question is given up: the asker hears "refused".
-#[derive(Debug)]
-pub struct Deferred {
-    answer: oneshot::Sender<Bytes>,
-    cancelled: CancellationToken,
-}
-
-impl Deferred {
-    /// Gives the answer.
-    pub fn complete(self, body: Bytes) {
-        // Err says that the question was cancelled.
-        let _ = self.answer.send(body);
-    }
-
-    /// Resolves when the asker no longer waits.
-    pub async fn cancelled(&self) {
-        self.cancelled.cancelled().await;
-    }
-}
-
-#[derive(Debug)]
-enum Outcome {
-    Now(Bytes),
-    Later(oneshot::Receiver<Bytes>),
-}
 
 /// A place in an exchange that has not been answered yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,12 +64,9 @@ struct Batch {
 /// News from the service.
 #[derive(Debug)]
 pub(super) enum Progress {
-    First { id: RequestId, turn: u64, outcome: Option<FirstWord> },
+    First { id: RequestId, turn: u64, outcome: Option<Outcome> },
     Last { id: RequestId, turn: u64, body: Option<Bytes> },
 }
-
-#[derive(Debug)]
-pub(super) struct FirstWord(Outcome);
 
 /// The questions of all peers.
 #[derive(Debug)]
@@ -206,9 +142,8 @@ impl Serving {
             None if self.open >= MAX_SERVING => Reply::Overloaded,
             None => {
                 let cancelled = CancellationToken::new();
-                let (outcome, first) = oneshot::channel();
-                let slot = AnswerSlot { outcome, cancelled: cancelled.clone() };
-                match self.asked.try_send(Asked { id, body, answer: slot }) {
+                let (asked, first) = Asked::new(id, body, cancelled.clone());
+                match self.asked.try_send(asked) {
                     Ok(()) => return self.open(id, Place { batch, index }, cancelled, first, now),
                     Err(mpsc::error::TrySendError::Full(_)) => Reply::Overloaded,
                     Err(mpsc::error::TrySendError::Closed(_)) => Reply::Refused,
@@ -254,7 +189,7 @@ impl Serving {
         self.news.push(
             async move {
                 tokio::select! {
-                    outcome = first => Progress::First { id, turn, outcome: outcome.ok().map(FirstWord) },
+                    outcome = first => Progress::First { id, turn, outcome: outcome.ok() },
                     () = cancelled.cancelled() => Progress::First { id, turn, outcome: None },
                 }
             }
@@ -268,12 +203,12 @@ impl Serving {
             Progress::First { id, turn, outcome } => {
                 let (place, cancelled) = self.current(id, turn)?;
                 match outcome {
-                    Some(FirstWord(Outcome::Later(later))) => {
+                    Some(Outcome::Later(later)) => {
                         self.await_answer(id, turn, later, cancelled);
                         self.speak(id, place, Reply::Deferred);
                         None
                     }
-                    Some(FirstWord(Outcome::Now(body))) => self.finish(id, place, Some(body), now),
+                    Some(Outcome::Now(body)) => self.finish(id, place, Some(body), now),
                     None => self.finish(id, place, None, now),
                 }
             }

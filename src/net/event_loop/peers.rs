@@ -21,7 +21,12 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{EventLoop, KAD_ASK_INTERVAL, StatusAge};
 use crate::{
     ids::NodeId,
-    net::{DiscoveredBy, MeshEvent, behaviour::IDENTIFY_PROTOCOL, discovery::Link, handle::Members},
+    net::{
+        DiscoveredBy, MeshEvent,
+        behaviour::IDENTIFY_PROTOCOL,
+        discovery::{Link, without_peer},
+        handle::Members,
+    },
 };
 
 /// Addresses that peers say are ours.
@@ -173,7 +178,7 @@ impl EventLoop {
             return;
         };
         let outbound = endpoint.is_dialer();
-        let addr = endpoint.get_remote_address().clone();
+        let addr = without_peer(endpoint.get_remote_address().clone());
         let mut source = DiscoveredBy::Inbound;
         if let Some(target) = self.bootstrap.iter_mut().find(|target| target.dialling == Some(id)) {
             target.dialling = None;
