@@ -162,7 +162,12 @@ impl Locks {
     }
 
     /// Gives a lock back.
-    pub async fn release(&self, session: SessionId, lock: LockName, key: Option<IdempotencyKey>) -> Result<(), Error> {
+    pub async fn release(
+        &self,
+        session: SessionId,
+        lock: LockName,
+        key: Option<IdempotencyKey>,
+    ) -> Result<(), Error> {
         let _ = (session, lock, key);
         Err(Error::internal("contract"))
     }
