@@ -12,13 +12,9 @@ use std::{
 use libp2p::{Multiaddr, PeerId, multiaddr, swarm::ConnectionId};
 use tokio::time::Instant;
 
-use super::{DiscoveredBy, NetError, PeerLink};
+use super::{DiscoveredBy, NetError, PeerLink, backoff::Backoff};
 use crate::ids::NodeId;
 
-/// The first pause before dialling again, doubled with each failure.
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The longest pause.
-const BACKOFF_MOST: Duration = Duration::from_secs(5);
 /// Peers in the book. Members are always taken; beyond this others are forgotten first, or not taken.
 const MAX_PEERS: usize = 1024;
 /// Addresses kept of one peer, from each source.
@@ -26,36 +22,13 @@ const MAX_ADDRS: usize = 16;
 /// A peer that the node sent away is not dialled for so long.
 const SENT_AWAY: Duration = Duration::from_secs(30);
 
-/// Exponential back-off with jitter: half of the pause is random, so that peers which lost each
-/// other at the same moment do not dial at the same moment for ever.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Backoff {
-    failures: u32,
-    not_before: Option<Instant>,
-}
-
-impl Backoff {
-    pub(super) fn failed(&mut self, now: Instant) {
-        let full = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MOST);
-        self.failures = self.failures.saturating_add(1);
-        self.not_before = Some(now + full.mul_f64(rand::random_range(0.5..=1.0)));
-    }
-
-    pub(super) fn ready(&self, now: Instant) -> bool {
-        self.not_before.is_none_or(|at| now >= at)
-    }
-
-    pub(super) fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
-
 /// One connection.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     pub(super) id: ConnectionId,
     pub(super) addr: Multiaddr,
     pub(super) outbound: bool,
+    pub(super) since: Instant,
 }
 
 /// Why the node dials a peer again after it was lost.
@@ -111,7 +84,7 @@ impl Known {
 
     /// Whether the last attempt to reach it failed.
     pub(super) fn failing(&self) -> bool {
-        self.backoff.failures > 0
+        self.backoff.failing()
     }
 
     pub(super) fn is_member(&self) -> bool {
@@ -323,8 +296,8 @@ impl Bootstrap {
     /// Whether to dial it now.
     pub(super) fn due(&self, book: &Book, now: Instant) -> bool {
         let peer = self.leads_to.or(self.required);
-        let settled =
-            peer.is_some_and(|peer| book.get(peer).is_some_and(Known::connected) || book.is_sent_away(peer, now));
+        let met = |known: &Known| known.connected() || known.dialling.is_some();
+        let settled = peer.is_some_and(|peer| book.get(peer).is_some_and(met) || book.is_sent_away(peer, now));
         !self.ourselves && !settled && self.dialling.is_none() && self.backoff.ready(now)
     }
 }
@@ -355,19 +328,6 @@ mod tests {
 
     fn addr(port: usize) -> Multiaddr {
         format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap()
-    }
-
-    #[test]
-    fn the_pause_doubles_up_to_its_bound_and_a_success_forgets_it() {
-        let mut backoff = Backoff::default();
-        let now = Instant::now();
-        for _ in 0..40 {
-            backoff.failed(now);
-        }
-        assert!(!backoff.ready(now + BACKOFF_MOST / 2 - Duration::from_millis(1)));
-        assert!(backoff.ready(now + BACKOFF_MOST));
-        backoff.reset();
-        assert!(backoff.ready(now));
     }
 
     #[test]

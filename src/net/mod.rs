@@ -3,6 +3,7 @@
 //! [`Mesh`] is implemented by libp2p ([`event_loop`](self)) and by the simulated network. It carries
 //! bytes between peers: it names no lock, queue or key.
 
+mod backoff;
 mod behaviour;
 pub mod deferred;
 mod discovery;
@@ -10,6 +11,7 @@ mod event_loop;
 mod handle;
 pub mod identity;
 mod metrics;
+pub mod probe;
 mod rpc;
 mod start;
 #[cfg(test)]

@@ -2,9 +2,10 @@
 //!
 //! Owns the wire form of a call: the request's bytes, the end of the stream, the answer's bytes, the
 //! end of the stream. What the bytes mean is for the services (CBOR); this module only counts them.
-//! An answer of no bytes says "refused". Used by the swarm task and by [`probe`](super::probe).
+//! An answer of no bytes says "refused". What has been read and not yet been consumed is bounded too,
+//! per protocol: a flood of large messages is refused before it fills the memory. Used by the swarm task and by [`probe`](super::probe).
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -12,6 +13,7 @@ use libp2p::{
     StreamProtocol,
     request_response::{self, ProtocolSupport},
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Protocol;
 
@@ -111,23 +113,56 @@ pub(super) fn behaviour(protocol: Protocol) -> Rpc {
         .with_request_timeout(limits.deadline)
         .with_max_concurrent_streams(max_streams(&limits));
     let names = [(StreamProtocol::new(protocol.name()), ProtocolSupport::Full)];
-    request_response::Behaviour::with_codec(RawCodec { limits }, names, config)
+    let pieces = Arc::new(Semaphore::new(LARGE_BYTES / PIECE));
+    request_response::Behaviour::with_codec(RawCodec { limits, pieces }, names, config)
 }
+
+/// Bytes of large messages of one protocol that were read and are still in use.
+const LARGE_BYTES: usize = 128 * MIB;
+/// Messages up to this size are bounded by their number alone. Larger ones are read in such pieces.
+const PIECE: usize = 64 * KIB;
 
 /// Bytes as they are, up to the protocol's limits. A longer message is an error, never cut.
 #[derive(Clone, Debug)]
 pub(super) struct RawCodec {
     limits: Limits,
+    /// Pieces of large messages that may still be read.
+    pieces: Arc<Semaphore>,
 }
 
-async fn read_all<T: AsyncRead + Unpin + Send>(io: &mut T, limit: usize) -> io::Result<Bytes> {
-    let mut bytes = Vec::new();
-    let most = u64::try_from(limit).unwrap_or(u64::MAX - 1);
-    io.take(most + 1).read_to_end(&mut bytes).await?;
-    if bytes.len() > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message exceeds {limit} bytes")));
+/// A message that counts against the bound for large ones for as long as it, or a part of it, is used.
+struct Large {
+    bytes: Vec<u8>,
+    _pieces: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Large {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
-    Ok(bytes.into())
+}
+
+async fn read_all<T: AsyncRead + Unpin + Send>(io: &mut T, limit: usize, pieces: &Arc<Semaphore>) -> io::Result<Bytes> {
+    let (mut bytes, mut held) = (Vec::new(), None::<OwnedSemaphorePermit>);
+    loop {
+        let more = io.take(PIECE as u64).read_to_end(&mut bytes).await?;
+        if bytes.len() > limit {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message exceeds {limit} bytes")));
+        }
+        if more < PIECE {
+            return Ok(match held {
+                Some(held) => Bytes::from_owner(Large { bytes, _pieces: held }),
+                None => bytes.into(),
+            });
+        }
+        let piece = pieces.clone().try_acquire_owned().map_err(|_| {
+            io::Error::new(io::ErrorKind::OutOfMemory, format!("over {LARGE_BYTES} bytes of large messages are in use"))
+        })?;
+        match &mut held {
+            Some(held) => held.merge(piece),
+            None => held = Some(piece),
+        }
+    }
 }
 
 async fn write_all<T: AsyncWrite + Unpin + Send>(io: &mut T, bytes: &[u8], limit: usize) -> io::Result<()> {
@@ -146,14 +181,14 @@ impl request_response::Codec for RawCodec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        read_all(io, self.limits.request_bytes).await
+        read_all(io, self.limits.request_bytes, &self.pieces).await
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Bytes>
     where
         T: AsyncRead + Unpin + Send,
     {
-        read_all(io, self.limits.response_bytes).await
+        read_all(io, self.limits.response_bytes, &self.pieces).await
     }
 
     async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Bytes) -> io::Result<()>
@@ -183,9 +218,27 @@ mod tests {
         assert!(all < MAX_SUBSTREAMS, "{all} substreams");
     }
 
+    async fn read(bytes: usize, limit: usize, pieces: &Arc<Semaphore>) -> io::Result<Bytes> {
+        read_all(&mut Cursor::new(vec![7u8; bytes]), limit, pieces).await
+    }
+
     #[tokio::test]
     async fn a_message_of_exactly_the_limit_is_read_and_one_byte_more_is_an_error() {
-        assert_eq!(read_all(&mut Cursor::new(vec![7u8; 10]), 10).await.unwrap().len(), 10);
-        assert_eq!(read_all(&mut Cursor::new(vec![7u8; 11]), 10).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let pieces = Arc::new(Semaphore::new(10));
+        for limit in [0, 10, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE] {
+            assert_eq!(read(limit, limit, &pieces).await.unwrap().len(), limit);
+            assert_eq!(read(limit + 1, limit, &pieces).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+        assert_eq!(pieces.available_permits(), 10);
+    }
+
+    #[tokio::test]
+    async fn large_messages_in_use_are_bounded_and_make_room_when_their_last_part_is_dropped() {
+        let pieces = Arc::new(Semaphore::new(3));
+        let part = read(2 * PIECE + 1, MIB, &pieces).await.unwrap().slice(..10);
+        assert_eq!(read(2 * PIECE + 1, MIB, &pieces).await.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        assert_eq!(read(PIECE - 1, MIB, &pieces).await.unwrap().len(), PIECE - 1, "small ones still pass");
+        drop(part);
+        assert_eq!(read(2 * PIECE + 1, MIB, &pieces).await.unwrap().len(), 2 * PIECE + 1);
     }
 }

@@ -221,6 +221,16 @@ async fn a_bootstrap_address_with_the_wrong_peer_leads_nowhere() {
 }
 
 #[tokio::test]
+async fn an_address_behind_which_somebody_else_listens_does_not_hide_the_right_one() {
+    let (mut first, other) = (TestNode::start(settings()).await, TestNode::start(settings()).await);
+    let mut second = TestNode::start(settings()).await;
+    let addrs = vec![second.addr(), other.addr(), first.addr(), other.addr()];
+    second.mesh.set_members(BTreeMap::from([(first.id(), addrs)]));
+    second.up(first.id()).await;
+    first.up(second.id()).await;
+}
+
+#[tokio::test]
 async fn a_bootstrap_address_that_is_our_own_is_given_up() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let own: Multiaddr = format!("/dns4/localhost/tcp/{port}").parse().unwrap();
@@ -331,6 +341,46 @@ async fn a_broadcast_reaches_all_and_names_its_author() {
 }
 
 #[tokio::test]
+async fn a_member_without_a_known_address_is_found_through_kademlia() {
+    let middle = TestNode::start(settings()).await;
+    let far = TestNode::joining(&middle).await;
+    let mut seeker = TestNode::joining(&middle).await;
+    seeker.up(middle.id()).await;
+    let here = (middle.id(), vec![middle.addr()]);
+    middle.mesh.set_members(BTreeMap::from([here.clone(), (far.id(), vec![far.addr()])]));
+    seeker.mesh.set_members(BTreeMap::from([here, (far.id(), Vec::new())]));
+    seeker.up(far.id()).await;
+}
+
+#[tokio::test]
+async fn a_late_answer_comes_over_real_connections() {
+    let first = TestNode::start(settings()).await;
+    let mut second = TestNode::joining(&first).await;
+    let (a, b) = (first.id(), second.id());
+    second.up(a).await;
+    let exchanges = [first, second].map(|mut node| {
+        let (exchange, asked, task) = deferred::Exchange::new(node.mesh.clone(), Protocol::Client);
+        tokio::spawn(task.run());
+        let calls = exchange.clone();
+        tokio::spawn(async move {
+            while let Some(event) = node.events.recv().await {
+                if let MeshEvent::Call(call) = event {
+                    calls.on_call(call);
+                }
+            }
+        });
+        (exchange, asked)
+    });
+    let [(_first, mut asked), (second, _)] = exchanges;
+    let id = crate::ids::RequestId { node: b, incarnation: crate::ids::Incarnation(1), seq: 1 };
+    let answer = tokio::spawn(async move { second.ask(a, id, Lane::Ask, Bytes::from_static(b"?")).await });
+    let question = soon("the question", asked.recv()).await.unwrap();
+    assert_eq!(question.id, id);
+    question.answer.defer().complete(Bytes::from_static(b"!"));
+    assert_eq!(soon("the answer", answer).await.unwrap().unwrap(), "!");
+}
+
+#[tokio::test]
 async fn a_barred_peer_is_cut_off_and_comes_back_when_admitted() {
     let mut first = TestNode::start(settings()).await;
     let mut second = TestNode::joining(&first).await;
@@ -343,4 +393,39 @@ async fn a_barred_peer_is_cut_off_and_comes_back_when_admitted() {
     assert_eq!(ask(&first.mesh, b, "?").await, Err(CallError::Unreachable(b)));
     first.mesh.set_barred(Vec::new());
     first.up(b).await;
+}
+
+#[tokio::test]
+async fn a_probe_makes_one_call_without_being_a_node() {
+    let first = TestNode::start(settings()).await;
+    let (a, addr) = (first.id(), first.addr());
+    let _first = first.echoing();
+    let key = settings().pre_shared_key;
+    let hello = Bytes::from_static(b"hello");
+    let with_peer = addr.clone().with(multiaddr::Protocol::P2p(a.peer_id()));
+    for addr in [&addr, &with_peer] {
+        let probed = probe::probe(addr, key, hello.clone(), PATIENCE).await.unwrap();
+        assert_eq!((probed.peer, probed.answer, probed.agent.as_deref()), (a, hello.clone(), Some("syncmesh/test")));
+        assert!(probed.rtt.is_some() && probed.observed.is_some());
+        assert!(probed.protocols.iter().any(|protocol| protocol == "/syncmesh/raft/1"), "{:?}", probed.protocols);
+    }
+}
+
+#[tokio::test]
+async fn a_probe_says_whether_nobody_answers_or_the_handshake_fails_or_it_is_somebody_else() {
+    let first = TestNode::start(settings()).await;
+    let (key, addr) = (settings().pre_shared_key, first.addr());
+    let probe = |addr: Multiaddr, key| async move {
+        probe::probe(&addr, key, Bytes::from_static(b"?"), PATIENCE).await.unwrap_err()
+    };
+    let nobody: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+    let error = probe(nobody, key).await;
+    assert!(matches!(error, probe::ProbeError::Unreachable { .. }), "{error}");
+    for wrong in [Some(PreSharedKey::new([8; 32])), None] {
+        let error = probe(addr.clone(), wrong).await;
+        assert!(matches!(error, probe::ProbeError::Handshake { .. }), "{wrong:?}: {error}");
+    }
+    let stranger = Keypair::generate_ed25519().public().to_peer_id();
+    let error = probe(addr.with(multiaddr::Protocol::P2p(stranger)), key).await;
+    assert!(matches!(error, probe::ProbeError::WrongPeer { .. }), "{error}");
 }

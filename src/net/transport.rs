@@ -30,7 +30,7 @@ use libp2p::{
     quic, tcp, yamux,
 };
 
-use super::{NetError, rpc};
+use super::{NetError, discovery::peer_of, rpc};
 
 /// How long a connection may take to be made, handshakes included.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,16 +72,33 @@ pub(super) fn build(keypair: &Keypair, key: Option<PreSharedKey>) -> Result<Conn
 /// Whether a TCP port is free. libp2p listens with `SO_REUSEPORT`, under which two nodes would share
 /// one port without a word, each getting half of the connections.
 pub(super) fn check_free(addr: &Multiaddr) -> io::Result<()> {
-    let mut parts = addr.iter();
-    let ip = match parts.next() {
-        Some(Protocol::Ip4(ip)) => IpAddr::from(ip),
-        Some(Protocol::Ip6(ip)) => IpAddr::from(ip),
-        _ => return Ok(()),
-    };
-    match parts.next() {
-        Some(Protocol::Tcp(port)) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
+    match host_and_next(addr) {
+        Some((ip, Some(Protocol::Tcp(port)))) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
         _ => Ok(()),
     }
+}
+
+/// Whether somebody accepts TCP connections at an address.
+pub(super) async fn tcp_answers(addr: &Multiaddr) -> bool {
+    for resolved in resolve(addr).await.unwrap_or_default() {
+        if let Some((ip, Some(Protocol::Tcp(port)))) = host_and_next(&resolved)
+            && tokio::net::TcpStream::connect((ip, port)).await.is_ok()
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// The IP address that an address begins with, and what comes after it.
+fn host_and_next(addr: &Multiaddr) -> Option<(IpAddr, Option<Protocol<'_>>)> {
+    let mut parts = addr.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::from(ip),
+        Protocol::Ip6(ip) => IpAddr::from(ip),
+        _ => return None,
+    };
+    Some((ip, parts.next()))
 }
 
 /// A transport that resolves the name in an address before it dials.
@@ -110,8 +127,10 @@ impl Transport for Resolving {
     }
 
     fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+        let expected = peer_of(&addr);
         if !named(&addr) {
-            return Ok(Box::pin(self.inner().dial(addr, opts)?));
+            let dial = self.inner().dial(addr, opts)?;
+            return Ok(Box::pin(async move { only(expected, dial.await?) }));
         }
         let inner = self.inner.clone();
         Ok(Box::pin(async move {
@@ -119,7 +138,7 @@ impl Transport for Resolving {
             for resolved in resolve(&addr).await? {
                 let dial = inner.lock().unwrap_or_else(PoisonError::into_inner).dial(resolved, opts);
                 let result = match dial {
-                    Ok(dial) => dial.await,
+                    Ok(dial) => dial.await.and_then(|connection| only(expected, connection)),
                     Err(error) => Err(io::Error::other(error)),
                 };
                 match result {
@@ -133,6 +152,16 @@ impl Transport for Resolving {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
         Pin::new(&mut *self.inner()).poll(cx)
+    }
+}
+
+/// Passes a connection with the peer that the address names, if it names one. libp2p compares too, but
+/// only once one of a peer's addresses has won: a loopback address, behind which somebody else listens
+/// here, would then win every time over the one that leads to the peer.
+fn only<M>(expected: Option<PeerId>, connection: (PeerId, M)) -> io::Result<(PeerId, M)> {
+    match expected {
+        Some(peer) if peer != connection.0 => Err(io::Error::other(format!("another peer answers: {}", connection.0))),
+        _ => Ok(connection),
     }
 }
 

@@ -19,6 +19,7 @@
 mod asking;
 mod outgoing;
 mod serving;
+mod slot;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::{
-    serving::{AnswerSlot, Asked, Deferred},
+    slot::{AnswerSlot, Asked, Deferred},
     task::ExchangeTask,
 };
 use super::{CallError, Inbound, Lane, Mesh, Protocol};

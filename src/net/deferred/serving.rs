@@ -14,7 +14,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{self, MAX_BATCH, MESSAGE_OVERHEAD, Reply};
+use super::{
+    slot::{Asked, Outcome},
+    wire::{self, MAX_BATCH, MESSAGE_OVERHEAD, Reply},
+};
 use crate::{
     ids::RequestId,
     net::{Limits, Protocol},
@@ -26,74 +29,12 @@ const GRACE: Duration = Duration::from_millis(20);
 const MAX_SERVING: usize = 262_144;
 /// How long an answer is remembered: beyond any repetition that may still be on its way.
 const MEMORY_AGE: Duration = Duration::from_secs(30);
+/// An open question that its asker has not repeated for so long is cancelled: the asker is gone.
+const SILENCE: Duration = Duration::from_secs(15);
 /// Answers that are remembered.
 const MEMORY_COUNT: usize = 65_536;
 /// Bytes of answers that are remembered.
 const MEMORY_BYTES: usize = 32 * 1024 * 1024;
-
-/// A peer's question. The service answers, defers, or drops the slot to refuse.
-#[derive(Debug)]
-pub struct Asked {
-    /// Who asks ([`RequestId::node`], authenticated), and which question it is.
-    pub id: RequestId,
-    /// The question.
-    pub body: Bytes,
-    /// Where the answer goes.
-    pub answer: AnswerSlot,
-}
-
-/// Where the answer to one question goes. Dropped, the question is refused.
-#[derive(Debug)]
-pub struct AnswerSlot {
-    outcome: oneshot::Sender<Outcome>,
-    cancelled: CancellationToken,
-}
-
-impl AnswerSlot {
-    /// Answers. If it is soon enough, the answer travels back in the same exchange.
-    pub fn answer(self, body: Bytes) {
-        // Err says that the question was cancelled.
-        let _ = self.outcome.send(Outcome::Now(body));
-    }
-
-    /// Says that the answer will take its time.
-    pub fn defer(self) -> Deferred {
-        let (answer, later) = oneshot::channel();
-        let _ = self.outcome.send(Outcome::Later(later));
-        Deferred { answer, cancelled: self.cancelled }
-    }
-
-    /// Resolves when the asker no longer waits.
-    pub async fn cancelled(&self) {
-        self.cancelled.cancelled().await;
-    }
-}
-
-/// An answer that is owed. Dropped, the question is given up: the asker hears "refused".
-#[derive(Debug)]
-pub struct Deferred {
-    answer: oneshot::Sender<Bytes>,
-    cancelled: CancellationToken,
-}
-
-impl Deferred {
-    /// Gives the answer.
-    pub fn complete(self, body: Bytes) {
-        // Err says that the question was cancelled.
-        let _ = self.answer.send(body);
-    }
-
-    /// Resolves when the asker no longer waits.
-    pub async fn cancelled(&self) {
-        self.cancelled.cancelled().await;
-    }
-}
-
-#[derive(Debug)]
-enum Outcome {
-    Now(Bytes),
-    Later(oneshot::Receiver<Bytes>),
-}
 
 /// A place in an exchange that has not been answered yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,7 +46,7 @@ struct Place {
 #[derive(Debug)]
 enum Entry {
     /// The service has it. `turn` tells a question from an earlier one of the same id.
-    Open { turn: u64, place: Option<Place>, cancelled: CancellationToken },
+    Open { turn: u64, place: Option<Place>, heard: Instant, cancelled: CancellationToken },
     /// Answered, or given up.
     Finished(Option<Bytes>),
 }
@@ -123,12 +64,9 @@ struct Batch {
 /// News from the service.
 #[derive(Debug)]
 pub(super) enum Progress {
-    First { id: RequestId, turn: u64, outcome: Option<FirstWord> },
+    First { id: RequestId, turn: u64, outcome: Option<Outcome> },
     Last { id: RequestId, turn: u64, body: Option<Bytes> },
 }
-
-#[derive(Debug)]
-pub(super) struct FirstWord(Outcome);
 
 /// The questions of all peers.
 #[derive(Debug)]
@@ -190,8 +128,11 @@ impl Serving {
     /// A question arrives, for the first time or again.
     pub(super) fn ask(&mut self, id: RequestId, body: Bytes, batch: u64, index: usize, now: Instant) {
         self.forget(now);
-        let reply = match self.entries.get(&id) {
-            Some(Entry::Open { .. }) => Reply::Deferred,
+        let reply = match self.entries.get_mut(&id) {
+            Some(Entry::Open { heard, .. }) => {
+                *heard = now;
+                Reply::Deferred
+            }
             Some(Entry::Finished(None)) => Reply::Refused,
             Some(Entry::Finished(Some(answer))) => {
                 let answer = answer.clone();
@@ -201,10 +142,9 @@ impl Serving {
             None if self.open >= MAX_SERVING => Reply::Overloaded,
             None => {
                 let cancelled = CancellationToken::new();
-                let (outcome, first) = oneshot::channel();
-                let slot = AnswerSlot { outcome, cancelled: cancelled.clone() };
-                match self.asked.try_send(Asked { id, body, answer: slot }) {
-                    Ok(()) => return self.open(id, Place { batch, index }, cancelled, first),
+                let (asked, first) = Asked::new(id, body, cancelled.clone());
+                match self.asked.try_send(asked) {
+                    Ok(()) => return self.open(id, Place { batch, index }, cancelled, first, now),
                     Err(mpsc::error::TrySendError::Full(_)) => Reply::Overloaded,
                     Err(mpsc::error::TrySendError::Closed(_)) => Reply::Refused,
                 }
@@ -231,18 +171,25 @@ impl Serving {
         self.batches.get(&batch).is_some_and(|batch| batch.bytes + bytes <= room)
     }
 
-    fn open(&mut self, id: RequestId, place: Place, cancelled: CancellationToken, first: oneshot::Receiver<Outcome>) {
+    fn open(
+        &mut self,
+        id: RequestId,
+        place: Place,
+        cancelled: CancellationToken,
+        first: oneshot::Receiver<Outcome>,
+        now: Instant,
+    ) {
         self.turns += 1;
         let turn = self.turns;
         self.open += 1;
         if let Some(batch) = self.batches.get_mut(&place.batch) {
             batch.waiting.push(id);
         }
-        self.entries.insert(id, Entry::Open { turn, place: Some(place), cancelled: cancelled.clone() });
+        self.entries.insert(id, Entry::Open { turn, place: Some(place), heard: now, cancelled: cancelled.clone() });
         self.news.push(
             async move {
                 tokio::select! {
-                    outcome = first => Progress::First { id, turn, outcome: outcome.ok().map(FirstWord) },
+                    outcome = first => Progress::First { id, turn, outcome: outcome.ok() },
                     () = cancelled.cancelled() => Progress::First { id, turn, outcome: None },
                 }
             }
@@ -256,12 +203,12 @@ impl Serving {
             Progress::First { id, turn, outcome } => {
                 let (place, cancelled) = self.current(id, turn)?;
                 match outcome {
-                    Some(FirstWord(Outcome::Later(later))) => {
+                    Some(Outcome::Later(later)) => {
                         self.await_answer(id, turn, later, cancelled);
                         self.speak(id, place, Reply::Deferred);
                         None
                     }
-                    Some(FirstWord(Outcome::Now(body))) => self.finish(id, place, Some(body), now),
+                    Some(Outcome::Now(body)) => self.finish(id, place, Some(body), now),
                     None => self.finish(id, place, None, now),
                 }
             }
@@ -274,7 +221,9 @@ impl Serving {
 
     fn current(&self, id: RequestId, turn: u64) -> Option<(Option<Place>, CancellationToken)> {
         match self.entries.get(&id) {
-            Some(Entry::Open { turn: open, place, cancelled }) if *open == turn => Some((*place, cancelled.clone())),
+            Some(Entry::Open { turn: open, place, cancelled, .. }) if *open == turn => {
+                Some((*place, cancelled.clone()))
+            }
             _ => None,
         }
     }
@@ -361,6 +310,20 @@ impl Serving {
             self.speak(id, place, Reply::Refused);
         }
         self.remember(id, None, now);
+    }
+
+    /// Cancels the questions of askers that are gone, and forgets old answers.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        self.forget(now);
+        let before = self.entries.len();
+        self.entries.retain(|_, entry| match entry {
+            Entry::Open { heard, cancelled, .. } if now.duration_since(*heard) > SILENCE => {
+                cancelled.cancel();
+                false
+            }
+            _ => true,
+        });
+        self.open -= before - self.entries.len();
     }
 
     fn forget(&mut self, now: Instant) {

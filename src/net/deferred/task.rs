@@ -25,8 +25,8 @@ use crate::{
 const MAX_SENDS: u32 = 5;
 /// The pause after the first that failed, doubled each time.
 const RESEND_FIRST: Duration = Duration::from_millis(100);
-/// Where nothing is due, the task looks again after this.
-const IDLE: Duration = Duration::from_secs(3600);
+/// How often questions of askers that are gone are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// What is to be done at a certain time.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ enum Due {
     Ask(RequestId),
     CloseBatch(u64),
     Resend(NodeId, Item),
+    Sweep,
 }
 
 /// An exchange that ended.
@@ -90,8 +91,9 @@ impl ExchangeTask {
 
     /// Runs until all handles are dropped.
     pub async fn run(mut self) {
+        self.at(Instant::now() + SWEEP, Due::Sweep);
         loop {
-            let wake = self.due.keys().next().map_or_else(|| Instant::now() + IDLE, |(at, _)| *at);
+            let (wake, _) = self.due.keys().next().copied().expect("the next sweep is always due");
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.on_command(command),
@@ -165,6 +167,10 @@ impl ExchangeTask {
                     self.act(step);
                 }
                 Due::CloseBatch(batch) => self.serving.close(batch),
+                Due::Sweep => {
+                    self.serving.sweep(now);
+                    self.at(now + SWEEP, Due::Sweep);
+                }
                 Due::Resend(peer, item) => {
                     self.outgoing.push(peer, Lane::End, item);
                     self.fly(peer, Lane::End);

@@ -252,6 +252,17 @@ async fn a_caller_who_leaves_cancels_the_question() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_question_of_an_asker_that_is_gone_is_cancelled() {
+    let ([a, mut b], wire) = peers();
+    let _answer = a.ask(b.id, 1);
+    let deferred = b.asked().await.answer.defer();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(deferred.cancelled().now_or_never().is_none(), "it is repeated, so it stays");
+    set(&wire, |_, _, _| Fate::IsLost);
+    timeout(Duration::from_secs(30), deferred.cancelled()).await.expect("silence cancels it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_drops_a_question_refuses_it_now_or_later() {
     let ([a, mut b], _wire) = peers();
     let now = a.ask(b.id, 1);

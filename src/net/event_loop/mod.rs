@@ -7,6 +7,8 @@
 mod calls;
 mod peers;
 
+pub(super) use self::peers::printable;
+
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,

@@ -21,7 +21,12 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{EventLoop, KAD_ASK_INTERVAL, StatusAge};
 use crate::{
     ids::NodeId,
-    net::{DiscoveredBy, MeshEvent, behaviour::IDENTIFY_PROTOCOL, discovery::Link, handle::Members},
+    net::{
+        DiscoveredBy, MeshEvent,
+        behaviour::IDENTIFY_PROTOCOL,
+        discovery::{Link, without_peer},
+        handle::Members,
+    },
 };
 
 /// Addresses that peers say are ours.
@@ -173,11 +178,10 @@ impl EventLoop {
             return;
         };
         let outbound = endpoint.is_dialer();
-        let addr = endpoint.get_remote_address().clone();
+        let addr = without_peer(endpoint.get_remote_address().clone());
         let mut source = DiscoveredBy::Inbound;
         if let Some(target) = self.bootstrap.iter_mut().find(|target| target.dialling == Some(id)) {
             target.dialling = None;
-            target.backoff.reset();
             target.leads_to = Some(peer);
             source = DiscoveredBy::Bootstrap;
         }
@@ -185,12 +189,11 @@ impl EventLoop {
         if known.dialling == Some(id) {
             known.dialling = None;
         }
-        known.backoff.reset();
         if outbound {
             known.hear(addr.clone());
         }
         let first = !known.connected();
-        known.links.push(Link { id, addr: addr.clone(), outbound });
+        known.links.push(Link { id, addr: addr.clone(), outbound, since: Instant::now() });
         if first {
             tracing::info!(%peer, %addr, outbound, "connected");
             self.outbox.up(peer);
@@ -202,15 +205,21 @@ impl EventLoop {
     pub(super) fn on_disconnected(&mut self, peer_id: PeerId, id: ConnectionId, cause: Option<String>) {
         let Ok(peer) = NodeId::try_from(peer_id) else { return };
         let Some(known) = self.book.get_mut(peer) else { return };
-        known.links.retain(|link| link.id != id);
+        let now = Instant::now();
+        let Some(at) = known.links.iter().position(|link| link.id == id) else { return };
+        let link = known.links.remove(at);
         self.status_stale = StatusAge::Stale;
         if known.connected() {
             return;
         }
         known.rtt = None;
+        known.backoff.ended(link.since, now);
+        for target in self.bootstrap.iter_mut().filter(|target| target.leads_to == Some(peer)) {
+            target.backoff.ended(link.since, now);
+        }
         tracing::info!(%peer, cause = cause.as_deref().unwrap_or("closed"), "disconnected");
         self.outbox.down(peer);
-        self.dial_due(Instant::now());
+        self.dial_due(now);
         if self.book.get(peer).is_some_and(|known| known.dialling.is_none()) {
             self.fail_waiting(peer);
         }
@@ -221,15 +230,11 @@ impl EventLoop {
         if let Some(target) = self.bootstrap.iter_mut().find(|target| target.dialling == Some(id)) {
             target.dialling = None;
             target.backoff.failed(now);
-            match error {
-                DialError::LocalPeerId { .. } => {
-                    tracing::info!(addr = %target.addr, "this bootstrap address is our own");
-                    target.ourselves = true;
-                }
-                DialError::WrongPeerId { obtained, .. } => {
-                    tracing::warn!(addr = %target.addr, %obtained, "another peer answers at this bootstrap address");
-                }
-                error => tracing::debug!(addr = %target.addr, %error, "the bootstrap address does not answer"),
+            if let DialError::LocalPeerId { .. } = error {
+                tracing::info!(addr = %target.addr, "this bootstrap address is our own");
+                target.ourselves = true;
+            } else if target.backoff.worth_telling() {
+                tracing::warn!(addr = %target.addr, %error, "no connection to this bootstrap address: trying on");
             }
         }
         let Some(peer) = peer_id.and_then(|peer_id| NodeId::try_from(peer_id).ok()) else { return };
