@@ -5,4 +5,6 @@
 //! simulation or a model checker exactly as it runs in a node.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod leases;
 pub mod lock;
+pub mod requests;

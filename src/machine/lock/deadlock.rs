@@ -30,7 +30,7 @@
 //! is walked once for each mode, whoever waits there, so its cost is bounded by what the requester
 //! waits for directly or through others, not by its square.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry};
 
 use super::{
     LockTable, Mode,
@@ -129,8 +129,8 @@ impl<'a> Search<'a> {
         if to == self.start {
             return true;
         }
-        if !self.reached.contains_key(&to) {
-            self.reached.insert(to, (from, lock));
+        if let Entry::Vacant(unknown) = self.reached.entry(to) {
+            unknown.insert((from, lock));
             self.queue.push_back(to);
         }
         false
