@@ -110,6 +110,19 @@ fn after_a_remainder_was_proposed_a_keep_alive_waits_for_the_entry_that_clears_i
 }
 
 #[test]
+fn nothing_is_noted_while_an_entry_that_clears_is_on_its_way() {
+    let mut b = Bench::leading(&[("s", Some(4_000))]);
+    b.keep_alive(1_000, "s", 1);
+    assert_eq!(b.at(1_001, LeaseInput::Confirmed { round: 1 }), [remainders(1, &[("s", None)])]);
+    for now in [6_250, 11_001, 11_102] {
+        assert_eq!(b.at(now, LeaseInput::Due), []);
+    }
+    let cleared = LeaseInput::Remainder { session: session("s"), term: Term(3), remainder_ms: None };
+    assert_eq!(b.at(11_103, cleared), [alive(1)]);
+    assert_eq!(b.at(11_300, LeaseInput::Due), [expire(2, &["s"])]);
+}
+
+#[test]
 fn a_new_leader_gives_the_remainder_and_notes_what_is_left_of_it() {
     let mut b = Bench::leading(&[("s", Some(4_000))]);
     assert_eq!(b.left("s", 0), Some(4_000));
@@ -356,7 +369,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_session_expires_while_its_holder_believes_and_every_silent_one_does(

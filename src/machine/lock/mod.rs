@@ -33,6 +33,10 @@
 mod acquire;
 mod deadlock;
 mod end;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod properties;
 mod read;
 mod save;
 mod state;
