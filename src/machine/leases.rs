@@ -79,6 +79,8 @@ pub enum LeaseInput {
     Remainder {
         /// Which.
         session: SessionId,
+        /// The term of the leader that judged so.
+        term: Term,
         /// What is left, `None` if that was cleared.
         remainder_ms: Option<u64>,
     },
@@ -146,7 +148,7 @@ impl LeaseInput {
             LockEffect::SessionClosed { session } => Self::Closed { session },
             LockEffect::WaitBegan { request, wait_ms } => Self::WaitBegan { request, wait_ms },
             LockEffect::Closed { lock, ticket, delay_ms } => Self::DelayBegan { lock, ticket, delay_ms },
-            LockEffect::Remainder { session, remainder_ms } => Self::Remainder { session, remainder_ms },
+            LockEffect::Remainder { session, term, remainder_ms } => Self::Remainder { session, term, remainder_ms },
             LockEffect::Event(_) => return None,
         })
     }

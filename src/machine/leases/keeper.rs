@@ -118,7 +118,12 @@ impl LeaseKeeper {
             _ if self.term.is_none() => {}
             LeaseInput::Opened { session, ttl_ms } => self.open(now, session, ttl_ms, None),
             LeaseInput::Closed { session } => self.close(&session, effects),
-            LeaseInput::Remainder { session, remainder_ms } => self.remainder(&session, remainder_ms, effects),
+            LeaseInput::Remainder { session, remainder_ms: Some(_), .. } => {
+                if let Some(lease) = self.leases.get_mut(&session) {
+                    lease.noted = true;
+                }
+            }
+            LeaseInput::Remainder { session, term, remainder_ms: None } => self.cleared(&session, term, effects),
             LeaseInput::WaitBegan { request, wait_ms } => self.time_wait(request, now.plus_ms(wait_ms)),
             LeaseInput::WaitsEnded { requests } => requests.iter().for_each(|request| self.end_wait(request)),
             LeaseInput::DelayBegan { lock, ticket, delay_ms } => {
@@ -206,12 +211,15 @@ impl LeaseKeeper {
         }
     }
 
-    fn remainder(&mut self, session: &SessionId, remainder_ms: Option<u64>, effects: &mut Vec<LeaseEffect>) {
+    /// Only this leader's own entry counts: an earlier leader's, committed late, stands in the log
+    /// before any remainder that this one may have proposed.
+    fn cleared(&mut self, session: &SessionId, term: Term, effects: &mut Vec<LeaseEffect>) {
         let Some(lease) = self.leases.get_mut(session) else { return };
-        lease.noted = remainder_ms.is_some();
-        if lease.noted || !std::mem::take(&mut lease.clearing) || lease.expiring {
+        if self.term != Some(term) || !lease.clearing {
             return;
         }
+        lease.clearing = false;
+        lease.noted = false;
         let (held, ttl_ms) = (std::mem::take(&mut lease.held), lease.ttl_ms);
         self.answer_all(held, KeepAliveOutcome::Alive { ttl_ms }, effects);
     }

@@ -5,7 +5,7 @@ use super::{
     state::{Hold, KEPT, Place, Rank, SessionKey, WaitKey, Waiter},
     step::Step,
 };
-use crate::ids::{LockName, RequestId, SessionId};
+use crate::ids::{LockName, RequestId, SessionId, Term};
 
 impl Step<'_> {
     pub(super) fn close(&mut self, session: &SessionId) -> Result<LockAnswer, Refusal> {
@@ -41,11 +41,11 @@ impl Step<'_> {
         }
     }
 
-    pub(super) fn remainders(&mut self, sessions: Vec<(SessionId, Option<u64>)>) {
+    pub(super) fn remainders(&mut self, term: Term, sessions: Vec<(SessionId, Option<u64>)>) {
         for (session, remainder_ms) in sessions {
             let Some(key) = self.table.key_of(&session) else { continue };
             self.table.session_row_mut(key).remainder_ms = remainder_ms;
-            self.effects.push(LockEffect::Remainder { session, remainder_ms });
+            self.effects.push(LockEffect::Remainder { session, term, remainder_ms });
         }
     }
 

@@ -33,6 +33,10 @@
 mod acquire;
 mod deadlock;
 mod end;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod properties;
 mod read;
 mod save;
 mod state;
@@ -141,7 +145,7 @@ impl LockTable {
         let mut step = Step::new(self, at, effects);
         match input {
             LockTimer::Expire { term, sessions } if term == entry_term => step.expire(&sessions),
-            LockTimer::Remainders { term, sessions } if term == entry_term => step.remainders(sessions),
+            LockTimer::Remainders { term, sessions } if term == entry_term => step.remainders(term, sessions),
             LockTimer::WaitsOver { term, requests } if term == entry_term => step.waits_over(requests),
             LockTimer::Reopen { lock, ticket } => step.reopen(lock, ticket),
             LockTimer::Expire { .. } | LockTimer::Remainders { .. } | LockTimer::WaitsOver { .. } => {}

@@ -327,7 +327,7 @@ fn a_judgement_of_another_term_is_void() {
     b.time(LockTimer::Remainders { term: Term(2), sessions: vec![(session("s"), Some(5))] });
     assert_eq!(b.table, before);
     b.time(LockTimer::Remainders { term: Term(1), sessions: vec![(session("s"), Some(5))] });
-    assert_eq!(b.effects, [LockEffect::Remainder { session: session("s"), remainder_ms: Some(5) }]);
+    assert_eq!(b.effects, [LockEffect::Remainder { session: session("s"), term: Term(1), remainder_ms: Some(5) }]);
     assert_eq!(b.table.session(&session("s")).unwrap().remainder_ms, Some(5));
 }
 

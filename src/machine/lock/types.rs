@@ -290,6 +290,8 @@ pub enum LockEffect {
     Remainder {
         /// Which session.
         session: SessionId,
+        /// The term of the leader that judged.
+        term: Term,
         /// What is left of its term for the next leader, in milliseconds.
         remainder_ms: Option<u64>,
     },
