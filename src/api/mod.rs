@@ -121,11 +121,13 @@ impl ApiState {
 
 /// The routes of this version, with their description.
 fn described_routes() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(openapi::head())
+    let (routes, mut document) = OpenApiRouter::with_openapi(openapi::head())
         .merge(locks::routes())
         .merge(cluster::routes())
         .merge(process::routes())
-        .split_for_parts()
+        .split_for_parts();
+    openapi::add_idempotency_key(&mut document);
+    (routes, document)
 }
 
 /// The whole API over a node.

@@ -114,3 +114,43 @@ async fn connection(stream: TcpStream, app: Router, shutdown: CancellationToken,
     }
     drop(permit);
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, sync::mpsc};
+
+    use super::*;
+
+    /// Says so when it is dropped.
+    struct Handler(mpsc::UnboundedSender<&'static str>);
+
+    impl Drop for Handler {
+        fn drop(&mut self) {
+            // The test may have ended.
+            let _ = self.0.send("dropped");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_hangs_up_ends_its_handler() {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let wait = move || {
+            let tell = tell.clone();
+            async move {
+                let handler = Handler(tell);
+                handler.0.send("waiting").unwrap();
+                std::future::pending::<()>().await;
+                drop(handler);
+            }
+        };
+        let app = Router::new().route("/wait", axum::routing::post(wait));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, permit) = accept(&listener, &Arc::new(Semaphore::new(1))).await;
+        tokio::spawn(connection(stream, app, CancellationToken::new(), permit));
+        client.write_all(b"POST /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        assert_eq!(told.recv().await, Some("waiting"));
+        drop(client);
+        assert_eq!(told.recv().await, Some("dropped"));
+    }
+}
