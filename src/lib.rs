@@ -10,4 +10,5 @@ pub mod ids;
 pub mod machine;
 pub mod net;
 pub mod node;
+pub mod telemetry;
 pub mod time;

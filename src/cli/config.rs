@@ -1,10 +1,11 @@
 //! `config`: shows, checks and explains the configuration. Reads it as `node` does, and starts nothing.
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde_json::json;
 
 use super::{Context, Failure, flags::SettingFlags, output};
-use crate::config::{Config, Resolved, Sources, example};
+use crate::config::{Config, Resolved, Source, Sources, example, settings::Setting};
 
 /// Show, check or explain the configuration.
 #[derive(Debug, Subcommand)]
@@ -40,8 +41,8 @@ impl ConfigCommand {
 /// Prints every setting: `config show`, and `node --check`.
 pub(super) fn show(context: &Context, sources: &Sources) -> Result<(), Failure> {
     let resolved = Config::resolve(sources)?;
-    let settings: Vec<_> = resolved.iter().map(document).collect();
-    context.output.result(&json!({ "settings": settings }), || {
+    let document = Document { settings: resolved.iter().map(Shown::from).collect() };
+    context.output.result(&document, || {
         let rows = resolved.iter().map(|one| {
             let unit = one.setting.unit().unwrap_or_default();
             let value = one.text().unwrap_or_else(|| "-".to_owned());
@@ -51,12 +52,24 @@ pub(super) fn show(context: &Context, sources: &Sources) -> Result<(), Failure> 
     })
 }
 
-fn document(one: &Resolved) -> serde_json::Value {
-    json!({
-        "name": one.setting.name,
-        "value": one.value,
-        "source": one.source,
-        "unit": one.setting.unit(),
-        "description": one.setting.description,
-    })
+/// What `config show` prints with `--output json`.
+#[derive(Serialize)]
+struct Document {
+    settings: Vec<Shown>,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    name: &'static str,
+    value: serde_json::Value,
+    source: Source,
+    unit: Option<&'static str>,
+    description: &'static str,
+}
+
+impl From<&Resolved> for Shown {
+    fn from(one: &Resolved) -> Self {
+        let Setting { name, description, .. } = *one.setting;
+        Self { name, value: one.value.clone(), source: one.source, unit: one.setting.unit(), description }
+    }
 }

@@ -45,18 +45,15 @@ fn arg(setting: &'static Setting) -> Arg {
         Scope::PerNode => "Settings of this node (also variables of the environment or .env, such as NODE_ROLES)",
     };
     let unit = setting.unit().map(|unit| format!("{unit}, ")).unwrap_or_default();
-    let choices = match setting.kind {
-        Kind::Word(words) | Kind::WordAnyCase(words) => format!("{}; ", words.join(" or ")),
-        _ => String::new(),
-    };
+    let range = setting.range().map(|range| format!("{range}, ")).unwrap_or_default();
     let repeats = if setting.is_list() { "; may be repeated" } else { "" };
     let arg = Arg::new(setting.name)
         .long(FLAGS[setting.name].as_str())
         .value_name(value_name(setting))
-        .help(format!("{} [{choices}{unit}default: {}{repeats}]", sentence(setting), setting.fallback))
+        .help(format!("{} [{unit}{range}default: {}{repeats}]", sentence(setting), setting.fallback))
         .help_heading(heading)
         .hide_short_help(false)
-        .allow_hyphen_values(true)
+        .allow_negative_numbers(true)
         .action(if setting.is_list() { ArgAction::Append } else { ArgAction::Set });
     match setting.short_flag {
         Some(short) => arg.visible_alias(short),

@@ -40,7 +40,8 @@ fn of(scope: Scope) -> impl Iterator<Item = &'static Setting> {
 
 fn explanation(setting: &Setting) -> String {
     let unit = setting.unit().map(|unit| format!("{unit}, ")).unwrap_or_default();
-    format!("# {} ({unit}default {}; {})", setting.description, setting.fallback, setting.accepted())
+    let range = setting.range().map(|range| format!("{range}, ")).unwrap_or_default();
+    format!("# {} ({unit}{range}default {})", setting.description, setting.fallback)
 }
 
 /// A derived default stays empty, so that it goes on following what it is derived from.

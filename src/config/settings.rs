@@ -158,13 +158,22 @@ impl Setting {
         matches!(self.kind, Kind::Roles | Kind::Addresses(_))
     }
 
+    /// The range or the words, in brief; `None` where only [`accepted`](Self::accepted) can tell.
+    pub fn range(&self) -> Option<String> {
+        match self.kind {
+            Kind::Duration { min, max, .. } | Kind::Count { min, max, .. } => Some(format!("{min} to {max}")),
+            Kind::Word(words) | Kind::WordAnyCase(words) => Some(words.join(" or ")),
+            _ => None,
+        }
+    }
+
     /// What would be accepted, for people.
     pub fn accepted(&self) -> String {
         match self.kind {
             Kind::Duration { unit, min, max } => {
                 format!("{min} to {max} {}, as a whole number or with a suffix ms, s, m, h or d", unit.as_str())
             }
-            Kind::Count { unit, min, max } => format!("a whole number from {min} to {max} ({unit})"),
+            Kind::Count { min, max, .. } => format!("a whole number from {min} to {max}"),
             Kind::Word(words) => words.join(" or "),
             Kind::WordAnyCase(words) => format!("{}, in upper or lower case", words.join(" or ")),
             Kind::Roles => "a list of lock-manager, queue-node, cache-node, bootstrap, separated by commas".into(),
@@ -249,10 +258,10 @@ pub const SETTINGS: &[Setting] = &[
     tuning("MEMBER_FORGET_TIMEOUT", s(1, YEAR_S), Value("86400"), "after which a dead member is no longer listed"),
     tuning("LOCK_DELAY", ms(0, HOUR_MS), Value("0"), "how long a lock stays closed after its holder was lost, not after a release"),
     tuning("LOCK_READS", Kind::Word(LockReads::WORDS), Value("index"), "how linearizable reads are confirmed: by a quorum round (index) or by the leader's lease (lease)"),
-    tuning("QUEUE_REPLICAS", count("copies", 1, 7), Value("2"), "copies of each message, the primary's included"),
-    tuning("QUEUE_MIN_IN_SYNC", count("copies", 1, 7), Derived("QUEUE_REPLICAS - 1, at least 1"), "publishes are refused below so many in-sync copies"),
-    tuning("QUEUE_PARTITIONS", count("partitions", 1, 1024), Value("64"), "partitions of the queues; read at founding only"),
-    tuning("QUEUE_BATCH_SIZE", count("messages", 1, 1_000_000), Value("256"), "most messages in one replication and journal batch"),
+    tuning("QUEUE_REPLICAS", count("count", 1, 7), Value("2"), "copies of each message, the primary's included"),
+    tuning("QUEUE_MIN_IN_SYNC", count("count", 1, 7), Derived("QUEUE_REPLICAS - 1, at least 1"), "publishes are refused below so many in-sync copies"),
+    tuning("QUEUE_PARTITIONS", count("count", 1, 1024), Value("64"), "partitions of the queues; read at founding only"),
+    tuning("QUEUE_BATCH_SIZE", count("count", 1, 1_000_000), Value("256"), "most messages in one replication and journal batch"),
     tuning("MESSAGE_RETENTION_PERIOD", s(1, 100 * YEAR_S), Value("345600"), "how long an unconsumed message is kept"),
     tuning("MAX_VALUE_BYTES", count("bytes", 1, 64 * MIB), Value("1048576"), "most bytes of one message or cache value"),
     tuning("MAX_BATCH_BYTES", count("bytes", 1, 256 * MIB), Value("8388608"), "most bytes of one batch; at least MAX_VALUE_BYTES"),
@@ -263,7 +272,7 @@ pub const SETTINGS: &[Setting] = &[
     tuning("CACHE_CUT_OFF", Kind::Word(CacheCutOff::WORDS), Value("unavailable"), "what a read gets that can reach no home"),
     per_node("NODE_ROLES", Kind::Roles, Value("lock-manager,queue-node,cache-node"), "roles of this node; bootstrap alone is a gateway without data").short("role"),
     per_node("BOOTSTRAP_PEERS", Kind::Addresses(AddressUse::Dial), Unset, "where to find a cluster, with or without /p2p/…; DNS names are allowed").short("bootstrap"),
-    per_node("BOOTSTRAP_EXPECT", count("lock managers", 1, MAX_VOTERS), Unset, "given to exactly one node: it founds the cluster once so many lock managers are there, itself included if it is one"),
+    per_node("BOOTSTRAP_EXPECT", count("count", 1, MAX_VOTERS), Unset, "given to exactly one node: it founds the cluster once so many lock managers are there, itself included if it is one"),
     tuning("CLUSTER_NAME", Kind::Text, Value("default"), "name of the cluster; nodes of another name are refused"),
     per_node("CLUSTER_KEY_FILE", Kind::Path, Derived("bootstrap/cluster.key where it exists"), "the cluster's pre-shared key, readable by its owner only; `syncmesh init` makes one"),
     per_node("MDNS", Kind::Word(Switch::WORDS), Value("on"), "discovery on the local network"),

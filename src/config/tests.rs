@@ -94,7 +94,7 @@ fn all_faults_are_reported_at_once_each_with_name_value_source_and_cure() {
     assert_eq!(
         lines,
         [
-            "QUEUE_REPLICAS=9 (.env): expected a whole number from 1 to 7 (copies)",
+            "QUEUE_REPLICAS=9 (.env): expected a whole number from 1 to 7",
             "CACHE_PROTOCOL=MEOW (.env): expected MESI or MOSI or MOESI, in upper or lower case",
             "API_ADDR=nowhere (environment): expected host:port, such as 127.0.0.1:8080 or [::]:8080",
             "ELECTION_TIMEOUT_MIN=700 (flag --election-timeout-min): \

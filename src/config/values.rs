@@ -1,6 +1,6 @@
 //! The types of settings that have more to say than a number or a path.
 //!
-//! Data only: parsed by [`parse`](super::parse), carried by [`Config`](super::Config), read by everyone.
+//! Data only: parsed by `parse`, carried by [`Config`](super::Config), read by everyone.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 

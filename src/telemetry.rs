@@ -1,0 +1,341 @@
+//! Logs and metrics: the set-up of `tracing`, the one Prometheus registry, and the handles to count with.
+//!
+//! `cli` sets up the logs once a process; each node has a [`Metrics`] of its own. A leaf: it knows
+//! nothing of what is counted but the names. Every label is a word from the code, a status or a mode, so
+//! the number of series is bounded; never a name that a client chose.
+
+use std::{
+    fmt,
+    io::{self, IsTerminal},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// What talks too much at `info`. A directive for the same target in `RUST_LOG` wins over these.
+const QUIET: &str = "libp2p=warn,libp2p_swarm=warn,libp2p_mdns=error,libp2p_gossipsub=warn,libp2p_kad=warn,\
+                     multistream_select=warn,yamux=warn,quinn=warn,netlink_proto=warn,openraft=warn,raft_log=warn,\
+                     hyper=warn,hyper_util=warn";
+
+/// Why logs could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter is no list of directives.
+    #[error("RUST_LOG={filter} is not a list of directives such as info or warn,syncmesh=debug")]
+    Filter {
+        /// The filter.
+        filter: String,
+    },
+    /// Somebody else set up logs in this process already.
+    #[error("logs are already set up in this process")]
+    Already,
+}
+
+/// Sends logs to stderr: once a process, before anything is worth a line.
+pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
+    let builder = tracing_subscriber::fmt().with_env_filter(log_filter(filter)?).with_writer(io::stderr);
+    let done = match format {
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        // On a terminal the default stands, which looks at NO_COLOR.
+        LogFormat::Text if io::stderr().is_terminal() => builder.try_init(),
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+    };
+    done.map_err(|_| LogError::Already)
+}
+
+fn log_filter(filter: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::builder().parse(format!("{QUIET},{filter}")).map_err(|_| LogError::Filter { filter: filter.to_owned() })
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct HttpLabels {
+    method: &'static str,
+    route: String,
+    status: u16,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct RpcLabels {
+    protocol: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ProtocolLabel {
+    protocol: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct RouteLabel {
+    route: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ModeLabel {
+    mode: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct BoundLabel {
+    bound: &'static str,
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// 100 µs to about 26 s.
+fn latency() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 4.0, 10))
+}
+
+/// 1 ms to about 70 minutes.
+fn lock_time() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 4.0, 12))
+}
+
+/// 1 to 4,096 waiters.
+fn line_length() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 2.0, 13))
+}
+
+/// The metrics of one node, all named `syncmesh_…`. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Locked to register and to be scraped only: the handles below do not go through it.
+    registry: Arc<Mutex<Registry>>,
+    http_requests: Family<HttpLabels, Counter>,
+    http_seconds: Histograms<RouteLabel>,
+    rpcs: Family<RpcLabels, Counter>,
+    rpc_seconds: Histograms<ProtocolLabel>,
+    bounds_hit: Family<BoundLabel, Counter>,
+    locks: LockMetrics,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A registry with every family of the program in it, all at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("syncmesh");
+        let http_requests = Family::default();
+        let http_seconds: Histograms<RouteLabel> = Family::new_with_constructor(latency);
+        let rpcs = Family::default();
+        let rpc_seconds: Histograms<ProtocolLabel> = Family::new_with_constructor(latency);
+        let bounds_hit = Family::default();
+        registry.register("http_requests", "HTTP requests by method, route and status", http_requests.clone());
+        registry.register_with_unit(
+            "http_request_duration",
+            "Time from a request's head to its answer's",
+            Unit::Seconds,
+            http_seconds.clone(),
+        );
+        registry.register("rpcs", "Calls to peers by protocol and outcome", rpcs.clone());
+        registry.register_with_unit(
+            "rpc_duration",
+            "Time from a call to a peer to its outcome",
+            Unit::Seconds,
+            rpc_seconds.clone(),
+        );
+        registry.register("bounds_hit", "How often a bound refused or delayed work", bounds_hit.clone());
+        let locks = LockMetrics::registered(&mut registry);
+        let registry = Arc::new(Mutex::new(registry));
+        Self { registry, http_requests, http_seconds, rpcs, rpc_seconds, bounds_hit, locks }
+    }
+
+    /// Lets others register what they count themselves, such as libp2p.
+    pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
+        register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        text::encode(&mut out, &registry).expect("writing to a String cannot fail");
+        out
+    }
+
+    /// An HTTP request was answered. `route` is the template of the route, never a path that a client
+    /// sent; a method that HTTP does not name counts as `other`.
+    pub fn http_request(&self, method: &str, route: &str, status: u16, took: Duration) {
+        let method = KNOWN_METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
+        self.http_requests.get_or_create(&HttpLabels { method, route: route.to_owned(), status }).inc();
+        self.http_seconds.get_or_create(&RouteLabel { route: route.to_owned() }).observe(took.as_secs_f64());
+    }
+
+    /// A call to a peer came to its end. `outcome` is `ok` or the kind of error.
+    pub fn rpc(&self, protocol: &'static str, outcome: &'static str, took: Duration) {
+        self.rpcs.get_or_create(&RpcLabels { protocol, outcome }).inc();
+        self.rpc_seconds.get_or_create(&ProtocolLabel { protocol }).observe(took.as_secs_f64());
+    }
+
+    /// A bound was hit: of a channel, map, retry, batch, wait or request. `bound` is its name in the code.
+    pub fn bound_hit(&self, bound: &'static str) {
+        self.bounds_hit.get_or_create(&BoundLabel { bound }).inc();
+    }
+
+    /// What is counted about locks.
+    pub fn locks(&self) -> &LockMetrics {
+        &self.locks
+    }
+}
+
+const KNOWN_METHODS: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS"];
+
+/// What is counted about locks. Cheap to clone.
+#[derive(Clone)]
+pub struct LockMetrics {
+    grants: Family<ModeLabel, Counter>,
+    wait_seconds: Histogram,
+    hold_seconds: Histogram,
+    line_length: Histogram,
+    expiries: Counter,
+    deadlocks: Counter,
+    held: Gauge,
+    waiting: Gauge,
+    sessions: Gauge,
+}
+
+impl LockMetrics {
+    fn registered(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            grants: Family::default(),
+            wait_seconds: lock_time(),
+            hold_seconds: lock_time(),
+            line_length: line_length(),
+            expiries: Counter::default(),
+            deadlocks: Counter::default(),
+            held: Gauge::default(),
+            waiting: Gauge::default(),
+            sessions: Gauge::default(),
+        };
+        registry.register("lock_grants", "Locks granted, by mode", metrics.grants.clone());
+        registry.register_with_unit(
+            "lock_wait",
+            "Time from a request to its grant",
+            Unit::Seconds,
+            metrics.wait_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "lock_hold",
+            "Time from a grant to its end",
+            Unit::Seconds,
+            metrics.hold_seconds.clone(),
+        );
+        registry.register("lock_line_length", "Waiters in a line as one more joins it", metrics.line_length.clone());
+        registry.register("session_expiries", "Sessions that expired", metrics.expiries.clone());
+        registry.register(
+            "lock_deadlocks",
+            "Requests refused because waiting would close a cycle",
+            metrics.deadlocks.clone(),
+        );
+        registry.register("locks_held", "Locks that are held", metrics.held.clone());
+        registry.register("lock_waiters", "Requests that wait in line", metrics.waiting.clone());
+        registry.register("sessions", "Sessions that are alive", metrics.sessions.clone());
+        metrics
+    }
+
+    /// A lock was granted in this mode (`exclusive` or `shared`) after waiting so long.
+    pub fn granted(&self, mode: &'static str, waited: Duration) {
+        self.grants.get_or_create(&ModeLabel { mode }).inc();
+        self.wait_seconds.observe(waited.as_secs_f64());
+    }
+
+    /// A lock was given back or lost after being held so long.
+    pub fn ended(&self, held: Duration) {
+        self.hold_seconds.observe(held.as_secs_f64());
+    }
+
+    /// A request joined a line, which has so many waiters now.
+    pub fn joined_line(&self, length: u32) {
+        self.line_length.observe(f64::from(length));
+    }
+
+    /// A session expired.
+    pub fn expired(&self) {
+        self.expiries.inc();
+    }
+
+    /// A request was refused because waiting would have closed a cycle.
+    pub fn deadlock(&self) {
+        self.deadlocks.inc();
+    }
+
+    /// How much there is now.
+    pub fn set_totals(&self, held: u64, waiting: u64, sessions: u64) {
+        for (gauge, value) in [(&self.held, held), (&self.waiting, waiting), (&self.sessions, sessions)] {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+impl fmt::Debug for LockMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockMetrics").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_metrics_are_in_one_text_under_one_prefix() {
+        let metrics = Metrics::new();
+        metrics.http_request("GET", "/v1/locks/{name}", 200, Duration::from_millis(3));
+        metrics.http_request("BREW", "/v1/locks/{name}", 405, Duration::from_millis(1));
+        metrics.rpc("raft", "timeout", Duration::from_secs(1));
+        metrics.clone().bound_hit("net.inflight");
+        metrics.locks().granted("shared", Duration::from_millis(1500));
+        metrics.locks().set_totals(3, 2, 1);
+        let text = metrics.encode();
+        for line in [
+            r#"syncmesh_http_requests_total{method="GET",route="/v1/locks/{name}",status="200"} 1"#,
+            r#"syncmesh_http_requests_total{method="other",route="/v1/locks/{name}",status="405"} 1"#,
+            r#"syncmesh_rpcs_total{protocol="raft",outcome="timeout"} 1"#,
+            r#"syncmesh_bounds_hit_total{bound="net.inflight"} 1"#,
+            r#"syncmesh_lock_grants_total{mode="shared"} 1"#,
+            "syncmesh_lock_wait_seconds_sum 1.5",
+            "syncmesh_locks_held 3",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        let foreign = text.lines().find(|line| !line.starts_with('#') && !line.starts_with("syncmesh_"));
+        assert_eq!(foreign, None);
+    }
+
+    #[test]
+    fn others_register_their_own_metrics() {
+        let metrics = Metrics::new();
+        let counter = Counter::<u64>::default();
+        metrics.register(|registry| registry.register("extra", "An extra one", counter.clone()));
+        counter.inc();
+        assert!(metrics.encode().contains("syncmesh_extra_total 1\n"));
+    }
+
+    #[test]
+    fn noisy_crates_are_held_to_warnings_unless_they_are_named() {
+        let shown = |filter: &str| log_filter(filter).unwrap().to_string();
+        assert!(shown("info").contains("openraft=warn"));
+        assert!(shown("debug,openraft=trace").contains("openraft=trace"));
+        assert!(!shown("debug,openraft=trace").contains("openraft=warn"));
+        assert!(matches!(log_filter("syncmesh=loud"), Err(LogError::Filter { .. })));
+    }
+}
