@@ -1,9 +1,6 @@
 //! The edge over real sockets: what it refuses, and how. Nothing here needs a cluster.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -277,20 +274,19 @@ async fn the_description_lists_every_route_and_every_reference_resolves() {
 
 #[tokio::test]
 async fn requests_are_counted_by_the_template_of_their_route() {
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&seen);
-    let observer = RequestObserver::new(move |route, method, status, _| {
-        log.lock().unwrap().push(format!("{method} {route} {status}"));
-    });
-    let edge = edge(ApiSettings { observer, ..ApiSettings::default() }).await;
+    let metrics = Metrics::new();
+    let edge = edge(ApiSettings { metrics: metrics.clone(), ..ApiSettings::default() }).await;
     edge.post("/v1/locks/a%2Fb/acquire", "{").await;
     edge.post("/nowhere", "").await;
     let method = Method::from_bytes(b"BREW").unwrap();
     refused(edge.request(method, "/healthz")).await;
-    assert_eq!(
-        *seen.lock().unwrap(),
-        ["POST /v1/locks/{name}/acquire 400", "POST unmatched 404", "other /healthz 405"]
-    );
+    let text = metrics.encode();
+    for (method, route, status) in
+        [("POST", "/v1/locks/{name}/acquire", 400), ("POST", "unmatched", 404), ("other", "/healthz", 405)]
+    {
+        let line = format!(r#"{{method="{method}",route="{route}",status="{status}"}} 1"#);
+        assert!(text.contains(&line), "{line} in {text}");
+    }
 }
 
 #[tokio::test]
@@ -303,7 +299,7 @@ async fn a_handler_that_panics_costs_one_answer_only() {
         node: idle_node(),
         token: None,
         max_json_bytes: 1,
-        observer: RequestObserver::default(),
+        metrics: Metrics::new(),
         templates: Arc::default(),
         description: Bytes::new(),
         shutdown: CancellationToken::new(),
