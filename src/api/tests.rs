@@ -318,6 +318,17 @@ async fn garbage_is_answered_with_400_and_the_next_client_is_served() {
     assert_eq!(edge.request(Method::GET, "/healthz").send().await.unwrap().status(), StatusCode::OK);
 }
 
+// The paused clock runs ahead whenever everybody waits for everybody else.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_its_request_too_slowly_is_let_go() {
+    let edge = open_edge().await;
+    let began = tokio::time::Instant::now();
+    edge.raw(b"GET /healthz HTTP/1.1\r\nHost: slo").await;
+    assert_eq!(began.elapsed().as_secs(), 30);
+    let answer = edge.raw(b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{").await;
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("did not arrive within 30 s"), "{answer}");
+}
+
 #[tokio::test]
 async fn connections_over_the_limit_wait_for_their_turn() {
     let edge = edge(ApiSettings { max_connections: 1, ..ApiSettings::default() }).await;
