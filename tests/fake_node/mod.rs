@@ -109,6 +109,7 @@ fn routes(script: Arc<Script>) -> Router {
         .route("/v1/locks/{name}/watch", get(watch_lock))
         .route("/v1/locks/{name}", get(show))
         .route("/v1/locks", get(list))
+        .route("/v1/sessions", post(open_session))
         .route("/v1/sessions/{id}/keepalive", post(keep_alive))
         .route("/v1/sessions/{id}", delete(close))
         .with_state(script)
@@ -128,6 +129,10 @@ async fn acquire(State(script): State<Arc<Script>>, Path(name): Path<String>, Js
         "lock": name, "mode": body["mode"], "session": "s-1", "fencing_token": TOKEN, "expires_in_ms": body["ttl_ms"],
     });
     Json(grant).into_response()
+}
+
+async fn open_session(Json(body): Json<Value>) -> Response {
+    (StatusCode::CREATED, Json(json!({"session": "s-1", "ttl_ms": body["ttl_ms"]}))).into_response()
 }
 
 async fn keep_alive(State(script): State<Arc<Script>>, Path(session): Path<String>) -> Response {
