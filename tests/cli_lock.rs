@@ -210,3 +210,35 @@ fn ctrl_c_ends_a_watch_with_0() {
     kill_process(Pid::from_child(&watch), Signal::INT).unwrap();
     assert_eq!(watch.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn a_benchmark_reports_every_run_as_json() {
+    let node = FakeNode::granting();
+    let arguments = ["--output", "json", "bench", "lock", "--duration", "200ms", "--clients", "1,3", "--mode", "one"];
+    let output = run(&node, &arguments);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let runs = report["runs"].as_array().unwrap();
+    assert_eq!(runs.iter().map(|run| run["clients"].clone()).collect::<Vec<_>>(), [1, 3]);
+    for run in runs {
+        assert!(run["pairs"].as_u64().unwrap() > 0 && run["failures"] == 0, "{run}");
+        assert!(run["p50_us"].as_u64() <= run["p99_us"].as_u64() && run["p99_us"].as_u64() <= run["max_us"].as_u64());
+    }
+}
+
+#[test]
+fn without_a_node_a_command_exits_with_5_and_a_health_check_with_1() {
+    let code = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_syncmesh"));
+        let output =
+            command.args(["--url", "http://127.0.0.1:1", "--output", "json"]).args(arguments).output().unwrap();
+        let problem: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(problem["type"], "unavailable");
+        assert!(problem["detail"].as_str().unwrap().contains("http://127.0.0.1:1"));
+        output.status.code().unwrap()
+    };
+    for arguments in [&["status"][..], &["members"], &["peer-info"], &["events"], &["lock", "list"]] {
+        assert_eq!(code(arguments), 5, "{arguments:?}");
+    }
+    assert_eq!(code(&["health"]), 1);
+    assert_eq!(code(&["health", "--ready"]), 1);
+}

@@ -93,7 +93,7 @@ impl GrantBody {
 #[derive(ToSchema)]
 #[schema(as = Mode, rename_all = "lowercase")]
 #[allow(dead_code, reason = "describes machine::lock::Mode, which knows nothing of OpenAPI")]
-enum ModeSchema {
+pub(super) enum ModeSchema {
     Shared,
     Exclusive,
 }

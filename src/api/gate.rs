@@ -1,11 +1,11 @@
 //! What every request passes: origin, token, a net for panics and for errors that are not problem
-//! documents yet, and the observer.
+//! documents yet, and the count of requests.
 
-use std::{hint::black_box, panic::AssertUnwindSafe, time::Duration};
+use std::{hint::black_box, panic::AssertUnwindSafe, time::Instant};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, Uri, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -16,14 +16,13 @@ use super::{
     problem::{Problem, normalise},
 };
 use crate::{
-    clock::{Clock, SystemClock},
     config::Secret,
     error::{Error, ErrorCode},
 };
 
 /// The layer around all routes.
 pub(super) async fn gate(State(api): State<ApiState>, request: Request, next: Next) -> Response {
-    let began = SystemClock.now();
+    let began = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let response = match check(&api, request.uri(), request.headers()) {
@@ -33,17 +32,12 @@ pub(super) async fn gate(State(api): State<ApiState>, request: Request, next: Ne
         }),
     };
     let response = normalise(response, &method, &path);
-    let took = Duration::from_millis(SystemClock.now().ms_since(began));
-    api.observer.observe(api.templates.of(&path), method_label(&method), response.status().as_u16(), took);
-    response
-}
-
-/// A method as a metric label: clients can make up methods, and labels must stay few.
-fn method_label(method: &axum::http::Method) -> &str {
-    match method.as_str() {
-        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS") => known,
-        _ => "other",
+    let status = response.status();
+    api.metrics.http_request(method.as_str(), api.templates.of(&path), status.as_u16(), began.elapsed());
+    if status == StatusCode::PAYLOAD_TOO_LARGE {
+        api.metrics.bound_hit("max_json_bytes");
     }
+    response
 }
 
 /// Whether the caller may speak to `/v1` at all.

@@ -21,7 +21,7 @@ mod sse;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{Router, body::Bytes, middleware};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ use crate::{
     config::Secret,
     ids::Tick,
     node::Node,
+    telemetry::Metrics,
 };
 
 /// Most bytes of a JSON body, unless [`ApiSettings::max_json_bytes`] says otherwise: 64 locks with
@@ -41,36 +42,6 @@ pub const MAX_JSON_BYTES: usize = 256 * 1024;
 
 /// Most connections at a time. A lock wait occupies one for as long as it lasts.
 pub const MAX_CONNECTIONS: usize = 8192;
-
-/// Hears of every request that was answered: the template of its route (`unmatched` where there is
-/// none), its method, the status and the time it took. Called from the tasks of the connections.
-#[derive(Clone)]
-pub struct RequestObserver(Arc<Observe>);
-
-type Observe = dyn Fn(&str, &str, u16, Duration) + Send + Sync;
-
-impl RequestObserver {
-    /// An observer that calls this.
-    pub fn new(observe: impl Fn(&str, &str, u16, Duration) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(observe))
-    }
-
-    fn observe(&self, route: &str, method: &str, status: u16, took: Duration) {
-        (self.0)(route, method, status, took);
-    }
-}
-
-impl Default for RequestObserver {
-    fn default() -> Self {
-        Self::new(|_, _, _, _| {})
-    }
-}
-
-impl fmt::Debug for RequestObserver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RequestObserver")
-    }
-}
 
 /// How the API is served.
 #[derive(Clone, Debug)]
@@ -83,8 +54,8 @@ pub struct ApiSettings {
     pub max_connections: usize,
     /// How long requests under way may go on after the shutdown began.
     pub drain: Duration,
-    /// Hears of every request.
-    pub observer: RequestObserver,
+    /// Where requests, and bounds that were hit, are counted: the node's own.
+    pub metrics: Metrics,
 }
 
 impl Default for ApiSettings {
@@ -94,7 +65,7 @@ impl Default for ApiSettings {
             max_json_bytes: MAX_JSON_BYTES,
             max_connections: MAX_CONNECTIONS,
             drain: Duration::from_secs(10),
-            observer: RequestObserver::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -105,7 +76,7 @@ struct ApiState {
     node: Node,
     token: Option<Secret>,
     max_json_bytes: usize,
-    observer: RequestObserver,
+    metrics: Metrics,
     templates: Arc<extract::RouteTemplates>,
     /// The OpenAPI document, written once.
     description: Bytes,
@@ -121,11 +92,13 @@ impl ApiState {
 
 /// The routes of this version, with their description.
 fn described_routes() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(openapi::head())
+    let (routes, mut document) = OpenApiRouter::with_openapi(openapi::head())
         .merge(locks::routes())
         .merge(cluster::routes())
         .merge(process::routes())
-        .split_for_parts()
+        .split_for_parts();
+    openapi::add_idempotency_key(&mut document);
+    (routes, document)
 }
 
 /// The whole API over a node.
@@ -136,7 +109,7 @@ fn router(node: Node, settings: &ApiSettings, shutdown: CancellationToken) -> Ro
         node,
         token: settings.token.clone(),
         max_json_bytes: settings.max_json_bytes,
-        observer: settings.observer.clone(),
+        metrics: settings.metrics.clone(),
         templates: Arc::new(extract::RouteTemplates::new(document.paths.paths.keys().map(String::as_str))),
         description: description.into(),
         shutdown,

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use utoipa::{
     IntoResponses, OpenApi,
     openapi::{
-        Content, Ref, RefOr, Response, ResponseBuilder, Schema,
+        Content, ObjectBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Schema, Type,
+        path::{ParameterBuilder, ParameterIn},
         security::{Http, HttpAuthScheme, SecurityScheme},
     },
 };
@@ -46,6 +47,22 @@ pub(super) fn head() -> utoipa::openapi::OpenApi {
         components.schemas.insert(name.to_owned(), schema);
     }
     document
+}
+
+/// Says of every call that changes something that it may be given a name and repeated.
+pub(super) fn add_idempotency_key(document: &mut utoipa::openapi::OpenApi) {
+    let header = ParameterBuilder::new()
+        .name("Idempotency-Key")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some("A repeat within 10 minutes, at whichever node, gets the first answer and changes nothing."))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255))))
+        .build();
+    for item in document.paths.paths.values_mut() {
+        for operation in [&mut item.post, &mut item.put, &mut item.delete].into_iter().flatten() {
+            operation.parameters.get_or_insert_default().push(RefOr::T(header.clone()));
+        }
+    }
 }
 
 fn text() -> Value {

@@ -141,6 +141,21 @@ mod tests {
     }
 
     #[test]
+    fn headers_say_when_to_come_back_and_how_to_get_in() {
+        let answer = |error: Error| Problem::from(error).into_response();
+        for error in [
+            Error::no_quorum("no leader"),
+            Error::unavailable(Outcome::NotApplied, "no answer"),
+            Error::new(ErrorCode::DurabilityUnavailable, "no journal"),
+            Error::new(ErrorCode::QueueFull, "full"),
+        ] {
+            assert_eq!(answer(error.clone()).headers()[header::RETRY_AFTER], "1", "{error:?}");
+        }
+        assert_eq!(answer(Error::new(ErrorCode::Unauthorized, "no")).headers()[header::WWW_AUTHENTICATE], "Bearer");
+        assert!(!answer(Error::new(ErrorCode::NotFound, "no")).headers().contains_key(header::RETRY_AFTER));
+    }
+
+    #[test]
     fn members_that_a_newer_server_adds_do_not_disturb() {
         let text = r#"{"type":"version-mismatch","title":"t","status":412,"detail":"d","version":null}"#;
         assert_eq!(serde_json::from_str::<Problem>(text).unwrap().code, ErrorCode::VersionMismatch);

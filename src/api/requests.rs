@@ -2,7 +2,10 @@
 
 use utoipa::ToSchema;
 
-use super::fields::{Fields, FromFields};
+use super::{
+    bodies::ModeSchema,
+    fields::{Fields, FromFields},
+};
 use crate::{
     error::Error,
     ids::{LockName, SessionId},
@@ -62,7 +65,7 @@ pub(super) struct AcquireBody {
     #[schema(value_type = Option<String>)]
     session: Option<SessionId>,
     /// `exclusive` if left out.
-    #[schema(value_type = Option<String>, example = "exclusive")]
+    #[schema(value_type = Option<ModeSchema>)]
     mode: Option<Mode>,
     /// 0 to 600,000; 0 (refuse at once) if left out.
     wait_ms: Option<u64>,
@@ -108,7 +111,7 @@ pub(super) struct WantedLock {
     #[schema(value_type = String)]
     name: LockName,
     /// `exclusive` if left out.
-    #[schema(value_type = Option<String>, example = "exclusive")]
+    #[schema(value_type = Option<ModeSchema>)]
     mode: Option<Mode>,
 }
 

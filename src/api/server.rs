@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{ApiSettings, connection::ApiStream, router};
-use crate::node::Node;
+use crate::{node::Node, telemetry::Metrics};
 
 /// How long the head of a request may take to arrive, and how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -53,7 +53,7 @@ pub async fn serve(
                 report(ended);
                 continue;
             }
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = accept(&listener, &permits, &settings.metrics) => accepted,
         };
         connections.spawn(connection(stream, app.clone(), shutdown.clone(), permit));
     }
@@ -76,7 +76,14 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// The next connection, once there is room for it.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+    metrics: &Metrics,
+) -> (TcpStream, OwnedSemaphorePermit) {
+    if permits.available_permits() == 0 {
+        metrics.bound_hit("max_connections");
+    }
     let permit = Arc::clone(permits).acquire_owned().await.expect("nobody closes this semaphore");
     loop {
         match listener.accept().await {
@@ -113,4 +120,44 @@ async fn connection(stream: TcpStream, app: Router, shutdown: CancellationToken,
         tracing::debug!(%error, "an API connection ended early");
     }
     drop(permit);
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, sync::mpsc};
+
+    use super::*;
+
+    /// Says so when it is dropped.
+    struct Handler(mpsc::UnboundedSender<&'static str>);
+
+    impl Drop for Handler {
+        fn drop(&mut self) {
+            // The test may have ended.
+            let _ = self.0.send("dropped");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_hangs_up_ends_its_handler() {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let wait = move || {
+            let tell = tell.clone();
+            async move {
+                let handler = Handler(tell);
+                handler.0.send("waiting").unwrap();
+                std::future::pending::<()>().await;
+                drop(handler);
+            }
+        };
+        let app = Router::new().route("/wait", axum::routing::post(wait));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, permit) = accept(&listener, &Arc::new(Semaphore::new(1)), &Metrics::new()).await;
+        tokio::spawn(connection(stream, app, CancellationToken::new(), permit));
+        client.write_all(b"POST /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        assert_eq!(told.recv().await, Some("waiting"));
+        drop(client);
+        assert_eq!(told.recv().await, Some("dropped"));
+    }
 }

@@ -34,3 +34,45 @@ pub(super) fn respond(
 pub(super) fn receiver_stream<T>(mut receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
     futures::stream::poll_fn(move |context| receiver.poll_recv(context))
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+    use futures::stream;
+
+    use super::*;
+
+    fn body(
+        events: impl Stream<Item = Event> + Send + 'static,
+        shutdown: &CancellationToken,
+    ) -> axum::body::BodyDataStream {
+        respond(events, shutdown.clone()).into_response().into_body().into_data_stream()
+    }
+
+    #[tokio::test]
+    async fn an_event_is_a_name_an_id_and_one_line() {
+        let data = serde_json::json!({"text": "two\nlines"});
+        let mut body = body(stream::iter([event("granted", 7, &data)]), &CancellationToken::new());
+        let bytes = body.next().await.unwrap().unwrap();
+        assert_eq!(bytes, "event: granted\nid: 7\ndata: {\"text\":\"two\\nlines\"}\n\n");
+        assert!(body.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_says_each_15_s_that_it_is_alive() {
+        let mut body = body(stream::pending(), &CancellationToken::new());
+        let began = tokio::time::Instant::now();
+        for comment in 1..=3 {
+            assert!(body.next().await.unwrap().unwrap().starts_with(b":"));
+            assert_eq!(began.elapsed().as_secs(), comment * 15);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_when_the_node_stops() {
+        let shutdown = CancellationToken::new();
+        let mut body = body(stream::pending(), &shutdown);
+        shutdown.cancel();
+        assert!(body.next().await.is_none());
+    }
+}

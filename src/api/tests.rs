@@ -1,9 +1,6 @@
 //! The edge over real sockets: what it refuses, and how. Nothing here needs a cluster.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -277,20 +274,19 @@ async fn the_description_lists_every_route_and_every_reference_resolves() {
 
 #[tokio::test]
 async fn requests_are_counted_by_the_template_of_their_route() {
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&seen);
-    let observer = RequestObserver::new(move |route, method, status, _| {
-        log.lock().unwrap().push(format!("{method} {route} {status}"));
-    });
-    let edge = edge(ApiSettings { observer, ..ApiSettings::default() }).await;
+    let metrics = Metrics::new();
+    let edge = edge(ApiSettings { metrics: metrics.clone(), ..ApiSettings::default() }).await;
     edge.post("/v1/locks/a%2Fb/acquire", "{").await;
     edge.post("/nowhere", "").await;
     let method = Method::from_bytes(b"BREW").unwrap();
     refused(edge.request(method, "/healthz")).await;
-    assert_eq!(
-        *seen.lock().unwrap(),
-        ["POST /v1/locks/{name}/acquire 400", "POST unmatched 404", "other /healthz 405"]
-    );
+    let text = metrics.encode();
+    for (method, route, status) in
+        [("POST", "/v1/locks/{name}/acquire", 400), ("POST", "unmatched", 404), ("other", "/healthz", 405)]
+    {
+        let line = format!(r#"{{method="{method}",route="{route}",status="{status}"}} 1"#);
+        assert!(text.contains(&line), "{line} in {text}");
+    }
 }
 
 #[tokio::test]
@@ -303,7 +299,7 @@ async fn a_handler_that_panics_costs_one_answer_only() {
         node: idle_node(),
         token: None,
         max_json_bytes: 1,
-        observer: RequestObserver::default(),
+        metrics: Metrics::new(),
         templates: Arc::default(),
         description: Bytes::new(),
         shutdown: CancellationToken::new(),
@@ -320,6 +316,17 @@ async fn garbage_is_answered_with_400_and_the_next_client_is_served() {
     let edge = open_edge().await;
     assert!(edge.raw(b"\x00\x01\x02 garbage\r\n\r\n").await.starts_with("HTTP/1.1 400"));
     assert_eq!(edge.request(Method::GET, "/healthz").send().await.unwrap().status(), StatusCode::OK);
+}
+
+// The paused clock runs ahead whenever everybody waits for everybody else.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_its_request_too_slowly_is_let_go() {
+    let edge = open_edge().await;
+    let began = tokio::time::Instant::now();
+    edge.raw(b"GET /healthz HTTP/1.1\r\nHost: slo").await;
+    assert_eq!(began.elapsed().as_secs(), 30);
+    let answer = edge.raw(b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{").await;
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("did not arrive within 30 s"), "{answer}");
 }
 
 #[tokio::test]

@@ -1,9 +1,6 @@
 //! `status`, `members`, `events` and `health`: the cluster as its operators see it.
 
-use std::{
-    io::{IsTerminal, stdout},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -23,9 +20,6 @@ use crate::{
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Clears a terminal and goes to its upper left corner.
-const CLEAR: &str = "\x1b[2J\x1b[H";
-
 /// The arguments of `status`.
 #[derive(Debug, Args)]
 pub(super) struct Status {
@@ -44,9 +38,7 @@ impl Status {
             loop {
                 match remote.client.text(&Call::cluster()).await {
                     Ok(body) => {
-                        if stdout().is_terminal() && remote.output.format() == Format::Text {
-                            remote.output.raw(CLEAR.as_bytes())?;
-                        }
+                        remote.output.new_screen()?;
                         remote.print(&body, status_text)?;
                     }
                     // The node may come back: that is what one watches for.

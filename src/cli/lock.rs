@@ -38,7 +38,6 @@ pub(super) enum LockCommand {
     Watch(Named),
     /// Take a lock from all its holders by force.
     Break(Named),
-    /// Hold a lock while a command runs.
     Run(lock_run::LockRun),
     /// What `run` starts in place of the command.
     #[command(hide = true)]

@@ -4,7 +4,7 @@
 
 use std::{
     ffi::OsString,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use crate::error::{Error, ErrorCode};
+
+/// Clears a terminal and goes to its upper left corner.
+const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
 
 /// How results and errors look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -71,6 +74,11 @@ impl Output {
             io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
             _ => Failure::Other(anyhow::Error::new(error).context("stdout cannot be written")),
         })
+    }
+
+    /// Starts on a clear screen where people watch a terminal.
+    pub fn new_screen(self) -> Result<(), Failure> {
+        if self.format == Format::Text && io::stdout().is_terminal() { self.raw(CLEAR) } else { Ok(()) }
     }
 
     /// Says something beside the result, for people only.

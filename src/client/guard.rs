@@ -11,7 +11,7 @@ use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use super::{AcquireOptions, Call, Client, ClientError, ServerEvent, ServerEvents};
 use crate::{
-    api::bodies::{GrantBody, LockBody, LockEventBody},
+    api::bodies::{GrantBody, LockBody, LockEventBody, SessionBody},
     clock::{Clock, SystemClock},
     error::{Error, ErrorCode},
     ids::{FencingToken, LockName, SessionId, Tick},
@@ -110,13 +110,13 @@ impl LockBuilder {
 }
 
 /// Keeps the session of a fresh grant alive once, and closes it where that is refused.
-async fn confirm(client: &Client, session: &SessionId, ttl_ms: u64) -> Result<Tick, ClientError> {
+async fn confirm(client: &Client, id: &SessionId, ttl_ms: u64) -> Result<Tick, ClientError> {
     let sent = SystemClock.now();
-    let call = Call::keep_alive(session).with_timeout(Duration::from_millis(ttl_ms));
-    match client.text(&call).await {
-        Ok(_) => Ok(believed_until(sent, ttl_ms)),
+    let call = Call::keep_alive(id).with_timeout(Duration::from_millis(ttl_ms));
+    match client.json::<SessionBody>(&call).await {
+        Ok(session) => Ok(believed_until(sent, session.ttl_ms.min(ttl_ms))),
         Err(error) => {
-            if let Err(closing) = client.close_session(session).await {
+            if let Err(closing) = client.close_session(id).await {
                 tracing::debug!(%closing, "the session of a grant that came too late ends by itself");
             }
             Err(error)
@@ -177,8 +177,9 @@ impl RemoteGuard {
     /// to stop what the lock protects.
     pub async fn lost_within(&self, notice: Duration) -> String {
         let notice_ms = u64::try_from(notice.as_millis()).unwrap_or(u64::MAX);
+        let mut changes = self.lease.clone();
         loop {
-            let lease = self.lease.borrow().clone();
+            let lease = changes.borrow_and_update().clone();
             if let Some(why) = lease.lost {
                 return why;
             }
@@ -186,7 +187,10 @@ impl RemoteGuard {
             if left_ms == 0 {
                 return format!("no keep-alive of session {} was confirmed in time", self.grant.session);
             }
-            sleep(Duration::from_millis(left_ms).min(LOOK_EVERY)).await;
+            tokio::select! {
+                Ok(()) = changes.changed() => {}
+                () = sleep(Duration::from_millis(left_ms).min(LOOK_EVERY)) => {}
+            }
         }
     }
 
@@ -248,9 +252,9 @@ impl Keeper {
             if sent >= self.lease.borrow().believed_until {
                 return format!("no keep-alive of session {session} was confirmed in time");
             }
-            pause = match self.client.text(&call).await {
-                Ok(_) => {
-                    let until = believed_until(sent, self.ttl_ms);
+            pause = match self.client.json::<SessionBody>(&call).await {
+                Ok(session) => {
+                    let until = believed_until(sent, session.ttl_ms.min(self.ttl_ms));
                     self.lease.send_modify(|lease| lease.believed_until = until);
                     third
                 }

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 /// The token of every grant.
-pub const TOKEN: u64 = 41;
+pub(crate) const TOKEN: u64 = 41;
 
 #[derive(Debug)]
 struct Script {
@@ -39,19 +39,19 @@ struct Script {
 
 /// The node, on a thread of its own.
 #[derive(Debug)]
-pub struct FakeNode {
-    pub addr: SocketAddr,
+pub(crate) struct FakeNode {
+    pub(crate) addr: SocketAddr,
     script: Arc<Script>,
 }
 
 impl FakeNode {
     /// A node that grants every lock.
-    pub fn granting() -> Self {
+    pub(crate) fn granting() -> Self {
         Self::start(None)
     }
 
     /// A node that answers every acquire with this problem.
-    pub fn refusing(status: u16, slug: &str) -> Self {
+    pub(crate) fn refusing(status: u16, slug: &str) -> Self {
         let problem = json!({"type": slug, "title": "t", "status": status, "detail": "as told", "holders": ["other"]});
         Self::start(Some((status, problem)))
     }
@@ -77,27 +77,27 @@ impl FakeNode {
         Self { addr: addr.recv().unwrap(), script }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
     /// From now on keep-alives get `no-quorum`.
-    pub fn fail_keep_alives(&self) {
+    pub(crate) fn fail_keep_alives(&self) {
         self.script.keep_alives_fail.store(true, Ordering::SeqCst);
     }
 
     /// An operator breaks the lock.
-    pub fn break_lock(&self) {
+    pub(crate) fn break_lock(&self) {
         self.script.broken.send_replace(true);
     }
 
     /// Whether the session was closed.
-    pub fn session_was_closed(&self) -> bool {
+    pub(crate) fn session_was_closed(&self) -> bool {
         self.script.closed.load(Ordering::SeqCst)
     }
 
     /// Since the last keep-alive, or acquire, that was answered.
-    pub fn since_last_keep_alive(&self) -> Duration {
+    pub(crate) fn since_last_keep_alive(&self) -> Duration {
         self.script.last_keep_alive.lock().unwrap().elapsed()
     }
 }
@@ -109,6 +109,7 @@ fn routes(script: Arc<Script>) -> Router {
         .route("/v1/locks/{name}/watch", get(watch_lock))
         .route("/v1/locks/{name}", get(show))
         .route("/v1/locks", get(list))
+        .route("/v1/sessions", post(open_session))
         .route("/v1/sessions/{id}/keepalive", post(keep_alive))
         .route("/v1/sessions/{id}", delete(close))
         .with_state(script)
@@ -128,6 +129,10 @@ async fn acquire(State(script): State<Arc<Script>>, Path(name): Path<String>, Js
         "lock": name, "mode": body["mode"], "session": "s-1", "fencing_token": TOKEN, "expires_in_ms": body["ttl_ms"],
     });
     Json(grant).into_response()
+}
+
+async fn open_session(Json(body): Json<Value>) -> Response {
+    (StatusCode::CREATED, Json(json!({"session": "s-1", "ttl_ms": body["ttl_ms"]}))).into_response()
 }
 
 async fn keep_alive(State(script): State<Arc<Script>>, Path(session): Path<String>) -> Response {
