@@ -126,6 +126,11 @@ impl RaftSettings {
             purge_batch_size: 256.min(self.kept_entries.max(1)),
             removed_leader_step_down: StepDownPolicy::After(ms(self.election_min)),
             enable_pre_vote: Some(true),
+            // Followers write an entry while the leader does, not after it.
+            broadcast_submitted_on_append: Some(true),
+            // A leader that crashed may lack entries that a quorum of the others has acknowledged.
+            // Were it to lead on in the same term, it would write others under the same log ids.
+            enable_leader_restore: Some(false),
             backoff: BACKOFF.to_owned(),
             ..Config::default()
         };
@@ -148,8 +153,8 @@ pub struct RaftParts<S: Replicated, L> {
     pub mesh: Arc<dyn Mesh>,
     /// Stamps proposals with its wall clock.
     pub clock: Arc<dyn Clock>,
-    /// Is told what was applied. Applying waits for room in it, so its reader must never await a
-    /// proposal.
+    /// Is told what was applied, just after the proposer got its answer. Applying waits for room in
+    /// it, so its reader must never await a proposal.
     pub listener: mpsc::Sender<Applied<S::Effect>>,
 }
 

@@ -1,5 +1,6 @@
 //! Tests of the whole adapter: a small replicated state, a mesh of channels, clusters on it.
 
+mod chaos;
 mod cluster;
 mod files;
 mod suite;
