@@ -339,13 +339,19 @@ impl<S: Replicated> RaftNode<S> {
     /// Waits until Raft ends by a failure of its storage or a bug, and says why. A node must not go
     /// on without it.
     pub async fn fatal(&self) -> String {
-        let mut status = self.status();
-        let failed = status.wait_for(|status| status.failed.is_some()).await;
-        match failed.map(|status| status.failed.clone()) {
-            Ok(Some(why)) => why,
-            _ if self.inner.stopped.load(Ordering::Acquire) => std::future::pending().await,
-            _ => "raft ended without saying why".to_owned(),
+        let (mut status, mut applied) = (self.status(), self.applied());
+        let why = tokio::select! {
+            biased;
+            failed = status.wait_for(|status| status.failed.is_some()) => {
+                failed.ok().and_then(|status| status.failed.clone())
+            }
+            // Openraft does not notice when its state machine panics.
+            _ = applied.wait_for(|_| false) => Some("applying an entry failed".to_owned()),
+        };
+        if self.inner.stopped.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
         }
+        why.unwrap_or_else(|| "raft ended without saying why".to_owned())
     }
 
     /// Answers a request of another lock manager. The mesh vouches for `from`.
