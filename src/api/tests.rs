@@ -13,7 +13,7 @@ use super::*;
 
 /// A node that answers nothing: every test here is refused before it is asked.
 fn idle_node() -> Node {
-    Node {}
+    crate::node::alone()
 }
 
 struct Edge {

@@ -11,6 +11,8 @@
 //! [`Node`] is the handle. Everything that a production node is made of besides (data directory,
 //! sockets, files) is brought together in [`start`]; the simulation brings its own.
 
+#[cfg(test)]
+mod alone;
 mod authority;
 mod control;
 mod dispatch;
@@ -34,6 +36,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
+#[cfg(test)]
+pub(crate) use self::alone::alone;
 pub use self::{running::End, start::StartError};
 use crate::{
     config::Config,
