@@ -3,7 +3,7 @@
 //! Owns the validation of names (UTF-8, 1 to [`MAX_NAME_BYTES`] bytes, neither `.` nor `..`) and the
 //! textual form of each id. A leaf: everything may use it, it uses nothing of the crate.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use libp2p::{PeerId, identity};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -27,7 +27,7 @@ impl NodeId {
     }
 
     /// An id from raw bytes, which need not be a valid key: for simulations and tests.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
@@ -129,14 +129,14 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(Box<str>);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Checks and takes a name.
             pub fn new(name: impl Into<String>) -> Result<Self, InvalidId> {
                 let name: String = name.into();
                 $check(&name)?;
-                Ok(Self(name.into_boxed_str()))
+                Ok(Self(name.into()))
             }
 
             /// The text of it.
@@ -167,7 +167,7 @@ macro_rules! name {
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0.into_string()
+                name.0.as_ref().to_owned()
             }
         }
     };

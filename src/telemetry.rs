@@ -113,8 +113,9 @@ fn line_length() -> Histogram {
 /// The metrics of one node, all named `syncmesh_…`. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// Locked to register and to be scraped only: the handles below do not go through it.
-    registry: Arc<Mutex<Registry>>,
+    /// Locked to register and to be scraped only: the handles below do not go through it. The first is
+    /// this module's own, the others name their metrics in full.
+    registries: Arc<Mutex<Vec<Registry>>>,
     http_requests: Family<HttpLabels, Counter>,
     http_seconds: Histograms<RouteLabel>,
     rpcs: Family<RpcLabels, Counter>,
@@ -154,20 +155,22 @@ impl Metrics {
         );
         registry.register("bounds_hit", "How often a bound refused or delayed work", bounds_hit.clone());
         let locks = LockMetrics::registered(&mut registry);
-        let registry = Arc::new(Mutex::new(registry));
-        Self { registry, http_requests, http_seconds, rpcs, rpc_seconds, bounds_hit, locks }
+        let registries = Arc::new(Mutex::new(vec![registry]));
+        Self { registries, http_requests, http_seconds, rpcs, rpc_seconds, bounds_hit, locks }
     }
 
-    /// Lets others register what they count themselves, such as libp2p.
-    pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
-        register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Takes in what others count themselves, such as libp2p, under names of their own.
+    pub fn attach(&self, registry: Registry) {
+        self.registries.lock().unwrap_or_else(PoisonError::into_inner).push(registry);
     }
 
     /// All metrics in the OpenMetrics text format.
     pub fn encode(&self) -> String {
         let mut out = String::new();
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        text::encode(&mut out, &registry).expect("writing to a String cannot fail");
+        for registry in self.registries.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            text::encode_registry(&mut out, registry).expect("writing to a String cannot fail");
+        }
+        text::encode_eof(&mut out).expect("writing to a String cannot fail");
         out
     }
 
@@ -322,12 +325,16 @@ mod tests {
     }
 
     #[test]
-    fn others_register_their_own_metrics() {
+    fn what_others_count_stands_in_the_same_text() {
         let metrics = Metrics::new();
+        let mut registry = Registry::default();
         let counter = Counter::<u64>::default();
-        metrics.register(|registry| registry.register("extra", "An extra one", counter.clone()));
+        registry.register("libp2p_extra", "An extra one", counter.clone());
+        metrics.attach(registry);
         counter.inc();
-        assert!(metrics.encode().contains("syncmesh_extra_total 1\n"));
+        let text = metrics.encode();
+        assert!(text.contains("libp2p_extra_total 1\n"));
+        assert_eq!(text.matches("# EOF").count(), 1);
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Init {
 }
 
 /// Whole or not at all, and never in place of another: a key that was handed out must not change.
-fn write_key(path: &Path, key: &PreSharedKey) -> anyhow::Result<()> {
+pub(super) fn write_key(path: &Path, key: &PreSharedKey) -> anyhow::Result<()> {
     let draft = path.with_extension(format!("key.{}", key.fingerprint()));
     let written = write_new(&draft, key.to_key_file().as_bytes())
         .with_context(|| cannot("write", &draft))

@@ -6,13 +6,16 @@
 mod bench;
 mod cluster;
 mod config;
+mod dev;
 mod flags;
 mod init;
 mod lock;
 mod lock_run;
+mod node;
 pub mod output;
 mod peer_info;
 mod remote;
+mod serve;
 
 use std::{collections::BTreeMap, ffi::OsString, future::Future, path::PathBuf, process::ExitCode};
 
@@ -107,6 +110,10 @@ struct Global {
 /// The commands, one file a group.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run one node.
+    Node(node::RunNode),
+    /// Run a whole cluster on this machine, in one process, over real sockets.
+    Dev(dev::Dev),
     /// Show, check or explain the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -133,6 +140,8 @@ enum Command {
 impl Command {
     fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
+            Self::Node(command) => command.run(context),
+            Self::Dev(command) => command.run(context),
             Self::Config(command) => command.run(context),
             Self::Init(command) => command.run(context),
             Self::Lock(command) => command.run(context),

@@ -5,4 +5,11 @@
 //! simulation or a model checker exactly as it runs in a node.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod autopilot;
+pub mod control;
+pub mod detector;
+pub mod founding;
+pub mod leases;
 pub mod lock;
+pub mod membership;
+pub mod requests;

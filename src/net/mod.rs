@@ -3,6 +3,21 @@
 //! [`Mesh`] is implemented by libp2p ([`event_loop`](self)) and by the simulated network. It carries
 //! bytes between peers: it names no lock, queue or key.
 
+mod backoff;
+mod behaviour;
+pub mod deferred;
+mod discovery;
+mod event_loop;
+mod handle;
+pub mod identity;
+mod metrics;
+pub mod probe;
+mod rpc;
+mod start;
+#[cfg(test)]
+mod tests;
+mod transport;
+
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -10,6 +25,10 @@ use futures::future::BoxFuture;
 use libp2p::Multiaddr;
 use tokio::sync::{oneshot, watch};
 
+pub use self::{
+    rpc::Limits,
+    start::{Mdns, NetError, NetLimits, NetSettings, NetTask, start},
+};
 use crate::ids::NodeId;
 
 /// One request-response protocol per concern, so that one flood cannot starve another.
@@ -90,7 +109,7 @@ pub struct Inbound {
     pub protocol: Protocol,
     /// The request, within the protocol's limit.
     pub body: Bytes,
-    /// Where the answer goes.
+    /// Where the answer goes: at least one byte, because an answer of none says "refused".
     pub reply: oneshot::Sender<Bytes>,
 }
 

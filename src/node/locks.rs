@@ -1,21 +1,39 @@
 //! The lock service as applications see it, on any node.
+//!
+//! Checks what is asked, gives it an id, and has the [gateway](super::gateway) bring it to the
+//! leader. Called by the HTTP API and by applications that embed a node. Keeps nothing itself.
+
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
+use super::{
+    gateway::Gateway,
+    limits::{self, check_key, check_owner, check_range},
+    requests::OpenRequest,
+    wire::{ClientAsk, ClientReply, EventCursor, Read},
+};
 use crate::{
-    error::Error,
-    ids::{FencingToken, LockName, SessionId},
-    machine::lock::{LockEvent, LockView, Mode, Want},
+    clock::Clock,
+    error::{Error, ErrorCode},
+    ids::{FencingToken, LockName, SessionId, Tick},
+    machine::{
+        control::ChangeBody,
+        lock::{
+            Acquire, Bound, Granted, LockAnswer, LockEvent, LockRequest, LockView, Mode, NewSession, Refusal, Want,
+        },
+    },
 };
 
-/// A client's own name for a request, so that a repeat within ten minutes gets the first answer.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct IdempotencyKey {
-    /// As the client sent it, 1 to 255 bytes.
-    pub key: String,
-    /// A digest of the request, so that another request under the same key is noticed.
-    pub fingerprint: u64,
-}
+pub use crate::machine::control::IdempotencyKey;
+
+/// Items that a watcher may be behind before it waits.
+const WATCH_BUFFER: usize = 256;
+/// How long one question of a watcher may take; the leader answers sooner, with or without news.
+const WATCH_PATIENCE: Duration = Duration::from_secs(30);
+/// How long an abandoned request is tried to be settled.
+const ABANDON_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A session and its term.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -111,84 +129,406 @@ pub enum WatchItem {
 
 /// The lock service. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Locks {}
+pub struct Locks {
+    gateway: Gateway,
+    clock: Arc<dyn Clock>,
+    lock_delay_ms: u64,
+}
 
 impl Locks {
+    /// The lock service of a node. `lock_delay_ms` is the setting `LOCK_DELAY`.
+    pub(crate) fn new(gateway: Gateway, clock: Arc<dyn Clock>, lock_delay_ms: u64) -> Self {
+        Self { gateway, clock, lock_delay_ms }
+    }
+
     /// Opens a session of `ttl_ms` (500 to 3,600,000; default 30,000).
+    ///
+    /// # Errors
+    /// `bad-request`, `no-quorum`, `unavailable`.
     pub async fn open_session(
         &self,
         ttl_ms: Option<u64>,
         owner: Option<String>,
         key: Option<IdempotencyKey>,
     ) -> Result<SessionTerm, Error> {
-        let _ = (ttl_ms, owner, key);
-        Err(Error::internal("contract"))
+        let new = new_session(ttl_ms, owner)?;
+        match self.change(key, LockRequest::OpenSession(new)).await? {
+            LockAnswer::Opened(new) => Ok(SessionTerm { session: new.session, ttl_ms: new.ttl_ms }),
+            answer => Err(unexpected(answer)),
+        }
     }
 
     /// Starts the term of a session anew.
+    ///
+    /// # Errors
+    /// `session-expired`, `no-quorum`.
     pub async fn keep_alive(&self, session: SessionId) -> Result<SessionTerm, Error> {
-        let _ = session;
-        Err(Error::internal("contract"))
+        match self.gateway.ask(ClientAsk::KeepAlive(session.clone()), Duration::ZERO).await? {
+            ClientReply::Kept { ttl_ms } => Ok(SessionTerm { session, ttl_ms }),
+            reply => Err(mistaken(&reply)),
+        }
     }
 
     /// Closes a session: its locks are released, its waits cancelled.
+    ///
+    /// # Errors
+    /// `session-expired`, `no-quorum`, `unavailable`.
     pub async fn close_session(&self, session: SessionId, key: Option<IdempotencyKey>) -> Result<(), Error> {
-        let _ = (session, key);
-        Err(Error::internal("contract"))
+        match self.change(key, LockRequest::CloseSession(session)).await? {
+            LockAnswer::Closed => Ok(()),
+            answer => Err(unexpected(answer)),
+        }
     }
 
-    /// The sessions (`prefix` is not used).
+    /// The sessions in the order of their ids (`prefix` is not used).
+    ///
+    /// # Errors
+    /// `bad-request`, `no-quorum`.
     pub async fn sessions(&self, page: PageRequest) -> Result<Page<SessionInfo>, Error> {
-        let _ = page;
-        Err(Error::internal("contract"))
+        limits::check_page(&page)?;
+        match self.gateway.ask(ClientAsk::Read(Read::Sessions(page)), Duration::ZERO).await? {
+            ClientReply::Sessions(page) => Ok(page),
+            reply => Err(mistaken(&reply)),
+        }
     }
 
     /// Acquires one lock, or all or none of several. Dropping the future gives the request up: it
     /// leaves the line, or releases exactly the grant that nobody got to hear of.
+    ///
+    /// # Errors
+    /// `bad-request`, `lock-timeout`, `lock-deadlock`, `session-expired`, `no-quorum`, `unavailable`.
     pub async fn acquire(&self, request: AcquireRequest, key: Option<IdempotencyKey>) -> Result<Acquired, Error> {
-        let _ = (request, key);
-        Err(Error::internal("contract"))
+        check_key(key.as_ref())?;
+        let acquire = self.checked(request)?;
+        let wait = Duration::from_millis(acquire.wait_ms);
+        let (session, made_here) = (acquire.session.clone(), acquire.open.clone());
+        let attempt = Attempt::begin(&self.gateway);
+        let body = ChangeBody::Lock(LockRequest::Acquire(acquire));
+        let sent = self.clock.now();
+        let change = self.gateway.change(attempt.request(), key, body, wait);
+        let (reply, renewed) = match &made_here {
+            Some(new) if wait.as_millis() > 0 => self.kept_alive_while(change, &session, new.ttl_ms, sent).await,
+            _ => (change.await, sent),
+        };
+        match reply {
+            Ok(ClientReply::Lock { answer: LockAnswer::Granted(granted), expires_in_ms }) => {
+                attempt.settled();
+                let age = self.clock.now().ms_since(renewed);
+                let left = if made_here.is_some() { None } else { expires_in_ms };
+                Ok(acquired(granted, left, age))
+            }
+            Ok(ClientReply::Lock { answer, .. }) => {
+                attempt.settled();
+                Err(unexpected(answer))
+            }
+            Ok(reply) => Err(mistaken(&reply)),
+            Err(error) => {
+                // What certainly had no effect needs no undoing; the rest is undone behind the scenes.
+                if error.code != ErrorCode::Unavailable {
+                    attempt.settled();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps a session alive that was made for a request, while the request waits. Also gives when
+    /// the last keep-alive that counted was sent.
+    async fn kept_alive_while<T>(
+        &self,
+        change: impl Future<Output = T>,
+        session: &SessionId,
+        ttl_ms: u64,
+        sent: Tick,
+    ) -> (T, Tick) {
+        let mut renewed = sent;
+        tokio::pin!(change);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut change => return (outcome, renewed),
+                () = tokio::time::sleep(Duration::from_millis(ttl_ms / 3)) => {}
+            }
+            let asked = self.clock.now();
+            tokio::select! {
+                biased;
+                outcome = &mut change => return (outcome, renewed),
+                kept = self.keep_alive(session.clone()) => if kept.is_ok() { renewed = asked },
+            }
+        }
+    }
+
+    fn checked(&self, request: AcquireRequest) -> Result<Acquire, Error> {
+        let AcquireRequest { session, wants, wait_ms, ttl_ms, lock_delay_ms, owner } = request;
+        check_range("wait_ms", wait_ms, limits::WAIT_MS)?;
+        limits::check_wants(&wants)?;
+        let lock_delay_ms = lock_delay_ms.unwrap_or(self.lock_delay_ms);
+        check_range("lock_delay_ms", lock_delay_ms, limits::LOCK_DELAY_MS)?;
+        let (session, open) = match session {
+            Some(_) if ttl_ms.is_some() => {
+                return Err(Error::bad_request(
+                    "ttl_ms",
+                    "ttl_ms goes with a session that is made: leave out one of the two",
+                ));
+            }
+            Some(_) if owner.is_some() => {
+                return Err(Error::bad_request(
+                    "owner",
+                    "owner goes with a session that is made: leave out one of the two",
+                ));
+            }
+            Some(session) => (session, None),
+            None => {
+                let new = new_session(ttl_ms, owner)?;
+                (new.session.clone(), Some(new))
+            }
+        };
+        Ok(Acquire { session, open, wants, wait_ms, lock_delay_ms })
     }
 
     /// From exclusive to shared, keeping the token.
+    ///
+    /// # Errors
+    /// `not-holder`, `session-expired`, `no-quorum`, `unavailable`.
     pub async fn downgrade(
         &self,
         session: SessionId,
         lock: LockName,
         key: Option<IdempotencyKey>,
     ) -> Result<Acquired, Error> {
-        let _ = (session, lock, key);
-        Err(Error::internal("contract"))
+        check_key(key.as_ref())?;
+        let request = self.gateway.begin();
+        let body = ChangeBody::Lock(LockRequest::Downgrade { session, lock });
+        match self.gateway.change(&request, key, body, Duration::ZERO).await? {
+            ClientReply::Lock { answer: LockAnswer::Granted(granted), expires_in_ms } => {
+                Ok(acquired(granted, expires_in_ms, 0))
+            }
+            ClientReply::Lock { answer, .. } => Err(unexpected(answer)),
+            reply => Err(mistaken(&reply)),
+        }
     }
 
     /// Gives a lock back.
+    ///
+    /// # Errors
+    /// `not-holder`, `session-expired`, `no-quorum`, `unavailable`.
     pub async fn release(&self, session: SessionId, lock: LockName, key: Option<IdempotencyKey>) -> Result<(), Error> {
-        let _ = (session, lock, key);
-        Err(Error::internal("contract"))
+        match self.change(key, LockRequest::Release { session, lock }).await? {
+            LockAnswer::Released => Ok(()),
+            answer => Err(unexpected(answer)),
+        }
     }
 
     /// An operator's force release: takes the lock from all its holders and names them.
+    ///
+    /// # Errors
+    /// `no-quorum`, `unavailable`.
     pub async fn break_lock(&self, lock: LockName, key: Option<IdempotencyKey>) -> Result<Vec<SessionId>, Error> {
-        let _ = (lock, key);
-        Err(Error::internal("contract"))
+        match self.change(key, LockRequest::Break(lock)).await? {
+            LockAnswer::Broken(sessions) => Ok(sessions),
+            answer => Err(unexpected(answer)),
+        }
     }
 
     /// The locks that are held or waited for, linearizable.
+    ///
+    /// # Errors
+    /// `bad-request`, `no-quorum`.
     pub async fn list(&self, page: PageRequest) -> Result<Page<LockView>, Error> {
-        let _ = page;
-        Err(Error::internal("contract"))
+        limits::check_page(&page)?;
+        match self.gateway.ask(ClientAsk::Read(Read::Locks(page)), Duration::ZERO).await? {
+            ClientReply::Locks(page) => Ok(page),
+            reply => Err(mistaken(&reply)),
+        }
     }
 
     /// One lock, linearizable; `None` when it is free and nobody waits.
+    ///
+    /// # Errors
+    /// `no-quorum`.
     pub async fn show(&self, lock: LockName) -> Result<Option<LockView>, Error> {
-        let _ = lock;
-        Err(Error::internal("contract"))
+        match self.gateway.ask(ClientAsk::Read(Read::Lock(lock)), Duration::ZERO).await? {
+            ClientReply::View(view) => Ok(view),
+            reply => Err(mistaken(&reply)),
+        }
     }
 
     /// Watches one lock: its state, then its events, with a fresh state after a gap. Ends when the
-    /// node stops. Bounded: a watcher that does not keep up gets a fresh state instead of events.
-    pub async fn watch(&self, lock: LockName) -> Result<tokio::sync::mpsc::Receiver<WatchItem>, Error> {
-        let _ = lock;
-        Err(Error::internal("contract"))
+    /// receiver is dropped or no leader can be reached. A watcher that does not keep up is waited
+    /// for, and gets a fresh state instead of the events that are no longer known.
+    ///
+    /// # Errors
+    /// `no-quorum`.
+    pub async fn watch(&self, lock: LockName) -> Result<mpsc::Receiver<WatchItem>, Error> {
+        let (items, receiver) = mpsc::channel(WATCH_BUFFER);
+        let (state, _, mut next) = self.watched(&lock, None).await?;
+        if let Some(state) = state {
+            // The receiver is still ours.
+            let _ = items.try_send(WatchItem::State(state));
+        }
+        let locks = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let told = tokio::select! {
+                    () = items.closed() => return,
+                    told = locks.watched(&lock, Some(next)) => told,
+                };
+                let Ok((state, events, after)) = told else { return };
+                next = after;
+                let news = state.map(WatchItem::State).into_iter().chain(events.into_iter().map(WatchItem::Event));
+                for item in news {
+                    if items.send(item).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(receiver)
     }
+
+    async fn watched(
+        &self,
+        lock: &LockName,
+        after: Option<EventCursor>,
+    ) -> Result<(Option<LockView>, Vec<LockEvent>, EventCursor), Error> {
+        let ask = ClientAsk::Watch { lock: lock.clone(), after };
+        match self.gateway.ask(ask, WATCH_PATIENCE).await? {
+            ClientReply::Watched { state, events, next } => Ok((state, events, next)),
+            reply => Err(mistaken(&reply)),
+        }
+    }
+
+    async fn change(&self, key: Option<IdempotencyKey>, body: LockRequest) -> Result<LockAnswer, Error> {
+        check_key(key.as_ref())?;
+        let request = self.gateway.begin();
+        match self.gateway.change(&request, key, ChangeBody::Lock(body), Duration::ZERO).await? {
+            ClientReply::Lock { answer, .. } => Ok(answer),
+            reply => Err(mistaken(&reply)),
+        }
+    }
+}
+
+/// An acquire under way: given up, it is undone.
+#[derive(Debug)]
+struct Attempt {
+    gateway: Gateway,
+    request: Option<OpenRequest>,
+}
+
+impl Attempt {
+    fn begin(gateway: &Gateway) -> Self {
+        Self { gateway: gateway.clone(), request: Some(gateway.begin()) }
+    }
+
+    fn request(&self) -> &OpenRequest {
+        self.request.as_ref().expect("an attempt has its request until it is settled or dropped")
+    }
+
+    fn settled(mut self) {
+        self.request = None;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let Some(request) = self.request.take() else { return };
+        let gateway = self.gateway.clone();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let abandon = async {
+                loop {
+                    let undo = gateway.begin();
+                    let body = ChangeBody::Lock(LockRequest::Abandon { request: request.id() });
+                    if gateway.change(&undo, None, body, Duration::ZERO).await.is_ok() {
+                        return;
+                    }
+                }
+            };
+            // What cannot be settled in time ends with the wait or with the session.
+            let _ = tokio::time::timeout(ABANDON_PATIENCE, abandon).await;
+        });
+    }
+}
+
+fn new_session(ttl_ms: Option<u64>, owner: Option<String>) -> Result<NewSession, Error> {
+    let ttl_ms = ttl_ms.unwrap_or(limits::DEFAULT_TTL_MS);
+    check_range("ttl_ms", ttl_ms, limits::TTL_MS)?;
+    let owner = owner.unwrap_or_default();
+    check_owner(&owner)?;
+    let session = format!("{:032x}", rand::random::<u128>());
+    let session = SessionId::new(session).expect("32 hexadecimal digits are a session id");
+    Ok(NewSession { session, ttl_ms, owner: owner.into() })
+}
+
+fn acquired(granted: Granted, left: Option<u64>, age_ms: u64) -> Acquired {
+    let lock = |grant: crate::machine::lock::Grant| AcquiredLock {
+        lock: grant.lock,
+        mode: grant.mode,
+        fencing_token: grant.fencing_token,
+    };
+    Acquired {
+        session: granted.session,
+        expires_in_ms: left.unwrap_or(granted.ttl_ms).min(granted.ttl_ms.saturating_sub(age_ms)),
+        locks: granted.grants.into_iter().map(lock).collect(),
+    }
+}
+
+fn unexpected(answer: LockAnswer) -> Error {
+    match answer {
+        LockAnswer::Refused(refusal) => refused(refusal),
+        other => Error::internal(format!("the lock machine gave an answer to something else: {other:?}")),
+    }
+}
+
+fn mistaken(reply: &ClientReply) -> Error {
+    Error::internal(format!("the leader gave an answer to something else: {reply:?}"))
+}
+
+fn refused(refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::SessionExpired => super::leader::session_expired(),
+        Refusal::NotHolder => Error::new(
+            ErrorCode::NotHolder,
+            "the session does not hold that lock; `syncmesh lock show NAME` tells who does",
+        ),
+        Refusal::Timeout { holders } => {
+            let mut error = Error::new(
+                ErrorCode::LockTimeout,
+                "the lock was not granted within wait_ms: it is held, waited for, or still closed after its holder was lost",
+            );
+            error.details.holders = Some(holders);
+            error
+        }
+        Refusal::Deadlock { cycle } => {
+            let mut error = Error::new(
+                ErrorCode::LockDeadlock,
+                "waiting would close a cycle of sessions that wait for each other: release something, or acquire the \
+                 locks together with POST /v1/locks:acquire",
+            );
+            error.details.cycle = Some(cycle);
+            error
+        }
+        Refusal::Abandoned => {
+            Error::new(ErrorCode::LockTimeout, "the request was given up before the lock was granted")
+        }
+        Refusal::Full { what } => full(what),
+        Refusal::SessionTaken => Error::internal("a fresh session id was taken already"),
+    }
+}
+
+fn full(what: Bound) -> Error {
+    let what = match what {
+        Bound::Sessions => "sessions",
+        Bound::LocksHeld => "held locks",
+        Bound::WaitersOfALock => "waiters of one lock",
+        Bound::Waits => "waits",
+        Bound::LocksOfASession => "locks of one session",
+        Bound::WaitsOfASession => "waits of one session",
+        Bound::RequestsOfAWait => "requests that share one wait",
+        Bound::LocksOfAnAcquire => "locks in one acquire",
+    };
+    Error::unavailable(
+        crate::error::Outcome::NotApplied,
+        format!("the cluster has as many {what} as it can: close or release some and try again"),
+    )
 }

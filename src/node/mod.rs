@@ -1,18 +1,55 @@
 //! The node: owns every task, starts, drains and stops them.
+//!
+//! ```text
+//!  applications ──► locks ──► gateway ─┬─► authority (here, if this node leads) ──► raft
+//!                                      └─► exchange ──► mesh ──► the leader's dispatch ──► authority
+//!  mesh ──► dispatch ─┬─► raft            leader task: sessions, members, voters, lock events
+//!                     ├─► control task    control task: founding, joining, heartbeats, view
+//!                     └─► exchange
+//! ```
+//!
+//! [`Node`] is the handle. Everything that a production node is made of besides (data directory,
+//! sockets, files) is brought together in [`start`]; the simulation brings its own.
 
+mod authority;
+mod control;
+mod dispatch;
+mod drain;
+mod events;
+mod gateway;
+mod leader;
+mod limits;
+mod lock_events;
 pub mod locks;
+mod observe;
+mod records;
+mod requests;
+mod route;
+mod running;
+mod start;
 pub mod status;
+mod wire;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
+pub use self::{running::End, start::StartError};
 use crate::{
-    error::Error,
+    config::Config,
+    error::{Error, ErrorCode},
     ids::NodeId,
+    machine::{control::ChangeBody, membership::MemberChange},
     node::{
         locks::{IdempotencyKey, Locks},
+        running::Running,
         status::{ClusterEvent, ClusterView, NodeInfo, Readiness},
+        wire::{ClientAsk, ClientReply, ControlCall, ControlReply},
     },
 };
+
+/// How long handing over the leadership may take.
+const TRANSFER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a stream of events begins.
 #[derive(Debug)]
@@ -24,68 +61,176 @@ pub struct EventStream {
     pub events: mpsc::Receiver<ClusterEvent>,
 }
 
-/// A running node. Cheap to clone; the node runs until it is stopped.
+/// A running node. Cheap to clone; the node runs until it is stopped or [ends](Node::ended).
 #[derive(Clone, Debug)]
-pub struct Node {}
+pub struct Node {
+    running: Arc<Running>,
+}
 
 impl Node {
+    /// Starts a node: takes its data directory, listens, and looks for its cluster. Returns once it
+    /// listens; [`Node::readiness`] tells when it can serve.
+    ///
+    /// # Errors
+    /// [`StartError`] names what could not be had, and the cure.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        start::start(config).await
+    }
+
     /// The lock service.
     pub fn locks(&self) -> Locks {
-        Locks {}
+        self.running.locks.clone()
     }
 
     /// What this node says of itself.
     pub async fn info(&self) -> NodeInfo {
-        unreachable!("contract")
+        self.running.observer.info()
     }
 
     /// What this node knows of the cluster, from the leader where one can be reached.
     pub async fn cluster(&self) -> ClusterView {
-        unreachable!("contract")
+        self.running.observer.cluster(&self.running.gateway).await
     }
 
     /// Whether it can serve its roles now.
     pub async fn readiness(&self) -> Readiness {
-        unreachable!("contract")
+        self.running.observer.readiness()
     }
 
     /// The cluster's events, as this node comes to know them, after `last_id` or from now.
     pub async fn events(&self, last_id: Option<u64>) -> EventStream {
-        let _ = last_id;
-        unreachable!("contract")
+        self.running.events.stream(last_id)
     }
 
     /// Removes and bars a member.
+    ///
+    /// # Errors
+    /// `not-found`, `no-quorum`, `unavailable`.
     pub async fn remove_member(&self, peer: NodeId, key: Option<IdempotencyKey>) -> Result<(), Error> {
-        let _ = (peer, key);
-        Err(Error::internal("contract"))
+        self.change(ChangeBody::Member(MemberChange::Remove(peer)), key).await
     }
 
     /// Lifts the bar.
+    ///
+    /// # Errors
+    /// `not-found`, `no-quorum`, `unavailable`.
     pub async fn admit_member(&self, peer: NodeId, key: Option<IdempotencyKey>) -> Result<(), Error> {
-        let _ = (peer, key);
-        Err(Error::internal("contract"))
+        self.change(ChangeBody::Member(MemberChange::Admit(peer)), key).await
     }
 
-    /// A member leaves for good: it drains, is removed, and its process ends.
+    /// A member leaves for good: it is asked to drain, to be removed, and to end its process. Another
+    /// member is asked over the mesh and must be up; to take out a dead one, remove it.
+    ///
+    /// # Errors
+    /// `not-found`, `unavailable`.
     pub async fn leave(&self, peer: NodeId, key: Option<IdempotencyKey>) -> Result<(), Error> {
-        let _ = (peer, key);
-        Err(Error::internal("contract"))
+        limits::check_key(key.as_ref())?;
+        if peer == self.id() {
+            self.running.asked_to_leave.cancel();
+            return Ok(());
+        }
+        if !self.running.gateway.route().is_member(peer) {
+            return Err(no_such_member());
+        }
+        match self.running.control(peer, ControlCall::PleaseLeave).await {
+            Ok(ControlReply::Done) => Ok(()),
+            _ => Err(Error::unavailable(
+                crate::error::Outcome::Unknown,
+                format!("{peer} does not answer: if it is gone for good, use `syncmesh members remove {peer}`"),
+            )),
+        }
     }
 
     /// Hands Raft's leadership to `to`, or to whoever is most up to date.
+    ///
+    /// # Errors
+    /// `not-found`, `no-quorum`, `unavailable`.
     pub async fn transfer_leader(&self, to: Option<NodeId>, key: Option<IdempotencyKey>) -> Result<(), Error> {
-        let _ = (to, key);
-        Err(Error::internal("contract"))
+        limits::check_key(key.as_ref())?;
+        let route = self.running.gateway.route();
+        if to.is_some_and(|to| !route.is_member(to)) {
+            return Err(no_such_member());
+        }
+        if let (Some(to), Some(leader)) = (to, route.leader())
+            && leader.node == to
+        {
+            return Ok(());
+        }
+        match self.running.gateway.ask(ClientAsk::Transfer(to), TRANSFER_PATIENCE).await? {
+            ClientReply::Done => Ok(()),
+            reply => Err(Error::internal(format!("the leader gave an answer to something else: {reply:?}"))),
+        }
+    }
+
+    async fn change(&self, body: ChangeBody, key: Option<IdempotencyKey>) -> Result<(), Error> {
+        limits::check_key(key.as_ref())?;
+        let request = self.running.gateway.begin();
+        match self.running.gateway.change(&request, key, body, Duration::ZERO).await? {
+            ClientReply::Done => Ok(()),
+            reply => Err(Error::internal(format!("the leader gave an answer to something else: {reply:?}"))),
+        }
     }
 
     /// All metrics in the Prometheus text format (OpenMetrics).
     pub fn metrics_text(&self) -> String {
-        String::new()
+        self.running.metrics_text()
+    }
+
+    /// The handles to this node's metrics.
+    pub fn metrics(&self) -> &crate::telemetry::Metrics {
+        &self.running.metrics
     }
 
     /// This node's own id.
     pub fn id(&self) -> NodeId {
-        NodeId::default()
+        self.running.id
     }
+
+    /// Where this node listens (multiaddrs).
+    pub fn listen_addrs(&self) -> Vec<String> {
+        self.running.mesh.status().borrow().listen_addrs.iter().map(ToString::to_string).collect()
+    }
+
+    /// Where this node keeps its data: with `DATA_SLOTS=on`, its slot. None in simulation.
+    pub fn data_dir(&self) -> Option<PathBuf> {
+        self.running.data_dir.clone()
+    }
+
+    /// Writes `node.json` into the data directory, for scripts that start nodes.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub async fn write_node_file(&self, api_url: &str) -> std::io::Result<()> {
+        self.running.write_node_file(api_url).await
+    }
+
+    /// Waits until the node ends by itself: it left, was removed, or failed.
+    pub async fn ended(&self) -> End {
+        self.running.ended().await
+    }
+
+    /// Waits until this node has been asked to leave the cluster for good; whoever runs it then calls
+    /// [`Node::stop`].
+    pub async fn asked_to_leave(&self) {
+        self.running.asked_to_leave.cancelled().await;
+    }
+
+    /// Drains and stops the node: hands its duties over, tells the leader, closes its connections. A
+    /// node that was asked to leave is removed for good. `true`: all of it within `grace`.
+    pub async fn stop(&self, grace: Duration) -> Drained {
+        drain::stop(&self.running, grace).await
+    }
+}
+
+/// Whether a stop got to hand everything over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drained {
+    /// All duties were handed over.
+    Whole,
+    /// Time ran out first; nothing acknowledged is lost, but the others notice by silence.
+    Cut,
+}
+
+fn no_such_member() -> Error {
+    Error::new(ErrorCode::NotFound, "there is no such member: `syncmesh members list` shows them all")
 }

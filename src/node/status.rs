@@ -1,5 +1,7 @@
 //! What a node says of itself and of the cluster: the bodies of `GET /v1/node`, `/v1/cluster`,
-//! `/readyz` and the events, in the words of API.md.
+//! `/readyz` and the events.
+//!
+//! The shapes only; [`observe`](super::observe) fills them in.
 
 use serde::{Deserialize, Serialize};
 

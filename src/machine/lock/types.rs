@@ -82,13 +82,12 @@ pub enum LockRequest {
     /// An operator's force release of all its holders.
     Break(LockName),
     /// The asker of `request` has gone, or its time is up: leave the line if nobody else asked for
-    /// the same wait, and otherwise do nothing. Where `surrender` is set and the request was granted
-    /// already, release exactly those grants (and close the session that the request opened).
+    /// the same wait, and otherwise do nothing. Where the request was granted already, what was
+    /// granted stands in the memory of answers: the caller of the table asks that first and calls
+    /// [`super::LockTable::surrender`].
     Abandon {
         /// The acquire that is given up.
         request: RequestId,
-        /// Whether a grant that nobody got to hear of is to be released.
-        surrender: bool,
     },
 }
 
@@ -206,6 +205,9 @@ pub enum Bound {
     WaitersOfALock,
     Waits,
     LocksOfASession,
+    WaitsOfASession,
+    RequestsOfAWait,
+    LocksOfAnAcquire,
 }
 
 /// What happened to a lock, for those who watch.
@@ -283,6 +285,15 @@ pub enum LockEffect {
         ticket: u64,
         /// How long.
         delay_ms: u64,
+    },
+    /// The log holds another remainder for this session; `None`: none.
+    Remainder {
+        /// Which session.
+        session: SessionId,
+        /// The term of the leader that judged.
+        term: Term,
+        /// What is left of its term for the next leader, in milliseconds.
+        remainder_ms: Option<u64>,
     },
     /// For watchers and metrics.
     Event(LockEvent),

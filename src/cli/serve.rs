@@ -1,0 +1,90 @@
+//! Runs a node with its HTTP edge: what `node` and `dev` share.
+
+use std::{io, time::Duration};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    api::{self, ApiSettings},
+    config::Config,
+    node::{Drained, Node, StartError},
+};
+
+/// How long requests under way may go on once the node drains.
+const API_DRAIN: Duration = Duration::from_secs(3);
+
+/// Why a node with its API did not start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServeError {
+    /// The API's address cannot be had.
+    #[error(
+        "the HTTP API cannot listen on {addr}: {source}; set API_ADDR to a free address, or stop what listens there \
+         (`ss -ltnp` shows it)"
+    )]
+    Listen {
+        /// The address.
+        addr: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The node did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// `node.json` cannot be written.
+    #[error("cannot write node.json into the data directory: {0}")]
+    NodeFile(io::Error),
+}
+
+/// A node that serves HTTP.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) node: Node,
+    pub(super) api_url: String,
+    stop_api: CancellationToken,
+    api: JoinHandle<io::Result<()>>,
+}
+
+impl Served {
+    /// Binds the API, starts the node, serves.
+    pub(super) async fn start(config: Config) -> Result<Self, ServeError> {
+        let addr = config.api_addr.as_str().to_owned();
+        let listen = |source| ServeError::Listen { addr: addr.clone(), source };
+        let listener = TcpListener::bind(&addr).await.map_err(listen)?;
+        let port = listener.local_addr().map_err(listen)?.port();
+        let api_url = api_url(&config, port);
+        if config.api_token.is_none() && !config.api_addr.is_loopback() {
+            warn!(
+                addr,
+                "the HTTP API listens beyond this machine and asks for no token: whoever reaches it can do everything; set \
+                 API_TOKEN"
+            );
+        }
+        let token = config.api_token.clone();
+        let node = Node::start(config).await?;
+        node.write_node_file(&api_url).await.map_err(ServeError::NodeFile)?;
+        info!(url = %api_url, "serves the HTTP API");
+        let metrics = node.metrics().clone();
+        let settings = ApiSettings { token, drain: API_DRAIN, metrics, ..ApiSettings::default() };
+        let stop_api = CancellationToken::new();
+        let api = tokio::spawn(api::serve(listener, node.clone(), settings, stop_api.clone()));
+        Ok(Self { node, api_url, stop_api, api })
+    }
+
+    /// Ends the API, then drains and stops the node.
+    pub(super) async fn stop(self, grace: Duration) -> Drained {
+        self.stop_api.cancel();
+        // A panic in it has ended its connections already.
+        let _ = self.api.await;
+        self.node.stop(grace.saturating_sub(API_DRAIN)).await
+    }
+}
+
+fn api_url(config: &Config, port: u16) -> String {
+    let url = config.api_addr.client_url();
+    match url.rsplit_once(':') {
+        Some((host, _)) if config.api_addr.port() == 0 => format!("{host}:{port}"),
+        _ => url,
+    }
+}

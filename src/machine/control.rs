@@ -1,0 +1,238 @@
+//! The replicated state of the control plane as a whole: what Raft applies its log to.
+//!
+//! Owns the [`LockTable`], the [`Membership`] and the [`AnswerMemory`] that makes repeated requests
+//! harmless, and is the only place where they meet. Called by `raft/apply.rs` with committed entries
+//! in their order, and read by whoever serves linearizable reads.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    lock::{LockAnswer, LockEffect, LockRequest, LockTable, LockTimer, Refusal, token_floor},
+    membership::{ClusterRecord, Liveness, MemberAnswer, MemberChange, MemberNews, Membership},
+    requests::{Abandonment, Admission, AnswerMemory, MemoryBound},
+};
+use crate::{
+    error::{Error, ErrorCode, Outcome},
+    ids::{RequestId, Term, Tick},
+};
+
+/// A client's own name for a request, so that a repeat within ten minutes gets the first answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct IdempotencyKey {
+    /// As the client sent it, 1 to 255 bytes.
+    pub key: String,
+    /// A digest of the request, so that another request under the same key is noticed.
+    pub fingerprint: u64,
+}
+
+/// A change that somebody asked for, remembered under its id.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// Its id, drawn by the node that serves it.
+    pub request: RequestId,
+    /// All requests of that node below are answered.
+    pub done_below: u64,
+    /// The client's name for it.
+    pub key: Option<IdempotencyKey>,
+    /// What is to be changed.
+    pub body: ChangeBody,
+}
+
+/// What is to be changed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ChangeBody {
+    /// A lock or a session.
+    Lock(LockRequest),
+    /// A member, by an operator.
+    Member(MemberChange),
+}
+
+/// One command of a log entry.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// The first of a cluster, by its first leader: tokens count on from above all that a cluster of
+    /// these machines can have granted before.
+    Found(Box<ClusterRecord>),
+    /// What somebody asked for.
+    Change(Box<Change>),
+    /// What the leader's judgement of time says.
+    Timer(LockTimer),
+    /// What a node says of itself, or the leader of it.
+    Member(MemberChange),
+}
+
+/// The answer to a [`Command`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// Of the lock machine.
+    Lock(LockAnswer),
+    /// Of the membership.
+    Member(MemberAnswer),
+    /// Refused before it came so far.
+    Refused(Error),
+    /// There is nothing to say.
+    None,
+}
+
+/// What applying an entry causes outside the replicated state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// About locks.
+    Lock(LockEffect),
+    /// About members.
+    Member(MemberNews),
+}
+
+/// The replicated state.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ControlState {
+    cluster: Option<Arc<ClusterRecord>>,
+    locks: LockTable,
+    members: Membership,
+    answers: AnswerMemory<Answer>,
+}
+
+impl ControlState {
+    /// The cluster, once its first leader has said so.
+    pub fn cluster(&self) -> Option<&ClusterRecord> {
+        self.cluster.as_deref()
+    }
+
+    /// Locks and sessions.
+    pub fn locks(&self) -> &LockTable {
+        &self.locks
+    }
+
+    /// Members and who is barred.
+    pub fn members(&self) -> &Membership {
+        &self.members
+    }
+
+    /// Applies one command of an entry of `term`; `at` is the entry's time, made monotone.
+    pub fn apply(&mut self, at: Tick, term: Term, command: Command, effects: &mut Vec<Effect>) -> Answer {
+        match command {
+            Command::Found(record) => {
+                if self.cluster.is_none() {
+                    self.locks.raise_token(token_floor(self.locks.token().0, record.founded_at.0 / 1000));
+                    self.cluster = Some(Arc::new(*record));
+                }
+                Answer::None
+            }
+            Command::Change(change) => self.change(at, term, *change, effects),
+            Command::Timer(timer) => {
+                self.lock_step(at, effects, |locks, effects| locks.timer(at, term, timer, effects));
+                Answer::None
+            }
+            Command::Member(change) => Answer::Member(self.member(at, term, change, effects)),
+        }
+    }
+
+    fn change(&mut self, at: Tick, term: Term, change: Change, effects: &mut Vec<Effect>) -> Answer {
+        let Change { request, done_below, key, body } = change;
+        if !self.members.members().get(&request.node).is_some_and(|member| member.belongs()) {
+            return Answer::Refused(Error::unavailable(
+                Outcome::NotApplied,
+                "the node that serves this request is no member of the cluster: ask another one",
+            ));
+        }
+        let key = key.as_ref().map(|key| (key.key.as_str(), key.fingerprint));
+        match self.answers.admit(at, request, done_below, key) {
+            Admission::New => {}
+            Admission::Repeat(answer) => return answer,
+            Admission::Pending(_) => return Answer::Lock(LockAnswer::Waiting),
+            Admission::Stale => return Answer::Refused(stale()),
+            Admission::Full(bound) => return Answer::Refused(memory_full(bound)),
+            Admission::KeyConflict => return Answer::Refused(key_conflict()),
+        }
+        let answer = match body {
+            ChangeBody::Lock(LockRequest::Abandon { request: given_up }) => {
+                Answer::Lock(self.abandon(at, given_up, effects))
+            }
+            ChangeBody::Lock(body) => {
+                let step =
+                    |locks: &mut LockTable, effects: &mut Vec<LockEffect>| locks.request(at, request, body, effects);
+                Answer::Lock(self.lock_step(at, effects, step))
+            }
+            ChangeBody::Member(body) => Answer::Member(self.member(at, term, body, effects)),
+        };
+        if answer != Answer::Lock(LockAnswer::Waiting) {
+            self.answers.settle(at, request, answer.clone());
+        }
+        answer
+    }
+
+    fn abandon(&mut self, at: Tick, given_up: RequestId, effects: &mut Vec<Effect>) -> LockAnswer {
+        let gone = Answer::Lock(LockAnswer::Refused(Refusal::Abandoned));
+        match self.answers.abandon(given_up, gone) {
+            Abandonment::Waiting(first) => {
+                let leave = LockRequest::Abandon { request: first };
+                self.lock_step(at, effects, |locks, effects| locks.request(at, first, leave, effects));
+            }
+            Abandonment::Answered(Answer::Lock(LockAnswer::Granted(granted))) => {
+                self.lock_step(at, effects, |locks, effects| locks.surrender(at, &granted, effects));
+            }
+            Abandonment::Answered(_) | Abandonment::Shared | Abandonment::Unseen | Abandonment::Stale => {}
+        }
+        LockAnswer::Abandoned
+    }
+
+    /// Runs a step of the lock machine and remembers the answers of the waits that it ended.
+    fn lock_step<T>(
+        &mut self,
+        at: Tick,
+        effects: &mut Vec<Effect>,
+        step: impl FnOnce(&mut LockTable, &mut Vec<LockEffect>) -> T,
+    ) -> T {
+        let mut caused = Vec::new();
+        let outcome = step(&mut self.locks, &mut caused);
+        for effect in caused {
+            effects.push(Effect::Lock(match effect {
+                LockEffect::Answered { requests, answer } => {
+                    let remember = |request| self.answers.settle(at, request, Answer::Lock(answer.clone()));
+                    let requests = requests.into_iter().flat_map(remember).collect();
+                    LockEffect::Answered { requests, answer }
+                }
+                other => other,
+            }));
+        }
+        outcome
+    }
+
+    fn member(&mut self, at: Tick, term: Term, change: MemberChange, effects: &mut Vec<Effect>) -> MemberAnswer {
+        let mut news = Vec::new();
+        let answer = self.members.change(at, term, change, &mut news);
+        for item in news {
+            if matches!(item.liveness, None | Some(Liveness::Left)) {
+                self.answers.forget(&item.node);
+            }
+            effects.push(Effect::Member(item));
+        }
+        answer
+    }
+}
+
+fn stale() -> Error {
+    Error::unavailable(Outcome::Unknown, "the node that served this request has given it up or was restarted meanwhile")
+}
+
+fn memory_full(bound: MemoryBound) -> Error {
+    let what = match bound {
+        MemoryBound::Nodes => "nodes",
+        MemoryBound::OpenRequests => "requests of this node under way",
+        MemoryBound::Keys => "idempotency keys of the last ten minutes",
+        MemoryBound::RequestsOfAKey => "requests under one idempotency key",
+    };
+    let detail = format!("the cluster remembers as many {what} as it can, nothing was changed: try again later");
+    Error::unavailable(Outcome::NotApplied, detail)
+}
+
+fn key_conflict() -> Error {
+    let mut error = Error::new(
+        ErrorCode::BadRequest,
+        "this Idempotency-Key was used for another request within ten minutes: use a fresh key for each request",
+    );
+    error.details.field = Some("Idempotency-Key".into());
+    error
+}

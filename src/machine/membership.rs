@@ -1,0 +1,378 @@
+//! Who belongs to the cluster, as Raft replicates it: the source of every node's *view*.
+//!
+//! Owns the members with their roles, addresses, incarnations and liveness, and the list of those
+//! who are barred. A member's liveness changes only here, by a committed entry; the leader's
+//! [`detector`](super::detector) merely proposes. Raft's own membership (who votes) is not kept here:
+//! [`autopilot`](super::autopilot) derives the one that is wanted.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ClusterId, Incarnation, NodeId, Role, Term, Tick};
+
+/// Most members that a cluster lists, those who left included.
+pub const MAX_MEMBERS: usize = 1_000;
+/// Most peers that can be barred at a time.
+pub const MAX_BARRED: usize = 10_000;
+/// Most addresses that a member may announce.
+pub const MAX_ADDRS: usize = 16;
+
+/// The birth certificate of a cluster: written once, durably, by its founder, and never changed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClusterRecord {
+    /// Drawn at random by the founder.
+    pub cluster_id: ClusterId,
+    /// `CLUSTER_NAME` of all its nodes.
+    pub cluster_name: String,
+    /// The lock managers with which Raft begins. Exactly these initialise it.
+    pub founders: Vec<NodeId>,
+    /// `QUEUE_PARTITIONS` at founding.
+    pub queue_partitions: u32,
+    /// `CACHE_PROTOCOL` of all its nodes.
+    pub cache_protocol: String,
+    /// Unix milliseconds by the founder's clock.
+    pub founded_at: Tick,
+}
+
+/// Whether a member is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Liveness {
+    /// Serving.
+    Up,
+    /// Serving, and about to stop: its duties are being handed over.
+    Draining,
+    /// Silent, or stopped; may come back by itself.
+    Down,
+    /// Left or was removed: no longer a member, listed for a while.
+    Left,
+}
+
+/// What a node says of itself when it joins.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Joiner {
+    /// The node.
+    pub node: NodeId,
+    /// This run of it.
+    pub incarnation: Incarnation,
+    /// What it does.
+    pub roles: Vec<Role>,
+    /// Where peers reach it (multiaddrs).
+    pub addrs: Vec<String>,
+    /// The version of its program.
+    pub version: String,
+}
+
+/// A member, as the replicated state has it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// What it said when it joined.
+    pub joiner: Joiner,
+    /// Whether it is there.
+    pub liveness: Liveness,
+    /// Since when, in Unix milliseconds.
+    pub since: Tick,
+}
+
+impl Member {
+    /// Whether it has this role.
+    pub fn has_role(&self, role: Role) -> bool {
+        self.joiner.roles.contains(&role)
+    }
+
+    /// Whether it belongs to the cluster, there or not.
+    pub fn belongs(&self) -> bool {
+        self.liveness != Liveness::Left
+    }
+
+    /// Whether it can be asked something.
+    pub fn serves(&self) -> bool {
+        matches!(self.liveness, Liveness::Up | Liveness::Draining)
+    }
+}
+
+/// A change of membership, as an entry carries it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum MemberChange {
+    /// A node starts, comes back, or says something new of itself.
+    Join(Joiner),
+    /// A node is about to stop. Void for another incarnation.
+    Drain {
+        /// The node.
+        node: NodeId,
+        /// This run of it.
+        incarnation: Incarnation,
+    },
+    /// The leader has not heard of a node, or the node said that it stops. Void for another
+    /// incarnation and, where `term` is given, in another term than the one that judged.
+    Down {
+        /// The node.
+        node: NodeId,
+        /// This run of it.
+        incarnation: Incarnation,
+        /// The term of the leader that judged; none where the node itself said so.
+        term: Option<Term>,
+    },
+    /// A node leaves for good.
+    Leave(NodeId),
+    /// An operator removes and bars a node.
+    Remove(NodeId),
+    /// An operator lifts the bar.
+    Admit(NodeId),
+    /// Those who have been down or gone for long are no longer listed. Each with the moment since
+    /// which it was so, to be void for one that has come back.
+    Forget(Vec<(NodeId, Tick)>),
+}
+
+/// What came of a [`MemberChange`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum MemberAnswer {
+    /// It is so now (and may have been before).
+    Done,
+    /// The node is barred: an operator must `members admit` it first.
+    Barred,
+    /// A newer run of the node is known.
+    OlderIncarnation,
+    /// There is no such member.
+    NotFound,
+    /// [`MAX_MEMBERS`] or [`MAX_BARRED`] is reached.
+    Full,
+    /// Too many or too long addresses.
+    Malformed,
+}
+
+/// What happened to a member, for events and for those who act on the view.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberNews {
+    /// The node.
+    pub node: NodeId,
+    /// What it is now; `None`: no longer listed.
+    pub liveness: Option<Liveness>,
+}
+
+/// The members and the barred. The version grows with every change.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Membership {
+    version: u64,
+    members: BTreeMap<NodeId, Member>,
+    barred: BTreeMap<NodeId, Tick>,
+}
+
+impl Membership {
+    /// Grows with every change.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Everyone listed, in the order of ids.
+    pub fn members(&self) -> &BTreeMap<NodeId, Member> {
+        &self.members
+    }
+
+    /// Who is barred, since when.
+    pub fn barred(&self) -> &BTreeMap<NodeId, Tick> {
+        &self.barred
+    }
+
+    /// Applies a change. `at` is the entry's time, `entry_term` its term.
+    pub fn change(
+        &mut self,
+        at: Tick,
+        entry_term: Term,
+        change: MemberChange,
+        news: &mut Vec<MemberNews>,
+    ) -> MemberAnswer {
+        match change {
+            MemberChange::Join(joiner) => self.join(at, joiner, news),
+            MemberChange::Drain { node, incarnation } => self.fade(at, node, incarnation, Liveness::Draining, news),
+            MemberChange::Down { node, incarnation, term } => match term {
+                Some(term) if term != entry_term => MemberAnswer::Done,
+                _ => self.fade(at, node, incarnation, Liveness::Down, news),
+            },
+            MemberChange::Leave(node) => self.leave(at, node, news),
+            MemberChange::Remove(node) => self.remove(at, node, news),
+            MemberChange::Admit(node) => match self.barred.remove(&node) {
+                Some(_) => {
+                    self.version += 1;
+                    MemberAnswer::Done
+                }
+                None if self.members.contains_key(&node) => MemberAnswer::Done,
+                None => MemberAnswer::NotFound,
+            },
+            MemberChange::Forget(nodes) => {
+                for (node, since) in nodes {
+                    self.forget(node, since, news);
+                }
+                MemberAnswer::Done
+            }
+        }
+    }
+
+    fn join(&mut self, at: Tick, joiner: Joiner, news: &mut Vec<MemberNews>) -> MemberAnswer {
+        if self.barred.contains_key(&joiner.node) {
+            return MemberAnswer::Barred;
+        }
+        if joiner.addrs.len() > MAX_ADDRS || joiner.addrs.iter().any(|addr| addr.len() > 512) {
+            return MemberAnswer::Malformed;
+        }
+        let node = joiner.node;
+        match self.members.get(&node) {
+            Some(known) if known.joiner.incarnation > joiner.incarnation => return MemberAnswer::OlderIncarnation,
+            Some(known) if known.joiner == joiner && known.liveness == Liveness::Up => return MemberAnswer::Done,
+            // What is being drained by the same run stays so: only a new run may serve again.
+            Some(known) if known.joiner.incarnation == joiner.incarnation && known.liveness == Liveness::Draining => {
+                return MemberAnswer::Done;
+            }
+            None if self.members.len() >= MAX_MEMBERS => return MemberAnswer::Full,
+            _ => {}
+        }
+        self.members.insert(node, Member { joiner, liveness: Liveness::Up, since: at });
+        self.tell(node, Some(Liveness::Up), news);
+        MemberAnswer::Done
+    }
+
+    fn fade(
+        &mut self,
+        at: Tick,
+        node: NodeId,
+        incarnation: Incarnation,
+        to: Liveness,
+        news: &mut Vec<MemberNews>,
+    ) -> MemberAnswer {
+        let Some(member) = self.members.get_mut(&node) else { return MemberAnswer::NotFound };
+        if member.joiner.incarnation != incarnation {
+            return MemberAnswer::OlderIncarnation;
+        }
+        if member.liveness != to && member.serves() {
+            member.liveness = to;
+            member.since = at;
+            self.tell(node, Some(to), news);
+        }
+        MemberAnswer::Done
+    }
+
+    fn leave(&mut self, at: Tick, node: NodeId, news: &mut Vec<MemberNews>) -> MemberAnswer {
+        let Some(member) = self.members.get_mut(&node) else { return MemberAnswer::NotFound };
+        if member.belongs() {
+            member.liveness = Liveness::Left;
+            member.since = at;
+            self.tell(node, Some(Liveness::Left), news);
+        }
+        MemberAnswer::Done
+    }
+
+    fn remove(&mut self, at: Tick, node: NodeId, news: &mut Vec<MemberNews>) -> MemberAnswer {
+        if !self.members.contains_key(&node) && !self.barred.contains_key(&node) {
+            return MemberAnswer::NotFound;
+        }
+        if self.barred.len() >= MAX_BARRED && !self.barred.contains_key(&node) {
+            return MemberAnswer::Full;
+        }
+        if self.barred.insert(node, at).is_none() {
+            self.version += 1;
+        }
+        self.leave(at, node, news);
+        MemberAnswer::Done
+    }
+
+    fn forget(&mut self, node: NodeId, since: Tick, news: &mut Vec<MemberNews>) {
+        let Some(member) = self.members.get(&node) else { return };
+        if member.since == since && !member.serves() {
+            self.members.remove(&node);
+            self.tell(node, None, news);
+        }
+    }
+
+    fn tell(&mut self, node: NodeId, liveness: Option<Liveness>, news: &mut Vec<MemberNews>) {
+        self.version += 1;
+        news.push(MemberNews { node, liveness });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    fn joiner(n: u8, incarnation: u64) -> Joiner {
+        Joiner {
+            node: node(n),
+            incarnation: Incarnation(incarnation),
+            roles: vec![Role::LockManager],
+            addrs: vec!["/ip4/127.0.0.1/tcp/4001".into()],
+            version: "0.1.0".into(),
+        }
+    }
+
+    fn apply(membership: &mut Membership, change: MemberChange) -> (MemberAnswer, Vec<MemberNews>) {
+        let mut news = Vec::new();
+        let answer = membership.change(Tick(7), Term(1), change, &mut news);
+        (answer, news)
+    }
+
+    #[test]
+    fn a_join_is_told_once() {
+        let mut members = Membership::default();
+        let (answer, news) = apply(&mut members, MemberChange::Join(joiner(1, 1)));
+        assert_eq!(answer, MemberAnswer::Done);
+        assert_eq!(news, vec![MemberNews { node: node(1), liveness: Some(Liveness::Up) }]);
+        let version = members.version();
+        assert_eq!(apply(&mut members, MemberChange::Join(joiner(1, 1))), (MemberAnswer::Done, vec![]));
+        assert_eq!(members.version(), version);
+    }
+
+    #[test]
+    fn a_verdict_about_an_earlier_run_is_void() {
+        let mut members = Membership::default();
+        apply(&mut members, MemberChange::Join(joiner(1, 2)));
+        let down = MemberChange::Down { node: node(1), incarnation: Incarnation(1), term: Some(Term(1)) };
+        assert_eq!(apply(&mut members, down), (MemberAnswer::OlderIncarnation, vec![]));
+        assert_eq!(apply(&mut members, MemberChange::Join(joiner(1, 1))).0, MemberAnswer::OlderIncarnation);
+    }
+
+    #[test]
+    fn a_verdict_of_a_leader_whose_term_is_over_is_void() {
+        let mut members = Membership::default();
+        apply(&mut members, MemberChange::Join(joiner(1, 1)));
+        let down = |term| MemberChange::Down { node: node(1), incarnation: Incarnation(1), term: Some(Term(term)) };
+        assert_eq!(apply(&mut members, down(0)).1, vec![]);
+        assert_eq!(apply(&mut members, down(1)).1, vec![MemberNews { node: node(1), liveness: Some(Liveness::Down) }]);
+    }
+
+    #[test]
+    fn a_removed_node_is_barred_until_it_is_admitted() {
+        let mut members = Membership::default();
+        apply(&mut members, MemberChange::Join(joiner(1, 1)));
+        assert_eq!(apply(&mut members, MemberChange::Remove(node(1))).0, MemberAnswer::Done);
+        assert_eq!(apply(&mut members, MemberChange::Join(joiner(1, 2))).0, MemberAnswer::Barred);
+        assert_eq!(apply(&mut members, MemberChange::Admit(node(1))).0, MemberAnswer::Done);
+        assert_eq!(apply(&mut members, MemberChange::Join(joiner(1, 2))).0, MemberAnswer::Done);
+    }
+
+    #[test]
+    fn a_draining_run_does_not_serve_again_but_the_next_one_does() {
+        let mut members = Membership::default();
+        apply(&mut members, MemberChange::Join(joiner(1, 1)));
+        apply(&mut members, MemberChange::Drain { node: node(1), incarnation: Incarnation(1) });
+        apply(&mut members, MemberChange::Join(joiner(1, 1)));
+        assert_eq!(members.members()[&node(1)].liveness, Liveness::Draining);
+        apply(&mut members, MemberChange::Join(joiner(1, 2)));
+        assert_eq!(members.members()[&node(1)].liveness, Liveness::Up);
+    }
+
+    #[test]
+    fn only_who_stayed_away_is_forgotten() {
+        let mut members = Membership::default();
+        apply(&mut members, MemberChange::Join(joiner(1, 1)));
+        apply(&mut members, MemberChange::Forget(vec![(node(1), Tick(7))]));
+        assert!(members.members().contains_key(&node(1)), "a serving member is never forgotten");
+        apply(&mut members, MemberChange::Leave(node(1)));
+        apply(&mut members, MemberChange::Forget(vec![(node(1), Tick(6))]));
+        assert!(members.members().contains_key(&node(1)), "it has changed since it was judged");
+        apply(&mut members, MemberChange::Forget(vec![(node(1), Tick(7))]));
+        assert!(!members.members().contains_key(&node(1)));
+    }
+}

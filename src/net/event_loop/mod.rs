@@ -1,0 +1,339 @@
+//! The swarm task: the one place that touches libp2p's swarm.
+//!
+//! Owns the swarm, the address book, the calls in flight and what waits to be told to the node.
+//! `calls` has the exchanges, `peers` the connections. The task never waits for anything but its own
+//! inputs: a node that is slow to take its events costs refused calls, not a stalled mesh.
+
+mod calls;
+mod peers;
+
+pub(super) use self::peers::printable;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use libp2p::{
+    Multiaddr, Swarm, gossipsub, kad, mdns,
+    metrics::{Metrics, Recorder},
+    swarm::SwarmEvent,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    DiscoveredBy, MeshEvent, MeshStatus, NetError, Protocol, Topic,
+    behaviour::{Behaviour, BehaviourEvent},
+    discovery::{Book, Bootstrap},
+    handle::{Inbox, Order},
+    metrics::NetMetrics,
+    transport,
+};
+use crate::ids::NodeId;
+
+/// How often due dials and overdue calls are looked for.
+const TICK: Duration = Duration::from_millis(50);
+/// How long opening the listeners may take.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long closing the connections may take when the task is stopped.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Kademlia is asked for at most one lost member in this time.
+const KAD_ASK_INTERVAL: Duration = Duration::from_secs(5);
+
+pub(super) struct EventLoop {
+    swarm: Swarm<Behaviour>,
+    book: Book,
+    bootstrap: Vec<Bootstrap>,
+    calls: calls::Calls,
+    outbox: peers::Outbox,
+    /// What peers say our address is.
+    observed: Vec<Multiaddr>,
+    barred: BTreeSet<NodeId>,
+    next_kad_ask: Instant,
+    status: watch::Sender<Arc<MeshStatus>>,
+    status_stale: StatusAge,
+    metrics: NetMetrics,
+    libp2p_metrics: Metrics,
+}
+
+/// Whether the published status is what the swarm task knows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StatusAge {
+    Current,
+    Stale,
+}
+
+impl EventLoop {
+    pub(super) fn new(
+        swarm: Swarm<Behaviour>,
+        book: Book,
+        bootstrap: Vec<Bootstrap>,
+        events: mpsc::Sender<MeshEvent>,
+        status: watch::Sender<Arc<MeshStatus>>,
+        metrics: NetMetrics,
+        libp2p_metrics: Metrics,
+    ) -> Self {
+        Self {
+            swarm,
+            book,
+            bootstrap,
+            calls: calls::Calls::default(),
+            outbox: peers::Outbox::new(events),
+            observed: Vec::new(),
+            barred: BTreeSet::new(),
+            next_kad_ask: Instant::now(),
+            status,
+            status_stale: StatusAge::Stale,
+            metrics,
+            libp2p_metrics,
+        }
+    }
+
+    /// Opens the listeners and waits until each has an address.
+    pub(super) async fn listen(&mut self, addrs: &[Multiaddr]) -> Result<(), NetError> {
+        for addr in addrs {
+            transport::check_free(addr)
+                .map_err(|error| NetError::Listen { addr: addr.clone(), reason: error.to_string() })?;
+        }
+        let mut opening = HashMap::new();
+        for addr in addrs {
+            let refused = |reason: String| NetError::Listen { addr: addr.clone(), reason };
+            let id = self.swarm.listen_on(addr.clone()).map_err(|e| refused(e.to_string()))?;
+            opening.insert(id, addr.clone());
+        }
+        let deadline = Instant::now() + LISTEN_TIMEOUT;
+        while let Some(addr) = opening.values().next().cloned() {
+            let event = tokio::time::timeout_at(deadline, self.swarm.select_next_some()).await;
+            let Ok(event) = event else {
+                return Err(NetError::Listen { addr, reason: "it has no address after 10 s".to_owned() });
+            };
+            match &event {
+                SwarmEvent::NewListenAddr { listener_id, .. } => {
+                    opening.remove(listener_id);
+                }
+                SwarmEvent::ListenerClosed { listener_id, reason: Err(error), .. }
+                | SwarmEvent::ListenerError { listener_id, error } => {
+                    if let Some(addr) = opening.get(listener_id) {
+                        return Err(NetError::Listen { addr: addr.clone(), reason: error.to_string() });
+                    }
+                }
+                _ => {}
+            }
+            self.on_event(event);
+        }
+        while let Some(event) = self.swarm.select_next_some().now_or_never() {
+            self.on_event(event);
+        }
+        self.publish_status();
+        Ok(())
+    }
+
+    /// Runs until `stop` is cancelled.
+    pub(super) async fn run(mut self, mut inbox: Inbox, stop: CancellationToken) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = tick.tick() => self.on_tick(),
+                event = self.swarm.select_next_some() => self.on_event(event),
+                Some(call) = inbox.ends.recv() => self.on_call(call),
+                Some(call) = inbox.asks.recv() => self.on_call(call),
+                Some(answer) = self.calls.next_answer() => self.on_answer(answer),
+                Some(order) = inbox.orders.recv() => self.on_order(order),
+                Ok(()) = inbox.members.changed() => {
+                    let members = inbox.members.borrow_and_update().clone();
+                    self.on_members(&members);
+                }
+                Ok(()) = inbox.barred.changed() => {
+                    let barred = inbox.barred.borrow_and_update().clone();
+                    self.on_barred(&barred);
+                }
+                () = self.outbox.flush(), if self.outbox.is_waiting() => {}
+            }
+            if self.status_stale == StatusAge::Stale {
+                self.publish_status();
+            }
+        }
+        self.close().await;
+    }
+
+    /// Closes all connections, so that peers hear of it at once.
+    async fn close(mut self) {
+        let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            // Err says that the peer is gone already.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let all_closed = async {
+            while self.swarm.connected_peers().next().is_some() {
+                self.swarm.select_next_some().await;
+            }
+        };
+        if timeout(CLOSE_TIMEOUT, all_closed).await.is_err() {
+            tracing::debug!("some connections were cut instead of closed");
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        self.expire_calls(now);
+        self.dial_due(now);
+        self.ask_kademlia(now);
+    }
+
+    fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Broadcast(topic, body) => self.broadcast(topic, &body),
+            Order::Hint(peer, addrs, source) => self.on_hint(peer, addrs, source),
+            Order::Disconnect(peer) => {
+                self.book.send_away(peer, Instant::now());
+                // Err says that the peer is gone already.
+                let _ = self.swarm.disconnect_peer_id(peer.peer_id());
+            }
+        }
+    }
+
+    fn broadcast(&mut self, topic: Topic, body: &Bytes) {
+        match self.swarm.behaviour_mut().gossip.publish(topic.ident(), body.to_vec()) {
+            Ok(_) | Err(gossipsub::PublishError::NoPeersSubscribedToTopic) => {}
+            Err(gossipsub::PublishError::AllQueuesFull(_)) => self.metrics.bound("broadcast-queue"),
+            Err(error) => tracing::warn!(topic = topic.name(), ?error, "a broadcast was not sent"),
+        }
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        self.libp2p_metrics.record(&event);
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_connected(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                self.on_disconnected(peer_id, connection_id, cause.map(|cause| cause.to_string()));
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
+                self.on_dial_error(peer_id, connection_id, &error);
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                tracing::debug!(from = %send_back_addr, %error, "an inbound connection failed");
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                tracing::info!(%address, "listening");
+                self.status_stale = StatusAge::Stale;
+            }
+            SwarmEvent::ExpiredListenAddr { .. } => self.status_stale = StatusAge::Stale,
+            SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
+                tracing::error!(?addresses, %error, "a listener closed");
+                self.status_stale = StatusAge::Stale;
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener reports an error"),
+            _ => {}
+        }
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) | BehaviourEvent::Barred(never) => {
+                match never {}
+            }
+            BehaviourEvent::Identify(event) => {
+                self.libp2p_metrics.record(&event);
+                self.on_identify(event);
+            }
+            BehaviourEvent::Ping(event) => {
+                self.libp2p_metrics.record(&event);
+                self.on_ping(&event);
+            }
+            BehaviourEvent::Kad(event) => {
+                self.libp2p_metrics.record(&event);
+                self.on_kad(event);
+            }
+            BehaviourEvent::Gossip(event) => {
+                self.libp2p_metrics.record(&event);
+                self.on_gossip(event);
+            }
+            BehaviourEvent::Mdns(event) => self.on_mdns(event),
+            BehaviourEvent::Raft(event) => self.on_rpc(Protocol::Raft, event),
+            BehaviourEvent::Replication(event) => self.on_rpc(Protocol::Replication, event),
+            BehaviourEvent::Coherence(event) => self.on_rpc(Protocol::Coherence, event),
+            BehaviourEvent::Control(event) => self.on_rpc(Protocol::Control, event),
+            BehaviourEvent::Client(event) => self.on_rpc(Protocol::Client, event),
+        }
+    }
+
+    fn on_gossip(&mut self, event: gossipsub::Event) {
+        let gossipsub::Event::Message { message, .. } = event else { return };
+        let topic = Topic::ALL.into_iter().find(|topic| topic.ident().hash() == message.topic);
+        let from = message.source.and_then(|source| NodeId::try_from(source).ok());
+        if let (Some(topic), Some(from)) = (topic, from)
+            && !self.barred.contains(&from)
+            && !self.outbox.offer(MeshEvent::Gossip { from, topic, body: message.data.into() })
+        {
+            self.metrics.bound("events");
+        }
+    }
+
+    fn on_kad(&mut self, event: kad::Event) {
+        let kad::Event::OutboundQueryProgressed { result: kad::QueryResult::GetClosestPeers(Ok(found)), .. } = event
+        else {
+            return;
+        };
+        let lost: BTreeSet<_> = self.book.lost_members().collect();
+        for found in found.peers {
+            if let Ok(peer) = NodeId::try_from(found.peer_id)
+                && lost.contains(&peer)
+            {
+                self.book.hint(peer, found.addrs, DiscoveredBy::Kademlia);
+            }
+        }
+    }
+
+    fn on_mdns(&mut self, event: mdns::Event) {
+        match event {
+            mdns::Event::Discovered(found) => {
+                for (peer, addr) in found {
+                    if let Ok(peer) = NodeId::try_from(peer) {
+                        self.book.hint(peer, vec![addr], DiscoveredBy::Mdns);
+                    }
+                }
+                self.dial_due(Instant::now());
+            }
+            mdns::Event::Expired(gone) => {
+                for (peer, _) in gone {
+                    if let Ok(peer) = NodeId::try_from(peer)
+                        && self
+                            .swarm
+                            .behaviour()
+                            .mdns
+                            .as_ref()
+                            .is_some_and(|mdns| mdns.discovered_nodes().all(|node| *node != peer.peer_id()))
+                    {
+                        self.book.gone_from_nearby(peer);
+                    }
+                }
+            }
+        }
+    }
+
+    fn publish_status(&mut self) {
+        let protocols = Protocol::ALL.iter().map(|protocol| protocol.name().to_owned());
+        let usual = ["/syncmesh/kad/1", "/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0", "/ipfs/ping/1.0.0", "/meshsub/1.2.0"];
+        let mut listen_addrs: Vec<_> = self.swarm.listeners().cloned().collect();
+        listen_addrs.sort_by_key(ToString::to_string);
+        self.status.send_replace(Arc::new(MeshStatus {
+            listen_addrs,
+            observed_addrs: self.observed.clone(),
+            protocols: protocols.chain(usual.map(str::to_owned)).collect(),
+            peers: self.book.links(),
+        }));
+        self.status_stale = StatusAge::Current;
+    }
+}

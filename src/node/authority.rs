@@ -1,0 +1,274 @@
+//! Serves what only the leader can: changes, linearizable reads, joins and heartbeats.
+//!
+//! Stateless but for its handles; what must be remembered between requests is owned by the
+//! [leader task](super::leader). On a node that does not lead, everything is answered `NotLeader`.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{
+    leader::{LeaderHandle, LeaderState},
+    locks::{Page, SessionInfo},
+    wire::{ClientAsk, ClientReply, ControlCall, ControlReply, EventCursor, Leader, Read, Refused},
+};
+use crate::{
+    error::{Error, ErrorCode, Outcome},
+    ids::{Incarnation, LockName, NodeId, SessionId},
+    machine::{
+        control::{Answer, Change, ChangeBody, Command, ControlState},
+        lock::{LockAnswer, LockRequest},
+        membership::{Joiner, MemberAnswer, MemberChange},
+    },
+    raft::{ProposeError, RaftNode, ReadError, ReadPolicy},
+};
+
+/// How long a watch waits for an event before it is answered without one.
+const WATCH_WAIT: Duration = Duration::from_secs(20);
+
+/// What a lock manager serves to everyone. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Authority {
+    raft: RaftNode<ControlState>,
+    leader: LeaderHandle,
+    reads: ReadPolicy,
+}
+
+impl Authority {
+    /// The authority of a lock manager.
+    pub(crate) fn new(raft: RaftNode<ControlState>, leader: LeaderHandle, reads: ReadPolicy) -> Self {
+        Self { raft, leader, reads }
+    }
+
+    fn not_leader(&self) -> Option<Leader> {
+        self.leader.route().leader().filter(|leader| leader.node != self.leader.me())
+    }
+
+    /// Serves an operation of a client that came by way of `from`.
+    pub(crate) async fn serve(&self, from: NodeId, ask: ClientAsk) -> ClientReply {
+        if !self.leader.can_decide() {
+            return ClientReply::NotLeader(self.not_leader());
+        }
+        match ask {
+            ClientAsk::Change(change) if change.request.node != from => ClientReply::Failed(Error::new(
+                ErrorCode::Forbidden,
+                format!("{from} asked in the name of {}", change.request.node),
+            )),
+            ClientAsk::Change(change) => self.change(change).await,
+            ClientAsk::KeepAlive(session) => match self.leader.keep_alive(session).await {
+                Some(reply) => reply,
+                None => ClientReply::NotLeader(self.not_leader()),
+            },
+            ClientAsk::Read(read) => self.read(read).await.unwrap_or_else(|error| self.read_failed(&error)),
+            ClientAsk::Watch { lock, after } => {
+                self.watch(lock, after).await.unwrap_or_else(|error| self.read_failed(&error))
+            }
+            ClientAsk::Transfer(to) => match hand_over(&self.raft, to).await {
+                Ok(()) => ClientReply::Done,
+                Err(reason) => ClientReply::Failed(Error::unavailable(Outcome::Unknown, reason)),
+            },
+            ClientAsk::Members => match self.raft.read_barrier(self.reads).await {
+                Ok(()) => match self.leader.members().await {
+                    Some(report) => ClientReply::Members(Box::new(report)),
+                    None => ClientReply::NotLeader(self.not_leader()),
+                },
+                Err(error) => self.read_failed(&error),
+            },
+        }
+    }
+
+    fn read_failed(&self, error: &ReadError) -> ClientReply {
+        match error {
+            ReadError::NotLeader { .. } | ReadError::NoQuorum => ClientReply::NotLeader(self.not_leader()),
+            ReadError::Stopped => ClientReply::NotLeader(None),
+        }
+    }
+
+    async fn change(&self, change: Change) -> ClientReply {
+        let request = change.request;
+        let may_wait = matches!(&change.body, ChangeBody::Lock(LockRequest::Acquire(acquire)) if acquire.wait_ms > 0);
+        // Registered before it is proposed, so that no grant can come before somebody listens.
+        let waiting = if may_wait { self.leader.await_answer(request).await } else { None };
+        let answer = match self.propose(Command::Change(Box::new(change))).await {
+            Ok(answer) => answer,
+            Err(ProposeError::NotLeader { .. } | ProposeError::Busy | ProposeError::Stopped) => {
+                return ClientReply::NotLeader(self.not_leader());
+            }
+            Err(ProposeError::Unknown) => return ClientReply::Unknown,
+            Err(error @ ProposeError::TooLarge { .. }) => {
+                return ClientReply::Failed(Error::new(ErrorCode::PayloadTooLarge, error.to_string()));
+            }
+        };
+        match answer {
+            Answer::Lock(LockAnswer::Waiting) => match waiting {
+                Some(waiting) => match waiting.await {
+                    Ok(answer) => self.lock_reply(answer).await,
+                    Err(oneshot::error::RecvError { .. }) => ClientReply::Unknown,
+                },
+                None => ClientReply::Unknown,
+            },
+            Answer::Lock(answer) => self.lock_reply(answer).await,
+            Answer::Member(answer) => member_reply(&answer),
+            Answer::Refused(error) => ClientReply::Failed(error),
+            Answer::None => ClientReply::Done,
+        }
+    }
+
+    async fn lock_reply(&self, answer: LockAnswer) -> ClientReply {
+        let expires_in_ms = match &answer {
+            LockAnswer::Granted(granted) => self.leader.remaining_ms(granted.session.clone()).await,
+            _ => None,
+        };
+        ClientReply::Lock { answer, expires_in_ms }
+    }
+
+    async fn propose(&self, command: Command) -> Result<Answer, ProposeError> {
+        let mut answers = self.raft.propose(vec![command]).await?;
+        Ok(answers.pop().unwrap_or(Answer::None))
+    }
+
+    async fn read(&self, read: Read) -> Result<ClientReply, ReadError> {
+        self.raft.read_barrier(self.reads).await?;
+        match read {
+            Read::Lock(name) => {
+                self.raft.with_state(|state, _| ClientReply::View(state.locks().view(&name))).map_err(Into::into)
+            }
+            Read::Locks(page) => {
+                let prefix = page.prefix.as_deref().unwrap_or_default();
+                let after = page.after.and_then(|after| LockName::new(after).ok());
+                let (items, next) =
+                    self.raft.with_state(|state, _| state.locks().list(prefix, after.as_ref(), page.limit))?;
+                Ok(ClientReply::Locks(Page { items, next: next.map(String::from) }))
+            }
+            Read::Sessions(page) => {
+                let after = page.after.and_then(|after| SessionId::new(after).ok());
+                let (views, next) =
+                    self.raft.with_state(|state, _| state.locks().sessions(after.as_ref(), page.limit))?;
+                let terms = self.leader.remaining_of(views.iter().map(|view| view.session.clone()).collect()).await;
+                let info = |(view, left): (crate::machine::lock::SessionView, Option<u64>)| SessionInfo {
+                    session: view.session,
+                    owner: view.owner.to_string(),
+                    ttl_ms: view.ttl_ms,
+                    expires_in_ms: left.unwrap_or(view.ttl_ms),
+                    locks: view.locks,
+                };
+                Ok(ClientReply::Sessions(Page {
+                    items: views.into_iter().zip(terms).map(info).collect(),
+                    next: next.map(String::from),
+                }))
+            }
+        }
+    }
+
+    async fn watch(&self, lock: LockName, after: Option<EventCursor>) -> Result<ClientReply, ReadError> {
+        if let Some(after) = after {
+            match tokio::time::timeout(WATCH_WAIT, self.leader.events_after(lock.clone(), after)).await {
+                Ok(Some((events, next))) => return Ok(ClientReply::Watched { state: None, events, next }),
+                Err(_) => return Ok(ClientReply::Watched { state: None, events: Vec::new(), next: after }),
+                Ok(None) => {}
+            }
+        }
+        self.raft.read_barrier(self.reads).await?;
+        self.raft
+            .with_state(move |state, index| {
+                let state = state.locks().view(&lock).unwrap_or_else(|| crate::machine::lock::LockView {
+                    lock,
+                    mode: None,
+                    holders: Vec::new(),
+                    waiters: Vec::new(),
+                });
+                let next = EventCursor { index, nth: u32::MAX };
+                ClientReply::Watched { state: Some(state), events: Vec::new(), next }
+            })
+            .map_err(Into::into)
+    }
+
+    /// Serves what a node asks of its leader.
+    pub(crate) async fn control(&self, from: NodeId, call: ControlCall) -> ControlReply {
+        if !self.leader.can_decide() {
+            return ControlReply::NotLeader(self.not_leader());
+        }
+        match call {
+            ControlCall::Join(joiner) if joiner.node != from => ControlReply::Refused(Refused::Malformed),
+            ControlCall::Join(joiner) => self.join(*joiner).await,
+            ControlCall::Heartbeat { incarnation, view } => self.heartbeat(from, incarnation, view).await,
+            ControlCall::Drain { incarnation } => self.member(MemberChange::Drain { node: from, incarnation }).await,
+            ControlCall::Stop { incarnation } => {
+                self.member(MemberChange::Down { node: from, incarnation, term: None }).await
+            }
+            ControlCall::Hello(_) | ControlCall::PleaseLeave | ControlCall::Info => {
+                ControlReply::Refused(Refused::Malformed)
+            }
+        }
+    }
+
+    async fn join(&self, joiner: Joiner) -> ControlReply {
+        match self.propose(Command::Member(MemberChange::Join(joiner))).await {
+            Ok(Answer::Member(MemberAnswer::Done)) => match self.leader.members().await {
+                Some(report) => ControlReply::Joined(Box::new(report.view)),
+                None => ControlReply::NotLeader(self.not_leader()),
+            },
+            Ok(Answer::Member(answer)) => refused(&answer),
+            Ok(_) | Err(ProposeError::NotLeader { .. }) => ControlReply::NotLeader(self.not_leader()),
+            Err(error) => ControlReply::Failed(Error::new(ErrorCode::Unavailable, error.to_string())),
+        }
+    }
+
+    /// The answer renews the asker's member lease, so it waits for a quorum round that began after
+    /// the heartbeat came: a leader that was deposed unnoticed renews nothing.
+    async fn heartbeat(&self, from: NodeId, incarnation: Incarnation, installed: u64) -> ControlReply {
+        match self.leader.heard(from, incarnation).await {
+            None => return ControlReply::NotLeader(self.not_leader()),
+            Some(LeaderState::Unknown) => return ControlReply::JoinFirst,
+            Some(LeaderState::Heard) => {}
+        }
+        if self.raft.quorum_round().await.is_err() {
+            return ControlReply::NotLeader(self.not_leader());
+        }
+        let route = self.leader.route();
+        let Some(leader) = self.leader.led() else { return ControlReply::NotLeader(self.not_leader()) };
+        let view = route.view();
+        let newer = (view.version != installed).then(|| Box::new((*view).clone()));
+        ControlReply::Alive { leader, view: newer }
+    }
+
+    async fn member(&self, change: MemberChange) -> ControlReply {
+        match self.propose(Command::Member(change)).await {
+            Ok(_) => ControlReply::Done,
+            Err(ProposeError::NotLeader { .. }) => ControlReply::NotLeader(self.not_leader()),
+            Err(error) => ControlReply::Failed(Error::new(ErrorCode::Unavailable, error.to_string())),
+        }
+    }
+}
+
+/// Hands the leadership to `to`, or to whoever is best placed.
+pub(super) async fn hand_over(raft: &RaftNode<ControlState>, to: Option<NodeId>) -> Result<(), String> {
+    let successor = || raft.status().borrow().successor(raft.settings().election_max);
+    match to.or_else(successor) {
+        Some(to) => raft.transfer_leader(to).await.map_err(|error| error.to_string()),
+        None => Err("no other voting lock manager is there to lead".into()),
+    }
+}
+
+fn refused(answer: &MemberAnswer) -> ControlReply {
+    ControlReply::Refused(match answer {
+        MemberAnswer::Barred => Refused::Barred,
+        MemberAnswer::OlderIncarnation => Refused::OlderIncarnation,
+        MemberAnswer::Full => Refused::Full,
+        MemberAnswer::Done | MemberAnswer::NotFound | MemberAnswer::Malformed => Refused::Malformed,
+    })
+}
+
+fn member_reply(answer: &MemberAnswer) -> ClientReply {
+    match answer {
+        MemberAnswer::Done => ClientReply::Done,
+        MemberAnswer::NotFound => ClientReply::Failed(Error::new(
+            ErrorCode::NotFound,
+            "there is no such member: `syncmesh members list` shows them all",
+        )),
+        other => ClientReply::Failed(Error::new(
+            ErrorCode::Conflict,
+            format!("the change of membership was refused: {other:?}"),
+        )),
+    }
+}

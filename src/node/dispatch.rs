@@ -1,0 +1,142 @@
+//! Hands what comes from the mesh to whom it is for. Never waits for anybody's work.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{
+    authority::Authority,
+    control::ControlEvent,
+    route::Route,
+    wire::{ClientAsk, ClientReply, Hello},
+};
+use crate::{
+    codec::{decode, encode},
+    error::Error,
+    ids::NodeId,
+    machine::control::ControlState,
+    net::{
+        Inbound, MeshEvent, Protocol,
+        deferred::{Asked, Exchange},
+    },
+    raft::RaftNode,
+};
+
+/// Raft requests from peers that are served at a time; further ones are refused, and repeated.
+const MAX_RAFT_CALLS: usize = 1_024;
+/// Operations of peers that are served at a time. Those who wait for a lock count.
+const MAX_OPERATIONS: usize = 262_144;
+
+/// Where calls go.
+#[derive(Debug)]
+pub(super) struct Dispatch {
+    pub(super) control: mpsc::Sender<ControlEvent>,
+    pub(super) client: Exchange,
+    pub(super) raft: Option<RaftNode<ControlState>>,
+    pub(super) route: Route,
+    /// Peers whose greeting matched: of our cluster, or of none yet.
+    pub(super) greeted: watch::Receiver<Arc<BTreeMap<NodeId, Hello>>>,
+}
+
+impl Dispatch {
+    /// Runs until `stop` or until the mesh ends.
+    pub(super) async fn run(self, mut events: mpsc::Receiver<MeshEvent>, stop: CancellationToken) {
+        let mut raft_calls = JoinSet::new();
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Some(_) = raft_calls.join_next() => continue,
+                event = events.recv() => event,
+            };
+            let Some(event) = event else { return };
+            match event {
+                MeshEvent::Up(peer) => self.tell_control(ControlEvent::Up(peer)).await,
+                MeshEvent::Down(peer) => {
+                    self.client.repeat(peer).await;
+                    if let Some(raft) = self.raft.clone() {
+                        raft_calls.spawn(async move { raft.leader_lost(peer).await });
+                    }
+                    self.tell_control(ControlEvent::Down(peer)).await;
+                }
+                MeshEvent::Call(call) => self.call(call, &mut raft_calls),
+                // Hints that the view changed travel with heartbeats; no topic is in use yet.
+                MeshEvent::Gossip { .. } => {}
+            }
+        }
+    }
+
+    async fn tell_control(&self, event: ControlEvent) {
+        // The control task outlives this one, but for a node that is stopping.
+        let _ = self.control.send(event).await;
+    }
+
+    fn call(&self, call: Inbound, raft_calls: &mut JoinSet<()>) {
+        match call.protocol {
+            // Dropping a call refuses it: the asker repeats what matters.
+            Protocol::Control => {
+                let _ = self.control.try_send(ControlEvent::Call(call));
+            }
+            Protocol::Raft => self.raft_call(call, raft_calls),
+            Protocol::Client if self.route.is_member(call.from) => self.client.on_call(call),
+            Protocol::Client | Protocol::Replication | Protocol::Coherence => {
+                debug!(peer = %call.from, protocol = ?call.protocol, "refused a call");
+            }
+        }
+    }
+
+    /// Any peer of our cluster may speak Raft, but those who were removed: a joiner knows no members
+    /// yet, and a lagging voter must not refuse newer ones.
+    fn raft_call(&self, call: Inbound, raft_calls: &mut JoinSet<()>) {
+        let ours = self.greeted.borrow().contains_key(&call.from) && !self.route.view().barred.contains(&call.from);
+        let Some(raft) = self.raft.clone().filter(|_| ours && raft_calls.len() < MAX_RAFT_CALLS) else { return };
+        raft_calls.spawn(async move {
+            let answer = raft.handle(call.from, call.body).await;
+            // Who asks may have gone meanwhile.
+            let _ = call.reply.send(answer);
+        });
+    }
+}
+
+/// Serves the operations that peers bring, until `stop`.
+pub(super) async fn serve(
+    mut asked: mpsc::Receiver<Asked>,
+    authority: Option<Authority>,
+    route: Route,
+    stop: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(MAX_OPERATIONS));
+    let mut operations = JoinSet::new();
+    loop {
+        let question = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            Some(_) = operations.join_next() => continue,
+            question = asked.recv() => question,
+        };
+        let Some(Asked { id, body, answer }) = question else { return };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+        let Some(authority) = authority.clone() else {
+            answer.answer(encode(&ClientReply::NotLeader(route.leader())));
+            continue;
+        };
+        operations.spawn(async move {
+            let reply = match decode::<ClientAsk>(&body) {
+                Ok(ask) => {
+                    tokio::select! {
+                        reply = authority.serve(id.node, ask) => reply,
+                        () = answer.cancelled() => return,
+                    }
+                }
+                Err(reason) => ClientReply::Failed(Error::bad_request("body", reason.to_string())),
+            };
+            answer.answer(encode(&reply));
+            drop(slot);
+        });
+    }
+}

@@ -1,0 +1,224 @@
+//! Brings an operation to the leader, wherever it is, and its answer back.
+//!
+//! Called by the services that applications use ([`super::locks`]) on every node. Retries what is safe
+//! to retry (every change carries an id under which its answer is remembered), follows the leader,
+//! and says honestly whether an operation that failed may have had an effect.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    authority::Authority,
+    requests::{OpenRequest, OpenRequests},
+    route::Route,
+    wire::{ClientAsk, ClientReply, Leader},
+};
+use crate::{
+    codec::{decode, encode},
+    error::{Error, ErrorCode, Outcome},
+    ids::NodeId,
+    machine::{
+        control::{Change, ChangeBody, IdempotencyKey},
+        lock::LockRequest,
+    },
+    net::{
+        Lane,
+        deferred::{AskError, Exchange, REASK},
+    },
+};
+
+/// How long an operation looks for a leader that answers before it is refused. A fail-over takes less
+/// with the default timeouts; a minority must say no within two seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(1_700);
+/// How long a leader that shows that it lives may work on an operation that waits for nobody.
+const WORK: Duration = Duration::from_secs(10);
+/// Pause between two tries, so that a leader that has just lost its office is not hammered.
+const RETRY: Duration = Duration::from_millis(25);
+
+/// Every node's way to the leader. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Gateway {
+    me: NodeId,
+    route: Route,
+    exchange: Exchange,
+    /// Set on lock managers: what serves operations where this node itself leads.
+    authority: Option<Authority>,
+    requests: Arc<OpenRequests>,
+}
+
+/// Whether a failed operation can have had an effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Effectless {
+    /// It changes nothing, whatever happened.
+    Always,
+    /// It may, once it has left this node.
+    UnlessSent,
+}
+
+impl Gateway {
+    /// The gateway of a node.
+    pub(crate) fn new(
+        me: NodeId,
+        route: Route,
+        exchange: Exchange,
+        authority: Option<Authority>,
+        requests: Arc<OpenRequests>,
+    ) -> Self {
+        Self { me, route, exchange, authority, requests }
+    }
+
+    /// What this node knows of leader and members.
+    pub(crate) fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// A fresh request of this node.
+    pub(crate) fn begin(&self) -> OpenRequest {
+        self.requests.begin()
+    }
+
+    /// Has a change made, waiting for its turn for `wait` at the most.
+    pub(crate) async fn change(
+        &self,
+        request: &OpenRequest,
+        key: Option<IdempotencyKey>,
+        body: ChangeBody,
+        wait: Duration,
+    ) -> Result<ClientReply, Error> {
+        let change = Change { request: request.id(), done_below: request.done_below(), key, body };
+        self.submit(request, ClientAsk::Change(change), wait, Effectless::UnlessSent).await
+    }
+
+    /// Asks something that changes nothing, waiting for its answer for `wait` at the most.
+    pub(crate) async fn ask(&self, ask: ClientAsk, wait: Duration) -> Result<ClientReply, Error> {
+        let request = self.begin();
+        self.submit(&request, ask, wait, Effectless::Always).await
+    }
+
+    async fn submit(
+        &self,
+        request: &OpenRequest,
+        ask: ClientAsk,
+        wait: Duration,
+        effectless: Effectless,
+    ) -> Result<ClientReply, Error> {
+        let last_moment = Instant::now() + wait + WORK;
+        let mut led_until = Instant::now();
+        let mut perhaps = false;
+        loop {
+            let patience = (led_until + PATIENCE).saturating_duration_since(Instant::now());
+            let Some(leader) = self.route.some_leader(patience).await else { return Err(self.gave_up(perhaps)) };
+            let asked_at = Instant::now();
+            let outcome = tokio::select! {
+                () = self.route.other_leader_than(leader) => Asked::Superseded,
+                () = tokio::time::sleep_until(last_moment) => return Err(self.gave_up(effectless == Effectless::UnlessSent)),
+                outcome = self.ask_leader(leader, &ask) => outcome,
+            };
+            if effectless == Effectless::UnlessSent && outcome.may_have_arrived() {
+                perhaps = true;
+            }
+            led_until = led_until.max(outcome.leader_seen_at(asked_at));
+            match outcome {
+                Asked::Answered(ClientReply::NotLeader(other)) => {
+                    self.route.doubt(leader);
+                    if let Some(other) = other {
+                        self.route.learn(other);
+                    }
+                }
+                Asked::Answered(ClientReply::Unknown) | Asked::Unanswered | Asked::Undelivered => {
+                    self.route.doubt(leader);
+                }
+                Asked::Answered(ClientReply::Failed(error)) => return Err(error),
+                Asked::Answered(reply) => return Ok(reply),
+                Asked::Superseded => {}
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn ask_leader(&self, leader: Leader, ask: &ClientAsk) -> Asked {
+        if leader.node == self.me {
+            return match &self.authority {
+                Some(authority) => Asked::Answered(authority.serve(self.me, ask.clone()).await),
+                None => Asked::Undelivered,
+            };
+        }
+        let asked_at = Instant::now();
+        // Every question has an id of its own: one that was cancelled cannot be asked again.
+        let question = self.begin();
+        match self.exchange.ask(leader.node, question.id(), lane(ask), encode(ask)).await {
+            Ok(bytes) => decode(&bytes).map_or(Asked::Unanswered, Asked::Answered),
+            // A repetition that failed says nothing about the first time.
+            Err(AskError::Call(error)) if error.may_have_arrived() || asked_at.elapsed() > REASK => Asked::Unanswered,
+            Err(_) => Asked::Undelivered,
+        }
+    }
+
+    fn gave_up(&self, perhaps_applied: bool) -> Error {
+        if perhaps_applied {
+            return Error::unavailable(
+                Outcome::Unknown,
+                "the leader of the lock managers did not answer and may have made the change: look, or repeat the \
+                 request with the same Idempotency-Key",
+            );
+        }
+        let mut error = Error::new(
+            ErrorCode::NoQuorum,
+            "no leader of the lock managers can be reached, nothing was changed: more than half of the voting lock \
+             managers must be up and reach each other; `syncmesh status` shows who is missing",
+        );
+        if self.route.view().members.is_empty() {
+            error.detail = "this node has not joined a cluster yet, nothing was changed: start the founder with \
+                            BOOTSTRAP_EXPECT, or name a member in BOOTSTRAP_PEERS; `syncmesh peer-info` shows whom \
+                            this node is connected to"
+                .into();
+        }
+        error
+    }
+}
+
+/// What ends somebody's wait must not queue behind those who wait.
+fn lane(ask: &ClientAsk) -> Lane {
+    match ask {
+        ClientAsk::Change(Change {
+            body: ChangeBody::Lock(LockRequest::Acquire(_) | LockRequest::OpenSession(_)),
+            ..
+        })
+        | ClientAsk::Read(_)
+        | ClientAsk::Watch { .. }
+        | ClientAsk::Members => Lane::Ask,
+        ClientAsk::Change(_) | ClientAsk::KeepAlive(_) | ClientAsk::Transfer(_) => Lane::End,
+    }
+}
+
+/// What came of asking one leader once.
+#[derive(Debug)]
+enum Asked {
+    Answered(ClientReply),
+    /// It may have got the request.
+    Unanswered,
+    /// It certainly has not.
+    Undelivered,
+    /// Somebody else leads meanwhile.
+    Superseded,
+}
+
+impl Asked {
+    fn may_have_arrived(&self) -> bool {
+        matches!(self, Self::Unanswered | Self::Superseded | Self::Answered(ClientReply::Unknown))
+    }
+
+    /// Until when there certainly was a leader, or an election was going on: patience counts from
+    /// there. An ask that lasts is repeated every second, so one that lasted two was answered in the
+    /// last one.
+    fn leader_seen_at(&self, asked_at: Instant) -> Instant {
+        let now = Instant::now();
+        match self {
+            Self::Superseded => now,
+            Self::Answered(_) => now - PATIENCE / 2,
+            _ if now - asked_at > Duration::from_secs(2) => now - Duration::from_secs(1),
+            _ => asked_at - PATIENCE,
+        }
+    }
+}

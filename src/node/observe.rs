@@ -1,0 +1,257 @@
+//! Gathers what a node says of itself and of its cluster, from the snapshots that the tasks publish.
+//!
+//! Reads only. Answers without a quorum too: with what this node knows, and a warning.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::{
+    control::{Standing, VERSION},
+    gateway::Gateway,
+    route::Route,
+    status::{
+        Check, ClusterView, MemberStatus, MemberView, NodeInfo, PeerView, RaftStanding, RaftView, Readiness, Warning,
+    },
+    wire::{ClientAsk, ClientReply, Hello, MembersReport},
+};
+use crate::{
+    clock::Clock,
+    ids::{ClusterId, NodeId, Role, Tick},
+    machine::{
+        control::ControlState,
+        membership::{ClusterRecord, Liveness, Member},
+    },
+    net::{Mesh, PeerLink},
+    raft::{RaftNode, RaftRole, RaftStatus},
+    time::rfc3339,
+};
+
+/// What never changes while a node runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Fixed {
+    pub(crate) cluster_name: String,
+    pub(crate) roles: BTreeSet<Role>,
+    pub(crate) announce: Vec<String>,
+    pub(crate) started: Tick,
+}
+
+/// Everything there is to look at. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Observer {
+    pub(crate) fixed: Arc<Fixed>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) mesh: Arc<dyn Mesh>,
+    pub(crate) route: Route,
+    pub(crate) raft: Option<RaftNode<ControlState>>,
+    pub(crate) greeted: watch::Receiver<Arc<BTreeMap<NodeId, Hello>>>,
+    pub(crate) standing: watch::Receiver<Standing>,
+    pub(crate) record: watch::Receiver<Option<ClusterRecord>>,
+}
+
+/// What a node calls itself towards its peers.
+pub(crate) fn agent() -> String {
+    format!("syncmesh/{VERSION}")
+}
+
+impl Observer {
+    fn cluster_id(&self) -> Option<ClusterId> {
+        self.record.borrow().as_ref().map(|record| record.cluster_id)
+    }
+
+    fn is_pure_gateway(&self) -> bool {
+        self.fixed.roles.iter().all(|role| *role == Role::Bootstrap)
+    }
+
+    /// `GET /v1/node`.
+    pub(crate) fn info(&self) -> NodeInfo {
+        let mesh = self.mesh.status().borrow().clone();
+        let greeted = self.greeted.borrow().clone();
+        let texts = |addrs: &[libp2p::Multiaddr]| addrs.iter().map(ToString::to_string).collect::<Vec<_>>();
+        NodeInfo {
+            peer_id: self.mesh.local(),
+            agent: agent(),
+            version: VERSION.to_owned(),
+            cluster_id: self.cluster_id(),
+            cluster_name: self.fixed.cluster_name.clone(),
+            roles: self.fixed.roles.iter().copied().collect(),
+            ready: self.readiness().ready,
+            uptime_ms: self.clock.now().ms_since(self.fixed.started),
+            listen_addrs: texts(&mesh.listen_addrs),
+            announce_addrs: self.fixed.announce.clone(),
+            observed_addrs: texts(&mesh.observed_addrs),
+            protocols: mesh.protocols.clone(),
+            peers: mesh.peers.values().map(|link| peer_view(link, greeted.get(&link.peer))).collect(),
+            raft: self.raft.as_ref().map(|raft| raft_view(&raft.status().borrow())),
+        }
+    }
+
+    /// The body of `GET /v1/node` as one line of JSON.
+    pub(crate) fn info_json(&self) -> String {
+        serde_json::to_string(&self.info()).expect("plain data with string keys has a JSON form")
+    }
+
+    /// `GET /readyz`.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let listening = !self.mesh.status().borrow().listen_addrs.is_empty();
+        let mesh = Check {
+            name: "mesh".into(),
+            ok: listening,
+            detail: format!("listens, {} peers connected", self.mesh.status().borrow().peers.len()),
+        };
+        let cluster = self.cluster_check();
+        // A gateway's work is to be found, also by those who found the cluster: what becomes of the
+        // cluster is told, and does not count.
+        let ready = mesh.ok && (cluster.ok || self.is_pure_gateway());
+        Readiness { ready, checks: vec![mesh, cluster] }
+    }
+
+    fn cluster_check(&self) -> Check {
+        let (ok, detail) = match &*self.standing.borrow() {
+            Standing::Looking { lock_managers, expect: Some(expect) } => {
+                (false, format!("waits for lock managers: {lock_managers} of BOOTSTRAP_EXPECT={expect} are here"))
+            }
+            Standing::Looking { expect: None, .. } => {
+                (false, "no cluster found: start a founder with BOOTSTRAP_EXPECT, or set BOOTSTRAP_PEERS".into())
+            }
+            Standing::Joining => (false, "joins its cluster: no leader has answered yet".into()),
+            Standing::Member => match self.route.leader() {
+                Some(leader) => (true, format!("member, the leader is {}", leader.node)),
+                None => (false, "member, but no leader can be reached: `syncmesh status` shows who is missing".into()),
+            },
+            Standing::Left => (false, "has left the cluster".into()),
+            Standing::Barred(reason) => (false, reason.clone()),
+        };
+        Check { name: "cluster".into(), ok, detail }
+    }
+
+    /// `GET /v1/cluster`: as the leader sees it, where it can be reached.
+    pub(crate) async fn cluster(&self, gateway: &Gateway) -> ClusterView {
+        let report = match gateway.ask(ClientAsk::Members, Duration::ZERO).await {
+            Ok(ClientReply::Members(report)) => Some(*report),
+            _ => None,
+        };
+        let mut warnings = Vec::new();
+        if report.is_none() {
+            warnings.push(warning(
+                "no-quorum",
+                "no leader could be reached: this is what this node knows; locks cannot be acquired until more than half of \
+                 the voting lock managers are up and reach each other",
+            ));
+        }
+        let (leader, known) = match report {
+            Some(report) => (Some(report.leader), report),
+            None => (self.route.leader(), self.own_report()),
+        };
+        let view = &known.view;
+        member_warnings(view.voters.len(), view.members.values(), &mut warnings);
+        let member = |(node, member): (&NodeId, &Member)| {
+            let standing = match () {
+                () if leader.is_some_and(|leader| leader.node == *node) => Some(RaftStanding::Leader),
+                () if view.voters.contains(node) => Some(RaftStanding::Voter),
+                () if view.learners.contains(node) => Some(RaftStanding::Learner),
+                () => None,
+            };
+            member_view(node, member, standing, &known)
+        };
+        ClusterView {
+            cluster_id: self.cluster_id(),
+            cluster_name: self.fixed.cluster_name.clone(),
+            epoch: view.version,
+            term: leader.map_or(self.route.term(), |leader| leader.term).0,
+            leader: leader.map(|leader| leader.node),
+            members: view.members.iter().map(member).collect(),
+            warnings,
+        }
+    }
+
+    fn own_report(&self) -> MembersReport {
+        let view = (*self.route.view()).clone();
+        let leader = self.route.leader().unwrap_or_default();
+        MembersReport { leader, view, last_seen: BTreeMap::new(), trails_by: BTreeMap::new() }
+    }
+}
+
+fn warning(code: &str, detail: impl Into<String>) -> Warning {
+    Warning { code: code.into(), detail: detail.into() }
+}
+
+fn member_warnings<'a>(voters: usize, members: impl Iterator<Item = &'a Member>, warnings: &mut Vec<Warning>) {
+    for member in members.filter(|member| member.liveness == Liveness::Down) {
+        let detail = format!(
+            "{} is down since {}: start it again, or remove it with `syncmesh members remove {0}`",
+            member.joiner.node,
+            rfc3339(member.since)
+        );
+        warnings.push(warning("member-down", detail));
+    }
+    match voters {
+        0 => {}
+        1 => warnings.push(warning(
+            "single-voter",
+            "one lock manager votes: its loss stops the locks; start two more, they become voters by themselves",
+        )),
+        even if even % 2 == 0 => warnings.push(warning(
+            "even-voters",
+            format!("{even} lock managers vote, which survives no more losses than {} would: start one more", even - 1),
+        )),
+        _ => {}
+    }
+}
+
+fn member_view(node: &NodeId, member: &Member, raft: Option<RaftStanding>, known: &MembersReport) -> MemberView {
+    MemberView {
+        peer_id: *node,
+        roles: member.joiner.roles.clone(),
+        addrs: member.joiner.addrs.clone(),
+        status: match member.liveness {
+            Liveness::Up | Liveness::Draining => MemberStatus::Up,
+            Liveness::Down => MemberStatus::Down,
+            Liveness::Left => MemberStatus::Left,
+        },
+        raft,
+        trails_by: known.trails_by.get(node).copied(),
+        version: member.joiner.version.clone(),
+        last_seen: known.last_seen.get(node).map(|at| rfc3339(*at)),
+    }
+}
+
+fn peer_view(link: &PeerLink, hello: Option<&Hello>) -> PeerView {
+    PeerView {
+        peer_id: link.peer,
+        agent: link.agent.clone(),
+        roles: hello.map(|hello| hello.roles.clone()).unwrap_or_default(),
+        addr: link.addr.to_string(),
+        transport: link.transport.to_owned(),
+        direction: if link.outbound { "outbound" } else { "inbound" }.to_owned(),
+        rtt_ms: link.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        discovered_by: link.discovered_by,
+    }
+}
+
+fn raft_view(status: &RaftStatus) -> RaftView {
+    RaftView {
+        role: role_name(status.role).to_owned(),
+        term: status.term.0,
+        leader: status.leader,
+        last_log_index: status.last_log_index,
+        committed_index: status.committed,
+        applied_index: status.applied,
+        voters: status.voters.iter().copied().collect(),
+        learners: status.learners.iter().copied().collect(),
+    }
+}
+
+fn role_name(role: RaftRole) -> &'static str {
+    match role {
+        RaftRole::Learner => "learner",
+        RaftRole::Follower => "follower",
+        RaftRole::Candidate => "candidate",
+        RaftRole::Leader => "leader",
+        RaftRole::Stopped => "stopped",
+    }
+}

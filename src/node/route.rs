@@ -1,0 +1,159 @@
+//! Where to turn: who leads, and who belongs to the cluster, as far as this node knows.
+//!
+//! Written by the control task and by whoever is told of a newer leader; read by everyone.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::wire::{Leader, View};
+use crate::ids::{NodeId, Term};
+
+/// What is known of the leader. A term without a leader is one in which the last one known was lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Known {
+    term: Term,
+    leader: Option<NodeId>,
+}
+
+/// Read-mostly snapshots of the leader and of the view. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    leader: Arc<watch::Sender<Known>>,
+    view: Arc<watch::Sender<Arc<View>>>,
+}
+
+impl Route {
+    /// A node that knows nobody yet.
+    pub(crate) fn new() -> Self {
+        Self { leader: Arc::new(watch::Sender::default()), view: Arc::new(watch::Sender::default()) }
+    }
+
+    /// The leader, as far as is known.
+    pub(crate) fn leader(&self) -> Option<Leader> {
+        let known = *self.leader.borrow();
+        known.leader.map(|node| Leader { term: known.term, node })
+    }
+
+    /// The latest term that was heard of.
+    pub(crate) fn term(&self) -> Term {
+        self.leader.borrow().term
+    }
+
+    /// Somebody says who leads. Older news than what is known is dropped.
+    pub(crate) fn learn(&self, said: Leader) {
+        self.leader.send_if_modified(|known| {
+            let newer = said.term > known.term || (said.term == known.term && known.leader.is_none());
+            if newer {
+                *known = Known { term: said.term, leader: Some(said.node) };
+            }
+            newer
+        });
+    }
+
+    /// This leader does not answer, or does not lead: wait for news.
+    pub(crate) fn doubt(&self, leader: Leader) {
+        self.leader.send_if_modified(|known| {
+            let current = known.term == leader.term && known.leader == Some(leader.node);
+            if current {
+                known.leader = None;
+            }
+            current
+        });
+    }
+
+    /// Waits until somebody is known to lead.
+    pub(crate) async fn some_leader(&self, patience: Duration) -> Option<Leader> {
+        let mut changes = self.leader.subscribe();
+        let wait = async {
+            let known = *changes.wait_for(|known| known.leader.is_some()).await.ok()?;
+            known.leader.map(|node| Leader { term: known.term, node })
+        };
+        tokio::time::timeout(patience, wait).await.ok().flatten()
+    }
+
+    /// Waits until somebody else is known to lead, or the same in another term.
+    pub(crate) async fn other_leader_than(&self, leader: Leader) {
+        let mut changes = self.leader.subscribe();
+        let other = |known: &Known| known.leader.is_some_and(|node| Leader { term: known.term, node } != leader);
+        if changes.wait_for(other).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The view that this node has installed.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// News of the view.
+    pub(crate) fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.view.subscribe()
+    }
+
+    /// News of the leader.
+    pub(crate) fn leaders(&self) -> watch::Receiver<Known> {
+        self.leader.subscribe()
+    }
+
+    /// Installs a view unless a newer one is installed.
+    pub(crate) fn install(&self, view: View) -> bool {
+        self.view.send_if_modified(|installed| {
+            let newer = view.version > installed.version
+                || (view.version == installed.version
+                    && (view.voters != installed.voters || view.learners != installed.learners));
+            if newer {
+                *installed = Arc::new(view);
+            }
+            newer
+        })
+    }
+
+    /// Whether this peer is a member that has not left.
+    pub(crate) fn is_member(&self, peer: NodeId) -> bool {
+        self.view.borrow().members.get(&peer).is_some_and(|member| member.belongs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leader(term: u64, node: u8) -> Leader {
+        Leader { term: Term(term), node: NodeId::from_bytes([node; 32]) }
+    }
+
+    #[test]
+    fn old_news_of_the_leader_is_dropped() {
+        let route = Route::new();
+        route.learn(leader(2, 1));
+        route.learn(leader(1, 9));
+        assert_eq!(route.leader(), Some(leader(2, 1)));
+    }
+
+    #[test]
+    fn a_doubted_leader_can_be_confirmed_or_replaced() {
+        let route = Route::new();
+        route.learn(leader(2, 1));
+        route.doubt(leader(1, 1));
+        assert_eq!(route.leader(), Some(leader(2, 1)), "a doubt about an earlier term");
+        route.doubt(leader(2, 1));
+        assert_eq!(route.leader(), None);
+        route.learn(leader(2, 1));
+        assert_eq!(route.leader(), Some(leader(2, 1)));
+        route.learn(leader(3, 4));
+        assert_eq!(route.leader(), Some(leader(3, 4)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_leader_hears_of_it_or_gives_up() {
+        let route = Route::new();
+        assert_eq!(route.some_leader(Duration::from_millis(10)).await, None);
+        let waiting = tokio::spawn({
+            let route = route.clone();
+            async move { route.some_leader(Duration::from_secs(9)).await }
+        });
+        route.learn(leader(1, 1));
+        assert_eq!(waiting.await.expect("no panic"), Some(leader(1, 1)));
+    }
+}

@@ -1,0 +1,359 @@
+//! What a running node is made of, and how its tasks are kept together.
+//!
+//! [`assemble`] wires the tasks to each other, over whatever mesh, clock and disk it is given: the
+//! real ones in [`start`](super::start), simulated ones in tests. If one task ends or panics, the node
+//! ends: half a node is worse than none.
+
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::{
+    authority::Authority,
+    control::{self, ControlParts, ControlSettings, Standing},
+    dispatch::{self, Dispatch},
+    events::{self, Events},
+    gateway::Gateway,
+    leader::{self, LeaderParts, LeaderSettings},
+    locks::Locks,
+    observe::{Fixed, Observer},
+    records::ClusterStore,
+    requests::OpenRequests,
+    route::Route,
+    wire::{ControlCall, ControlReply},
+};
+use crate::{
+    clock::Clock,
+    ids::{ClusterId, NodeId},
+    machine::{
+        control::{ControlState, Effect},
+        membership::ClusterRecord,
+    },
+    net::{CallError, Mesh, MeshEvent, NetTask, Protocol, deferred::Exchange},
+    raft::{Applied, RaftNode, ReadPolicy},
+    telemetry::Metrics,
+};
+
+/// Control events that may wait.
+const CONTROL_INBOX: usize = 4_096;
+
+/// Why a node ended by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It left the cluster for good.
+    Left,
+    /// The cluster does not take it as it is; the text names the cure.
+    Barred(String),
+    /// Something broke; the text says what.
+    Failed(String),
+}
+
+/// The lock manager's part of a node.
+#[derive(Debug)]
+pub(crate) struct RaftPart {
+    pub(crate) raft: RaftNode<ControlState>,
+    pub(crate) applied: mpsc::Receiver<Applied<Effect>>,
+}
+
+/// What a node is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) control: ControlSettings,
+    pub(crate) leader: LeaderSettings,
+    pub(crate) reads: ReadPolicy,
+    pub(crate) lock_delay_ms: u64,
+    pub(crate) mesh: Arc<dyn Mesh>,
+    pub(crate) mesh_events: mpsc::Receiver<MeshEvent>,
+    pub(crate) net: Option<NetTask>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) raft: Option<RaftPart>,
+    pub(crate) records: Arc<dyn ClusterStore>,
+    pub(crate) record: Option<ClusterRecord>,
+    pub(crate) fresh_id: ClusterId,
+    pub(crate) metrics: Metrics,
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Kept for as long as the node runs: the lock on the data directory.
+    pub(crate) held: Option<crate::net::identity::DataDir>,
+}
+
+/// The state behind a [`Node`](super::Node).
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) id: NodeId,
+    pub(crate) settings: ControlSettings,
+    pub(crate) locks: Locks,
+    pub(crate) gateway: Gateway,
+    pub(crate) observer: Observer,
+    pub(crate) events: Events,
+    pub(crate) metrics: Metrics,
+    pub(crate) mesh: Arc<dyn Mesh>,
+    pub(crate) raft: Option<RaftNode<ControlState>>,
+    pub(crate) authority: Option<Authority>,
+    pub(crate) records: Arc<dyn ClusterStore>,
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) asked_to_leave: CancellationToken,
+    /// Ends the tasks.
+    pub(crate) stop: CancellationToken,
+    failed: watch::Receiver<Option<String>>,
+    /// The swarm is the last to go: what drains still needs it.
+    pub(crate) net: Option<NetStop>,
+    pub(crate) held: std::sync::Mutex<Option<crate::net::identity::DataDir>>,
+    pub(crate) supervisor: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+/// Ends the swarm, and tells when it has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct NetStop {
+    stop: CancellationToken,
+    ended: watch::Receiver<Option<String>>,
+}
+
+impl NetStop {
+    fn watch(mut net: NetTask) -> Self {
+        let (ended, ended_watch) = watch::channel(None);
+        let stop = net.stop_token();
+        tokio::spawn(async move {
+            let reason = net.ended().await.err().map_or_else(|| "the mesh ended".to_owned(), |error| error.to_string());
+            ended.send_replace(Some(reason));
+        });
+        Self { stop, ended: ended_watch }
+    }
+
+    async fn ended(&self) -> String {
+        let mut ended = self.ended.clone();
+        let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or_else(|| "the mesh ended".to_owned())
+    }
+
+    /// Closes all connections and listeners.
+    pub(crate) async fn close(&self) {
+        self.stop.cancel();
+        self.ended().await;
+    }
+}
+
+/// Wires a node together and starts its tasks.
+pub(crate) fn assemble(parts: Parts) -> Running {
+    let stop = CancellationToken::new();
+    let route = Route::new();
+    let id = parts.mesh.local();
+    let mut tasks = Tasks::default();
+    let (greeted, greeted_watch) = watch::channel(Arc::new(BTreeMap::new()));
+    let looking = Standing::Looking { lock_managers: 0, expect: parts.control.expect };
+    let first = if parts.record.is_some() { Standing::Joining } else { looking };
+    let (standing, standing_watch) = watch::channel(first);
+    let (known_record, record_watch) = watch::channel(parts.record);
+
+    let (raft, authority) = match parts.raft {
+        Some(RaftPart { raft, applied }) => {
+            let leader_parts = LeaderParts {
+                me: id,
+                raft: raft.clone(),
+                applied,
+                route: route.clone(),
+                clock: Arc::clone(&parts.clock),
+                settings: parts.leader,
+                connected: parts.mesh.status(),
+                record: record_watch.clone(),
+                metrics: parts.metrics.clone(),
+            };
+            let (handle, task) = leader::leader(leader_parts, stop.clone());
+            tasks.spawn("leader", task);
+            let watched = raft.clone();
+            tasks.spawn_fallible("raft", stop.clone(), async move { watched.fatal().await });
+            (Some(raft.clone()), Some(Authority::new(raft, handle, parts.reads)))
+        }
+        None => (None, None),
+    };
+
+    let (exchange, asked, exchange_task) = Exchange::new(Arc::clone(&parts.mesh), Protocol::Client);
+    let exchange_stop = stop.clone();
+    tasks.spawn("exchange", async move {
+        tokio::select! { () = exchange_task.run() => {}, () = exchange_stop.cancelled() => {} }
+    });
+    tasks.spawn("operations", dispatch::serve(asked, authority.clone(), route.clone(), stop.clone()));
+
+    let observer = Observer {
+        fixed: Arc::new(Fixed {
+            cluster_name: parts.control.cluster_name.clone(),
+            roles: parts.control.roles.clone(),
+            announce: parts.control.announce.clone(),
+            started: parts.clock.now(),
+        }),
+        clock: Arc::clone(&parts.clock),
+        mesh: Arc::clone(&parts.mesh),
+        route: route.clone(),
+        raft: raft.clone(),
+        greeted: greeted_watch.clone(),
+        standing: standing_watch,
+        record: record_watch,
+    };
+    let asked_to_leave = CancellationToken::new();
+    let control_parts = ControlParts {
+        settings: parts.control.clone(),
+        mesh: Arc::clone(&parts.mesh),
+        route: route.clone(),
+        clock: Arc::clone(&parts.clock),
+        authority: authority.clone(),
+        raft: raft.clone(),
+        records: Arc::clone(&parts.records),
+        fresh_id: parts.fresh_id,
+        observer: observer.clone(),
+        known_record,
+        greeted,
+        standing,
+        asked_to_leave: asked_to_leave.clone(),
+    };
+    let (control, control_events) = mpsc::channel(CONTROL_INBOX);
+    tasks.spawn("control", control::run(control_parts, control_events, stop.clone()));
+    let dispatch = Dispatch {
+        control,
+        client: exchange.clone(),
+        raft: raft.clone(),
+        route: route.clone(),
+        greeted: greeted_watch,
+    };
+    tasks.spawn("dispatch", dispatch.run(parts.mesh_events, stop.clone()));
+    let events = Events::default();
+    tasks.spawn("events", events::follow(events.clone(), route.clone(), Arc::clone(&parts.clock), stop.clone()));
+
+    let requests = OpenRequests::new(id, parts.control.incarnation);
+    let gateway = Gateway::new(id, route, exchange, authority.clone(), requests);
+    let (supervisor, failed) = tasks.supervise(stop.clone());
+    Running {
+        id,
+        settings: parts.control,
+        locks: Locks::new(gateway.clone(), parts.clock, parts.lock_delay_ms),
+        gateway,
+        observer,
+        events,
+        metrics: parts.metrics,
+        mesh: parts.mesh,
+        raft,
+        authority,
+        records: parts.records,
+        data_dir: parts.data_dir,
+        asked_to_leave,
+        stop,
+        failed,
+        net: parts.net.map(NetStop::watch),
+        held: std::sync::Mutex::new(parts.held),
+        supervisor: tokio::sync::Mutex::new(Some(supervisor)),
+    }
+}
+
+impl Running {
+    /// Waits until the node can no longer be what it is.
+    pub(crate) async fn ended(&self) -> End {
+        let mut standing = self.observer.standing.clone();
+        let mut failed = self.failed.clone();
+        tokio::select! {
+            reason = failed.wait_for(Option::is_some) => {
+                let reason = reason.ok().and_then(|reason| reason.clone());
+                End::Failed(reason.unwrap_or_else(|| "the node was stopped".into()))
+            }
+            standing = standing.wait_for(|standing| matches!(standing, Standing::Left | Standing::Barred(_))) => {
+                match standing.as_deref() {
+                    Ok(Standing::Barred(reason)) => End::Barred(reason.clone()),
+                    _ => End::Left,
+                }
+            }
+            reason = self.net_ended() => End::Failed(reason),
+        }
+    }
+
+    async fn net_ended(&self) -> String {
+        match &self.net {
+            Some(net) => net.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Asks a peer something under the control protocol, or this node itself where it leads.
+    pub(crate) async fn control(&self, peer: NodeId, call: ControlCall) -> Result<ControlReply, CallError> {
+        control::tell(&*self.mesh, self.authority.as_ref(), self.id, peer, call).await
+    }
+
+    pub(crate) fn metrics_text(&self) -> String {
+        if let Some(raft) = &self.raft
+            && let Ok(counts) = raft.with_state(|state, _| state.locks().counts())
+        {
+            let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+            self.metrics.locks().set_totals(count(counts.held), count(counts.waits), count(counts.sessions));
+        }
+        self.metrics.encode()
+    }
+
+    pub(crate) async fn write_node_file(&self, api_url: &str) -> io::Result<()> {
+        let Some(dir) = self.data_dir.clone() else { return Ok(()) };
+        let listen = self.mesh.status().borrow().listen_addrs.clone();
+        let content = serde_json::json!({
+            "pid": std::process::id(),
+            "peer_id": self.id,
+            "api_url": api_url,
+            "listen_addrs": listen,
+        });
+        let text = content.to_string();
+        let write = move || crate::net::identity::write_durably(&dir.join("node.json"), text.as_bytes());
+        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?.map_err(io::Error::other)
+    }
+}
+
+/// The tasks of a node, by name.
+#[derive(Debug, Default)]
+struct Tasks {
+    set: JoinSet<(&'static str, Option<String>)>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.set.spawn(async move {
+            task.await;
+            (name, None)
+        });
+    }
+
+    /// A task that ends only by a failure, which it tells.
+    fn spawn_fallible(
+        &mut self,
+        name: &'static str,
+        stop: CancellationToken,
+        task: impl Future<Output = String> + Send + 'static,
+    ) {
+        self.set.spawn(async move {
+            tokio::select! {
+                reason = task => (name, Some(reason)),
+                () = stop.cancelled() => (name, None),
+            }
+        });
+    }
+
+    /// Watches over all of them: the first that ends before `stop` ends the node.
+    fn supervise(mut self, stop: CancellationToken) -> (tokio::task::JoinHandle<()>, watch::Receiver<Option<String>>) {
+        let (failed, failed_watch) = watch::channel(None);
+        let supervisor = tokio::spawn(async move {
+            while let Some(ended) = self.set.join_next().await {
+                if stop.is_cancelled() {
+                    continue;
+                }
+                let reason = match ended {
+                    Ok((name, Some(reason))) => format!("{name}: {reason}"),
+                    Ok((name, None)) => format!("the {name} task ended: this is a bug"),
+                    Err(panic) => format!("a task panicked ({panic}): this is a bug"),
+                };
+                error!(%reason, "the node cannot go on");
+                failed.send_replace(Some(reason));
+                stop.cancel();
+            }
+        });
+        (supervisor, failed_watch)
+    }
+}
+
+/// A pause between two looks of whoever waits for something to change elsewhere.
+pub(crate) const LOOK: Duration = Duration::from_millis(50);

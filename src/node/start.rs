@@ -1,0 +1,231 @@
+//! Brings together what a production node is made of: data directory, identity, sockets, log.
+
+use std::{io, path::Path, sync::Arc};
+
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::{
+    Node,
+    control::ControlSettings,
+    leader::LeaderSettings,
+    observe,
+    records::{RecordFile, raft_dir},
+    running::{Parts, RaftPart, assemble},
+};
+use crate::{
+    clock::{Clock, SystemClock},
+    config::{Config, LockReads},
+    ids::{ClusterId, Role},
+    machine::{control::ControlState, membership::ClusterRecord},
+    net::{
+        Mdns, Mesh, NetError, NetLimits, NetSettings, Protocol,
+        identity::{DataDir, DataDirError, Identity, Slots},
+    },
+    raft::{
+        DiskLog, RaftNode, RaftParts, RaftSettings, RaftStartError, RaftStorageError, ReadPolicy, SnapshotFile,
+        existing_log_id,
+    },
+    telemetry::Metrics,
+};
+
+/// Entries of the log that may wait for those who follow it.
+const APPLIED_BUFFER: usize = 4_096;
+/// A node heartbeats so many times within the failure timeout.
+const HEARTBEATS_PER_TIMEOUT: u32 = 5;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// Raft's log or snapshot cannot be used.
+    #[error(transparent)]
+    Log(#[from] RaftStorageError),
+    /// Raft did not start.
+    #[error(transparent)]
+    Raft(#[from] RaftStartError),
+    /// The mesh did not start.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The record of the cluster cannot be used.
+    #[error("{0}")]
+    Record(#[from] io::Error),
+    /// The data directory is of another cluster than the settings.
+    #[error("{0}")]
+    OtherCluster(String),
+}
+
+pub(super) async fn start(config: Config) -> Result<Node, StartError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let slots = if config.data_slots.is_on() { Slots::On } else { Slots::Off };
+    let dir = DataDir::open(&config.data_dir, slots)?;
+    let records = RecordFile::new(dir.path());
+    let record = records.load()?;
+    if let Some(record) = &record {
+        check_record(record, &config, dir.path())?;
+    }
+    let (identity, log) = open_identity(&dir)?;
+    let record = record.filter(|_| !identity.fresh);
+    info!(
+        peer = %identity.node_id,
+        version = env!("CARGO_PKG_VERSION"),
+        data_dir = %dir.path().display(),
+        fresh = identity.fresh,
+        "starts"
+    );
+
+    let metrics = Metrics::new();
+    let net = net_settings(&config, &identity);
+    let (mesh, mesh_events, net_task) = start_net(net, &metrics).await?;
+    for addr in &mesh.status().borrow().listen_addrs {
+        info!(address = %format!("{addr}/p2p/{}", identity.node_id), "listens");
+    }
+    let raft = match config.has_role(Role::LockManager) {
+        true => Some(start_raft(&config, &identity, log, dir.path(), &mesh, &clock).await?),
+        false => None,
+    };
+    let parts = Parts {
+        control: control_settings(&config, &identity),
+        leader: LeaderSettings {
+            failure_timeout: config.failure_timeout,
+            member_dead_timeout: config.member_dead_timeout,
+            member_forget_timeout: config.member_forget_timeout,
+        },
+        reads: reads(&config),
+        lock_delay_ms: u64::try_from(config.lock_delay.as_millis()).unwrap_or(u64::MAX),
+        mesh,
+        mesh_events,
+        net: Some(net_task),
+        clock,
+        raft,
+        records: Arc::new(records),
+        record,
+        fresh_id: ClusterId(rand::random()),
+        metrics,
+        data_dir: Some(dir.path().to_owned()),
+        held: Some(dir),
+    };
+    Ok(Node { running: Arc::new(assemble(parts)) })
+}
+
+/// Settings that must agree with the cluster that this directory belongs to.
+fn check_record(record: &ClusterRecord, config: &Config, dir: &Path) -> Result<(), StartError> {
+    let wrong = |setting: &str, ours: &str, theirs: &str| {
+        StartError::OtherCluster(format!(
+            "{setting} is {ours}, but the data in {} belongs to a cluster with {theirs}: set {setting}={theirs}, or give \
+             this node another DATA_DIR to join a new cluster",
+            dir.display()
+        ))
+    };
+    let protocol = config.cache_protocol.as_str();
+    if record.cluster_name != config.cluster_name {
+        return Err(wrong("CLUSTER_NAME", &config.cluster_name, &record.cluster_name));
+    }
+    if record.cache_protocol != protocol {
+        return Err(wrong("CACHE_PROTOCOL", protocol, &record.cache_protocol));
+    }
+    if record.queue_partitions != config.queue_partitions {
+        warn!(
+            "QUEUE_PARTITIONS={} is ignored: the cluster was founded with {}",
+            config.queue_partitions, record.queue_partitions
+        );
+    }
+    Ok(())
+}
+
+/// The identity, and the log that it belongs to. Every node has a log, be it empty: losing the one
+/// means losing the other.
+fn open_identity(dir: &DataDir) -> Result<(Identity, DiskLog), StartError> {
+    let log_dir = raft_dir(dir.path());
+    std::fs::create_dir_all(&log_dir)?;
+    let identity = dir.identity(existing_log_id(&log_dir)?)?;
+    if !identity.fresh {
+        let log = DiskLog::open(&log_dir, identity.log_id)?;
+        return Ok((identity, log));
+    }
+    // A log without its identity is of a node that no longer exists.
+    RecordFile::new(dir.path()).set_aside()?;
+    std::fs::create_dir_all(&log_dir)?;
+    let log = DiskLog::create(&log_dir, identity.log_id)?;
+    Ok((identity, log))
+}
+
+fn net_settings(config: &Config, identity: &Identity) -> NetSettings {
+    NetSettings {
+        keypair: identity.keypair.clone(),
+        pre_shared_key: config.cluster_key,
+        listen: config.listen_addrs.clone(),
+        announce: config.announce_addrs.clone(),
+        bootstrap: config.bootstrap_peers.clone(),
+        mdns: if config.mdns.is_on() { Mdns::On } else { Mdns::Off },
+        agent: observe::agent(),
+        limits: NetLimits::default(),
+    }
+}
+
+type StartedNet = (Arc<dyn Mesh>, mpsc::Receiver<crate::net::MeshEvent>, crate::net::NetTask);
+
+async fn start_net(settings: NetSettings, metrics: &Metrics) -> Result<StartedNet, NetError> {
+    if settings.pre_shared_key.is_none() {
+        warn!(
+            "there is no cluster key: whoever reaches this node can join the cluster. `syncmesh init` makes a key; give all \
+             nodes the same one with CLUSTER_KEY_FILE"
+        );
+    }
+    let mut registry = prometheus_client::registry::Registry::default();
+    let started = crate::net::start(settings, &mut registry).await;
+    metrics.attach(registry);
+    started
+}
+
+async fn start_raft(
+    config: &Config,
+    identity: &Identity,
+    log: DiskLog,
+    dir: &Path,
+    mesh: &Arc<dyn Mesh>,
+    clock: &Arc<dyn Clock>,
+) -> Result<RaftPart, StartError> {
+    let (listener, applied) = mpsc::channel(APPLIED_BUFFER);
+    let settings = RaftSettings {
+        election_min: config.election_timeout_min,
+        election_max: config.election_timeout_max,
+        heartbeat: config.heartbeat_interval,
+        reads: reads(config),
+        max_request_bytes: Protocol::Raft.limits().request_bytes,
+        ..RaftSettings::default()
+    };
+    let parts = RaftParts {
+        id: identity.node_id,
+        settings,
+        log,
+        snapshots: Arc::new(SnapshotFile::new(&raft_dir(dir))),
+        mesh: Arc::clone(mesh),
+        clock: Arc::clone(clock),
+        listener,
+    };
+    let raft = RaftNode::<ControlState>::start(parts).await?;
+    Ok(RaftPart { raft, applied })
+}
+
+fn reads(config: &Config) -> ReadPolicy {
+    match config.lock_reads {
+        LockReads::Index => ReadPolicy::Index,
+        LockReads::Lease => ReadPolicy::Lease,
+    }
+}
+
+fn control_settings(config: &Config, identity: &Identity) -> ControlSettings {
+    ControlSettings {
+        incarnation: identity.incarnation,
+        cluster_name: config.cluster_name.clone(),
+        cache_protocol: config.cache_protocol.as_str().to_owned(),
+        queue_partitions: config.queue_partitions,
+        roles: config.node_roles.clone(),
+        expect: config.bootstrap_expect.and_then(|expect| usize::try_from(expect).ok()),
+        announce: config.announce_addrs.iter().map(ToString::to_string).collect(),
+        heartbeat: config.failure_timeout / HEARTBEATS_PER_TIMEOUT,
+    }
+}

@@ -1,0 +1,192 @@
+//! What nodes say to each other under [`Protocol::Control`] and [`Protocol::Client`].
+//!
+//! [`Protocol::Control`]: crate::net::Protocol::Control
+//! [`Protocol::Client`]: crate::net::Protocol::Client
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::locks::{Page, PageRequest, SessionInfo};
+use crate::{
+    error::Error,
+    ids::{Incarnation, LockName, NodeId, Role, SessionId, Term, Tick},
+    machine::{
+        control::Change,
+        lock::{LockAnswer, LockEvent, LockView},
+        membership::{ClusterRecord, Joiner, Member},
+    },
+};
+
+/// What a node tells every peer that it meets.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) cluster_name: String,
+    pub(crate) cache_protocol: String,
+    pub(crate) roles: Vec<Role>,
+    pub(crate) version: String,
+    pub(crate) record: Option<ClusterRecord>,
+    pub(crate) leader: Option<Leader>,
+}
+
+/// Who leads, as far as somebody knows. The greater term is right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Leader {
+    pub(crate) term: Term,
+    pub(crate) node: NodeId,
+}
+
+/// The members as of a version: what every node acts on.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct View {
+    pub(crate) version: u64,
+    pub(crate) members: BTreeMap<NodeId, Member>,
+    pub(crate) barred: Vec<NodeId>,
+    /// Who votes and who only follows, as Raft has it.
+    pub(crate) voters: Vec<NodeId>,
+    pub(crate) learners: Vec<NodeId>,
+}
+
+/// A request under the control protocol. `Hello`, `Join` and `Info` are open to every peer that the
+/// transport admits, the rest to members.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum ControlCall {
+    /// Greets; is greeted back.
+    Hello(Box<Hello>),
+    /// Asks the leader to be a member.
+    Join(Box<Joiner>),
+    /// Tells the leader that this run of the node is there, and which view it has installed.
+    Heartbeat { incarnation: Incarnation, view: u64 },
+    /// Tells the leader that this run of the node is about to stop.
+    Drain { incarnation: Incarnation },
+    /// Tells the leader that this run of the node stops now.
+    Stop { incarnation: Incarnation },
+    /// Asks a member to leave: it drains, is removed, and its process ends.
+    PleaseLeave,
+    /// Asks what the node says of itself: the body of `GET /v1/node`.
+    Info,
+}
+
+/// The answer to a [`ControlCall`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum ControlReply {
+    Hello(Box<Hello>),
+    /// Joined; the view has it.
+    Joined(Box<View>),
+    /// The heartbeat counts. A view comes along where the asker's is older.
+    Alive {
+        leader: Leader,
+        view: Option<Box<View>>,
+    },
+    /// The leader does not know this run of the node as serving: it must join (again).
+    JoinFirst,
+    /// Ask somebody else.
+    NotLeader(Option<Leader>),
+    Done,
+    /// JSON.
+    Info(String),
+    /// Refused for good, for this reason.
+    Refused(Refused),
+    /// Not done, perhaps later.
+    Failed(Error),
+}
+
+/// Why a node cannot be, or is no longer, a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+pub(crate) enum Refused {
+    /// An operator removed it.
+    #[error(
+        "this node was removed from the cluster and is barred: `syncmesh members admit PEER` at any member lifts the bar"
+    )]
+    Barred,
+    /// A newer run of it is known: two processes share one identity.
+    #[error(
+        "a newer run of this node is a member: another process uses a copy of this data directory; stop one of them and \
+         delete its DATA_DIR"
+    )]
+    OlderIncarnation,
+    /// The cluster lists as many members as it can.
+    #[error("the cluster lists as many members as it can (1,000): remove some with `syncmesh members remove PEER`")]
+    Full,
+    /// Only members may ask this.
+    #[error("only members of the cluster may ask this")]
+    NotAMember,
+    /// The request cannot be read.
+    #[error("the request cannot be read: its sender runs an incompatible version or is no Syncmesh node")]
+    Malformed,
+}
+
+/// An operation on its way to the leader, under the client protocol.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum ClientAsk {
+    /// A change, remembered under its id: asking again is safe.
+    Change(Change),
+    /// Starts the term of a session anew.
+    KeepAlive(SessionId),
+    /// A linearizable read.
+    Read(Read),
+    /// Waits for events of a lock after a position in the log of events.
+    Watch { lock: LockName, after: Option<EventCursor> },
+    /// Asks the leader to hand its leadership over.
+    Transfer(Option<NodeId>),
+    /// What the leader knows of the members.
+    Members,
+}
+
+/// A linearizable read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Read {
+    Lock(LockName),
+    Locks(PageRequest),
+    Sessions(PageRequest),
+}
+
+/// A position in the log of lock events, the same on all lock managers: index of the entry and
+/// number of the event within it. Events after it have not been seen.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct EventCursor {
+    pub(crate) index: u64,
+    pub(crate) nth: u32,
+}
+
+/// The answer to a [`ClientAsk`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum ClientReply {
+    /// Certainly not done here: ask this one.
+    NotLeader(Option<Leader>),
+    /// Perhaps done: leadership was lost meanwhile. Ask again under the same id.
+    Unknown,
+    /// The answer of the lock machine; with it, what is left of the term of the session it is about.
+    Lock {
+        answer: LockAnswer,
+        expires_in_ms: Option<u64>,
+    },
+    /// The session lives, with its full term.
+    Kept {
+        ttl_ms: u64,
+    },
+    View(Option<LockView>),
+    Locks(Page<LockView>),
+    Sessions(Page<SessionInfo>),
+    /// What has happened since, or the state where that is no longer known.
+    Watched {
+        state: Option<LockView>,
+        events: Vec<LockEvent>,
+        next: EventCursor,
+    },
+    Members(Box<MembersReport>),
+    Done,
+    Failed(Error),
+}
+
+/// What the leader knows of the members beside the view.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct MembersReport {
+    pub(crate) leader: Leader,
+    pub(crate) view: View,
+    /// When each was last heard of, in Unix milliseconds.
+    pub(crate) last_seen: BTreeMap<NodeId, Tick>,
+    /// How many entries each follower is behind.
+    pub(crate) trails_by: BTreeMap<NodeId, u64>,
+}

@@ -1,0 +1,284 @@
+//! Raft's log and votes on disk, in the `raft-log` crate.
+//!
+//! Owns the directory `raft/` of the data directory: the log's random id in `log-id`, the segments
+//! in `wal/`. The id ties the log to the node's identity, so that a node whose log was replaced is
+//! noticed before it votes twice. Openraft is the only caller once [`DiskLog::open`] has returned.
+
+use std::{
+    fmt::{self, Debug},
+    fs, io,
+    ops::{Bound, RangeBounds},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use openraft::{
+    LogState, OptionalSend, RaftLogReader,
+    storage::{IOFlushed, RaftLogStorage},
+};
+use raft_log::api::raft_log_writer::RaftLogWriter;
+use tokio::sync::oneshot;
+
+use crate::raft::{
+    codec::{DiskLogId, DiskPayload, DiskTypes, DiskVote, OnFlushed, from_cbor, to_cbor},
+    storage::{RaftStorageError, replace_file, sync_dir},
+    types::{Entry, LogId, Replicated, Types, Vote},
+};
+
+/// Bytes of recent entries kept in memory: what followers that keep up and the state machine read.
+const CACHE_BYTES: usize = 4 << 20;
+/// Entries kept in memory, whatever their size.
+const CACHE_ENTRIES: usize = 8192;
+/// A segment that reaches this is closed; only closed segments can be deleted.
+const SEGMENT_BYTES: usize = 16 << 20;
+/// For replaying a segment at start.
+const READ_BUFFER_BYTES: usize = 256 << 10;
+/// Writes waiting for the disk. Above this, appending blocks.
+const QUEUE_BYTES: usize = 16 << 20;
+/// Most bytes of entries that one read for replication returns (at least one entry).
+pub(crate) const READ_BYTES: usize = 1 << 20;
+
+const ID_FILE: &str = "log-id";
+const ID_MAGIC: &[u8; 8] = b"SYNCLOG1";
+const WAL_DIR: &str = "wal";
+
+type Wal = raft_log::RaftLog<DiskTypes>;
+
+/// The id of the log in `dir`, if one was completely created there.
+pub fn existing_log_id(dir: &Path) -> Result<Option<u128>, RaftStorageError> {
+    let path = dir.join(ID_FILE);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(RaftStorageError::io(&path)(error)),
+    };
+    let checked = bytes.split_at_checked(24).filter(|(content, checksum)| {
+        content.starts_with(ID_MAGIC) && *checksum == crc32fast::hash(content).to_be_bytes()
+    });
+    let Some((content, _)) = checked else {
+        return Err(RaftStorageError::corrupt(&path, "its checksum does not match"));
+    };
+    let mut id = [0; 16];
+    id.copy_from_slice(&content[8..]);
+    Ok(Some(u128::from_be_bytes(id)))
+}
+
+/// The log and the votes of this node, on disk. Clones share it.
+#[derive(Clone)]
+pub struct DiskLog {
+    wal: Arc<Mutex<Wal>>,
+    dir: PathBuf,
+}
+
+impl Debug for DiskLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskLog").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl DiskLog {
+    /// Creates an empty log with this id in `dir`, which may exist. Durable when it returns.
+    pub fn create(dir: &Path, log_id: u128) -> Result<Self, RaftStorageError> {
+        if existing_log_id(dir)?.is_some() {
+            return Err(RaftStorageError::corrupt(dir, "there is a log already"));
+        }
+        let wal_dir = dir.join(WAL_DIR);
+        fs::create_dir_all(&wal_dir).map_err(RaftStorageError::io(&wal_dir))?;
+        let log = Self::open_wal(dir)?;
+        {
+            let wal = log.wal();
+            let state = wal.log_state();
+            if state.vote().is_some() || state.last().is_some() {
+                return Err(RaftStorageError::corrupt(dir, "there is a log without its id file"));
+            }
+        }
+        let mut id = [0; 24];
+        id[..8].copy_from_slice(ID_MAGIC);
+        id[8..].copy_from_slice(&log_id.to_be_bytes());
+        let file = [&id[..], &crc32fast::hash(&id).to_be_bytes()].concat();
+        sync_dir(&wal_dir).map_err(RaftStorageError::io(&wal_dir))?;
+        replace_file(dir, ID_FILE, &file).map_err(RaftStorageError::io(dir))?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_dir(parent).map_err(RaftStorageError::io(parent))?;
+        }
+        Ok(log)
+    }
+
+    /// Opens the log in `dir`, which must have this id. Cuts a torn tail (what was written and not
+    /// yet synced); any other damage is an error.
+    pub fn open(dir: &Path, log_id: u128) -> Result<Self, RaftStorageError> {
+        let found = existing_log_id(dir)?;
+        if found != Some(log_id) {
+            let what = match found {
+                None => "its log is missing".to_owned(),
+                Some(other) => format!("its log is {other:032x}, this node's is {log_id:032x}"),
+            };
+            return Err(RaftStorageError::corrupt(dir, what));
+        }
+        let wal_dir = dir.join(WAL_DIR);
+        let has_segment = fs::read_dir(&wal_dir)
+            .map_err(RaftStorageError::io(&wal_dir))?
+            .filter_map(Result::ok)
+            .any(|file| file.path().extension().is_some_and(|ending| ending == "wal"));
+        if !has_segment {
+            return Err(RaftStorageError::corrupt(&wal_dir, "its segments are missing"));
+        }
+        Self::open_wal(dir)
+    }
+
+    fn open_wal(dir: &Path) -> Result<Self, RaftStorageError> {
+        let wal_dir = dir.join(WAL_DIR);
+        let Some(path) = wal_dir.to_str() else {
+            return Err(RaftStorageError::corrupt(&wal_dir, "its path is not UTF-8"));
+        };
+        let mut config = raft_log::Config::new(path);
+        config.log_cache_capacity = Some(CACHE_BYTES);
+        config.log_cache_max_items = Some(CACHE_ENTRIES);
+        config.wal.read_buffer_size = Some(READ_BUFFER_BYTES);
+        config.wal.chunk_max_size = Some(SEGMENT_BYTES);
+        config.wal.flush_queue_max_bytes = Some(QUEUE_BYTES);
+        // Proposals and replication are batched above; waiting for more here only adds latency.
+        config.wal.flush_batch_wait = Some(Duration::ZERO);
+        let wal = Wal::open(Arc::new(config)).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied | io::ErrorKind::StorageFull => {
+                RaftStorageError::io(&wal_dir)(error)
+            }
+            _ => RaftStorageError::corrupt(&wal_dir, error),
+        })?;
+        Ok(Self { wal: Arc::new(Mutex::new(wal)), dir: dir.to_owned() })
+    }
+
+    /// Locked for the length of one call: readers and the writer are openraft's tasks.
+    fn wal(&self) -> MutexGuard<'_, Wal> {
+        self.wal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads entries from `start` to before `end`, stopping after `limit` bytes.
+    fn read<S: Replicated>(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry<S>>> {
+        let wal = self.wal();
+        let mut entries = Vec::new();
+        let mut size = 0;
+        for entry in wal.read(start, end) {
+            let (id, payload) = entry?;
+            size += payload.0.len();
+            if size > limit && !entries.is_empty() {
+                break;
+            }
+            entries.push(Entry::<S> { log_id: id.into(), payload: from_cbor(&payload.0)? });
+        }
+        Ok(entries)
+    }
+
+    /// Waits until everything written so far is on disk.
+    async fn flushed(&self, write: impl FnOnce(&mut Wal) -> io::Result<()>) -> io::Result<()> {
+        let (done, on_disk) = oneshot::channel();
+        {
+            let mut wal = self.wal();
+            write(&mut wal)?;
+            wal.flush(true, Some(OnFlushed::new(|result| _ = done.send(result))))?;
+        }
+        on_disk.await.unwrap_or_else(|_| Err(io::Error::other("the log was closed")))
+    }
+}
+
+/// The half-open range of indexes that `range` means.
+pub(crate) fn index_range(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last + 1,
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+impl<S: Replicated> RaftLogReader<Types<S>> for DiskLog {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry<S>>> {
+        let (start, end) = index_range(&range);
+        self.read::<S>(start, end, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry<S>>> {
+        self.read::<S>(start, end, READ_BYTES)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.wal().log_state().vote().map(|vote| vote.0))
+    }
+}
+
+impl<S: Replicated> RaftLogStorage<Types<S>> for DiskLog {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types<S>>> {
+        let wal = self.wal();
+        let state = wal.log_state();
+        let id = |id: Option<&DiskLogId>| id.copied().map(LogId::from);
+        Ok(LogState { last_purged_log_id: id(state.purged()), last_log_id: id(state.last()) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let vote = DiskVote(*vote);
+        self.flushed(|wal| wal.save_vote(vote).map(drop)).await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let mut wal = self.wal();
+        let state = wal.log_state();
+        // What is remembered here only saves the state machine from starting out older than it was:
+        // a log id that the log does not hold yet can wait for the next call.
+        let news = committed.map(DiskLogId::from).min(state.last().copied());
+        match news {
+            Some(news) if Some(&news) > state.committed() => {
+                wal.commit(news)?;
+                wal.flush(false, None)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.wal().log_state().committed().copied().map(LogId::from))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types<S>>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry<S>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut records = Vec::new();
+        for entry in entries {
+            records.push((DiskLogId::from(entry.log_id), DiskPayload(to_cbor(&entry.payload)?)));
+        }
+        let mut wal = self.wal();
+        wal.append(records)?;
+        wal.flush(true, Some(OnFlushed::new(|result| callback.io_completed(result))))
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let mut wal = self.wal();
+        if last.map(DiskLogId::from) >= wal.log_state().last().copied() {
+            return Ok(());
+        }
+        wal.truncate(last.map_or(0, |last| last.index + 1))?;
+        wal.flush(false, None)
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        let mut wal = self.wal();
+        wal.purge(upto.into())?;
+        wal.flush(false, None)
+    }
+}

@@ -1,0 +1,68 @@
+//! What the durable parts of Raft share: their error, and how a small file is replaced.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+/// Why the log or the snapshot cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RaftStorageError {
+    /// It is damaged, or not the one that this node wrote. Serving from it could undo what was
+    /// acknowledged.
+    #[error(
+        "{} cannot be trusted: {what}. Stop this node, move its DATA_DIR away and start it again: it joins \
+         as a new node, and the others keep the data",
+        path.display()
+    )]
+    Corrupt {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The file system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The refusal.
+        source: io::Error,
+    },
+}
+
+impl RaftStorageError {
+    pub(crate) fn corrupt(path: &Path, what: impl ToString) -> Self {
+        Self::Corrupt { path: path.to_owned(), what: what.to_string() }
+    }
+
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        |source| Self::Io { path, source }
+    }
+}
+
+impl From<RaftStorageError> for io::Error {
+    fn from(error: RaftStorageError) -> Self {
+        match error {
+            RaftStorageError::Corrupt { .. } => Self::new(io::ErrorKind::InvalidData, error.to_string()),
+            RaftStorageError::Io { ref source, .. } => Self::new(source.kind(), error.to_string()),
+        }
+    }
+}
+
+/// Makes `dir/name` hold exactly `bytes`, durably: after a crash it is the old file or the new one.
+pub(crate) fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = dir.join(format!("{name}.tmp"));
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.join(name))?;
+    sync_dir(dir)
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
