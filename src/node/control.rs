@@ -23,7 +23,7 @@ use super::{
     observe::Observer,
     records::ClusterStore,
     route::Route,
-    wire::{ControlCall, ControlReply, Hello, Leader, Refused},
+    wire::{ControlCall, ControlReply, Hello, Leader, MAX_ACQUAINTED, Refused},
 };
 use crate::{
     clock::Clock,
@@ -34,7 +34,7 @@ use crate::{
         founding::{Candidacy, Founder, Founding, FoundingEffect, Mismatch, Report},
         membership::{ClusterRecord, Joiner, Liveness, MAX_ADDRS},
     },
-    net::{CallError, Inbound, Lane, Mesh, Protocol},
+    net::{CallError, DiscoveredBy, Inbound, Lane, Mesh, Protocol},
     raft::RaftNode,
 };
 
@@ -203,6 +203,34 @@ impl ControlTask {
             version: VERSION.to_owned(),
             record: self.founding.record().cloned(),
             leader: self.parts.route.leader(),
+            addrs: self.addrs(),
+            acquainted: self.acquainted(),
+        }
+    }
+
+    /// Where this node tells others to find it.
+    fn addrs(&self) -> Vec<String> {
+        let announced = &self.parts.settings.announce;
+        if !announced.is_empty() {
+            return announced.iter().take(MAX_ADDRS).cloned().collect();
+        }
+        let status = self.parts.mesh.status().borrow().clone();
+        status.listen_addrs.iter().take(MAX_ADDRS).map(ToString::to_string).collect()
+    }
+
+    fn acquainted(&self) -> Vec<(NodeId, Vec<String>)> {
+        let greeted = self.parts.greeted.borrow();
+        let lock_managers = greeted.iter().filter(|(_, hello)| hello.roles.contains(&Role::LockManager));
+        lock_managers.take(MAX_ACQUAINTED).map(|(peer, hello)| (*peer, hello.addrs.clone())).collect()
+    }
+
+    /// Connects to those whom a peer of ours knows and we do not.
+    fn meet(&self, acquainted: &[(NodeId, Vec<String>)]) {
+        for (peer, addrs) in acquainted.iter().take(MAX_ACQUAINTED) {
+            if *peer != self.me() && !self.peers.contains_key(peer) {
+                let addrs = addrs.iter().take(MAX_ADDRS).filter_map(|addr| addr.parse().ok()).collect();
+                self.parts.mesh.hint(*peer, addrs, DiscoveredBy::Members);
+            }
         }
     }
 
@@ -250,6 +278,7 @@ impl ControlTask {
         self.founding.heard(self.parts.clock.wall(), peer, report, &mut effects);
         let refused = effects.iter().any(|effect| matches!(effect, FoundingEffect::Refuse(_)));
         if !refused && self.peers.contains_key(&peer) {
+            self.meet(&hello.acquainted);
             self.parts.greeted.send_modify(|greeted| {
                 Arc::make_mut(greeted).insert(peer, hello);
             });
@@ -440,15 +469,11 @@ impl ControlTask {
 
     fn joiner(&self) -> Joiner {
         let settings = &self.parts.settings;
-        let status = self.parts.mesh.status().borrow().clone();
-        let listening = status.listen_addrs.iter().map(ToString::to_string);
-        let addrs: Vec<_> =
-            if settings.announce.is_empty() { listening.take(MAX_ADDRS).collect() } else { settings.announce.clone() };
         Joiner {
             node: self.me(),
             incarnation: settings.incarnation,
             roles: settings.roles.iter().copied().collect(),
-            addrs,
+            addrs: self.addrs(),
             version: VERSION.to_owned(),
         }
     }

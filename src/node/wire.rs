@@ -28,7 +28,15 @@ pub(crate) struct Hello {
     pub(crate) version: String,
     pub(crate) record: Option<ClusterRecord>,
     pub(crate) leader: Option<Leader>,
+    /// Where the node itself is reached.
+    pub(crate) addrs: Vec<String>,
+    /// Lock managers that it is connected to, and where they are reached: founders must find each
+    /// other before there is a view to tell them.
+    pub(crate) acquainted: Vec<(NodeId, Vec<String>)>,
 }
+
+/// Most acquaintances that a greeting tells of.
+pub(crate) const MAX_ACQUAINTED: usize = 64;
 
 /// Who leads, as far as somebody knows. The greater term is right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -107,7 +107,7 @@ impl MemoryDisk {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The log on it, for one life of the node.
+    /// The log and the snapshot on it, for one life of the node.
     pub(crate) fn log(&self) -> MemoryLog {
         let life = self.locked().life;
         MemoryLog { disk: self.clone(), life }
@@ -140,13 +140,14 @@ impl MemoryDisk {
     }
 }
 
-impl SnapshotStore for MemoryDisk {
+/// The snapshot on a [`MemoryDisk`]. Keeping one is durable at once.
+impl SnapshotStore for MemoryLog {
     fn load(&self) -> Result<Option<Bytes>, RaftStorageError> {
-        Ok(self.locked().snapshot.clone())
+        Ok(self.alive().map_err(RaftStorageError::io(&self.path()))?.snapshot.clone())
     }
 
     fn keep(&self, image: &[u8]) -> Result<(), RaftStorageError> {
-        self.locked().snapshot = Some(Bytes::copy_from_slice(image));
+        self.alive().map_err(RaftStorageError::io(&self.path()))?.snapshot = Some(Bytes::copy_from_slice(image));
         Ok(())
     }
 
@@ -155,7 +156,7 @@ impl SnapshotStore for MemoryDisk {
     }
 }
 
-/// The log on a [`MemoryDisk`].
+/// The log and the snapshot on a [`MemoryDisk`].
 #[derive(Clone, Debug)]
 pub(crate) struct MemoryLog {
     disk: MemoryDisk,

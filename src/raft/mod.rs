@@ -127,6 +127,11 @@ impl RaftSettings {
             purge_batch_size: 256.min(self.kept_entries.max(1)),
             removed_leader_step_down: StepDownPolicy::After(ms(self.election_min)),
             enable_pre_vote: Some(true),
+            // Followers write an entry while the leader does, not after it.
+            broadcast_submitted_on_append: Some(true),
+            // A leader that crashed may lack entries that a quorum of the others has acknowledged.
+            // Were it to lead on in the same term, it would write others under the same log ids.
+            enable_leader_restore: Some(false),
             backoff: BACKOFF.to_owned(),
             ..Config::default()
         };
@@ -149,8 +154,8 @@ pub struct RaftParts<S: Replicated, L> {
     pub mesh: Arc<dyn Mesh>,
     /// Stamps proposals with its wall clock.
     pub clock: Arc<dyn Clock>,
-    /// Is told what was applied. Applying waits for room in it, so its reader must never await a
-    /// proposal.
+    /// Is told what was applied, just after the proposer got its answer. Applying waits for room in
+    /// it, so its reader must never await a proposal.
     pub listener: mpsc::Sender<Applied<S::Effect>>,
 }
 
@@ -335,13 +340,19 @@ impl<S: Replicated> RaftNode<S> {
     /// Waits until Raft ends by a failure of its storage or a bug, and says why. A node must not go
     /// on without it.
     pub async fn fatal(&self) -> String {
-        let mut status = self.status();
-        let failed = status.wait_for(|status| status.failed.is_some()).await;
-        match failed.map(|status| status.failed.clone()) {
-            Ok(Some(why)) => why,
-            _ if self.inner.stopped.load(Ordering::Acquire) => std::future::pending().await,
-            _ => "raft ended without saying why".to_owned(),
+        let (mut status, mut applied) = (self.status(), self.applied());
+        let why = tokio::select! {
+            biased;
+            failed = status.wait_for(|status| status.failed.is_some()) => {
+                failed.ok().and_then(|status| status.failed.clone())
+            }
+            // Openraft does not notice when its state machine panics.
+            _ = applied.wait_for(|_| false) => Some("applying an entry failed".to_owned()),
+        };
+        if self.inner.stopped.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
         }
+        why.unwrap_or_else(|| "raft ended without saying why".to_owned())
     }
 
     /// Answers a request of another lock manager. The mesh vouches for `from`.

@@ -145,7 +145,7 @@ impl Pair {
             Move::Release(n, m) => self.request(LockRequest::Release { session: s(n), lock: l(m) }),
             Move::Break(n) => self.request(LockRequest::Break(l(n))),
             Move::Abandon(back) => {
-                self.request(LockRequest::Abandon { request: self.recent(back), surrender: false });
+                self.request(LockRequest::Abandon { request: self.recent(back) });
             }
             Move::Surrender(n) => self.surrender(n),
             Move::Expire(ns, term) => {

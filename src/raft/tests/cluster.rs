@@ -317,6 +317,15 @@ async fn a_disk_that_fails_ends_the_node_loudly_and_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_panic_while_applying_is_fatal() {
+    let cluster = Cluster::of(1).await;
+    let alone = cluster.leader().await;
+    let proposed = alone.propose(vec!["a bug".to_owned()]).await;
+    assert_eq!(proposed, Err(ProposeError::Unknown));
+    timeout(PATIENCE, alone.fatal()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stopped_node_says_so() {
     let cluster = Cluster::of(1).await;
     let alone = cluster.leader().await;

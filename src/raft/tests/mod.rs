@@ -1,5 +1,6 @@
 //! Tests of the whole adapter: a small replicated state, a mesh of channels, clusters on it.
 
+mod chaos;
 mod cluster;
 mod files;
 mod suite;
@@ -53,6 +54,7 @@ impl Replicated for Journal {
     type Effect = String;
 
     fn apply(&mut self, at: Tick, _: Term, _: u64, line: String, effects: &mut Vec<String>) -> u64 {
+        assert_ne!(line, "a bug");
         effects.push(line.clone());
         self.lines.push(line);
         self.times.push(at);
@@ -174,7 +176,7 @@ impl Cluster {
             id,
             settings: self.settings.clone(),
             log: disk.log(),
-            snapshots: Arc::new(disk.clone()) as Arc<dyn SnapshotStore>,
+            snapshots: Arc::new(disk.log()) as Arc<dyn SnapshotStore>,
             mesh: Arc::new(ChannelMesh { local: id, cables: Arc::clone(&self.cables) }),
             clock: Arc::new(SystemClock),
             listener,

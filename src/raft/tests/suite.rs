@@ -34,7 +34,7 @@ struct InMemory;
 impl StoreBuilder<Types<Journal>, MemoryLog, Machine<Journal>> for InMemory {
     async fn build(&self) -> Result<((), MemoryLog, Machine<Journal>), StorageError<Types<Journal>>> {
         let disk = MemoryDisk::default();
-        Ok(((), disk.log(), machine(Arc::new(disk)).await))
+        Ok(((), disk.log(), machine(Arc::new(disk.log())).await))
     }
 }
 
