@@ -65,8 +65,8 @@ impl Served {
         let node = Node::start(config).await?;
         node.write_node_file(&api_url).await.map_err(ServeError::NodeFile)?;
         info!(url = %api_url, "serves the HTTP API");
-        let settings =
-            ApiSettings { token, drain: API_DRAIN, metrics: node.metrics().clone(), ..ApiSettings::default() };
+        let metrics = node.metrics().clone();
+        let settings = ApiSettings { token, drain: API_DRAIN, metrics, ..ApiSettings::default() };
         let stop_api = CancellationToken::new();
         let api = tokio::spawn(api::serve(listener, node.clone(), settings, stop_api.clone()));
         Ok(Self { node, api_url, stop_api, api })

@@ -11,8 +11,6 @@
 //! [`Node`] is the handle. Everything that a production node is made of besides (data directory,
 //! sockets, files) is brought together in [`start`]; the simulation brings its own.
 
-#[cfg(test)]
-mod alone;
 mod authority;
 mod control;
 mod dispatch;
@@ -24,6 +22,7 @@ mod limits;
 mod lock_events;
 pub mod locks;
 mod observe;
+mod probe;
 mod records;
 mod requests;
 mod route;
@@ -36,9 +35,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-#[cfg(test)]
-pub(crate) use self::alone::alone;
-pub use self::{running::End, start::StartError};
+pub use self::{
+    probe::{PeerInfoError, peer_info},
+    running::End,
+    start::StartError,
+};
 use crate::{
     config::Config,
     error::{Error, ErrorCode},
