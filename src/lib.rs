@@ -4,5 +4,9 @@ pub mod clock;
 pub mod error;
 pub mod ids;
 pub mod machine;
+#[doc(hidden)]
+pub mod mutant;
 pub mod net;
 pub mod node;
+#[cfg(test)]
+mod sim;
