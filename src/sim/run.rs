@@ -1,6 +1,6 @@
 //! One run from a seed, what came of it, and many runs.
 //!
-//! `SIM_SEED=n` runs just that seed, `SIM_SEEDS=n` the first n (default [`DEFAULT_SEEDS`]).
+//! `SIM_SEED=n` runs just that seed, `SIM_SEEDS=n` the first n (a test names its default).
 
 use std::{collections::BTreeMap, env, fmt};
 
@@ -13,9 +13,6 @@ use super::{
     workload::{Scene, Workload},
     world::{Boot, World},
 };
-
-/// How many seeds a test runs unless told otherwise.
-pub const DEFAULT_SEEDS: u64 = 200;
 
 /// What a run consists of.
 #[derive(Clone, Debug)]
@@ -155,12 +152,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// The seeds that this test is to run.
-pub fn seeds() -> Vec<u64> {
+/// The seeds that this test is to run: the first `default_count` unless the environment says otherwise.
+pub fn seeds(default_count: u64) -> Vec<u64> {
     let number = |name: &str| env::var(name).ok().map(|text| text.parse().expect("SIM_SEED and SIM_SEEDS are numbers"));
     match number("SIM_SEED") {
         Some(seed) => vec![seed],
-        None => (0..number("SIM_SEEDS").unwrap_or(DEFAULT_SEEDS)).collect(),
+        None => (0..number("SIM_SEEDS").unwrap_or(default_count)).collect(),
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
     check::Violation,
     faults::FaultPlan,
     network::Weather,
-    run::{RunPlan, expect_all_pass, expect_caught, run},
+    run::{RunPlan, expect_all_pass, expect_caught, run, seeds},
     world::{Boot, Pause, Seat, World, node_id},
 };
 use crate::{
@@ -59,7 +59,9 @@ impl Table {
 
     fn end(&mut self, session: &SessionId) {
         self.sessions.remove(session);
-        self.locks.values_mut().for_each(|holders| drop(holders.remove(session)));
+        for holders in self.locks.values_mut() {
+            holders.remove(session);
+        }
     }
 
     fn answer(&mut self, now: Tick, ask: Ask, key: Option<String>) -> Answer {
@@ -204,13 +206,13 @@ fn plan() -> RunPlan {
 
 #[test]
 fn a_right_service_passes_under_every_kind_of_fault() {
-    expect_all_pass(&(0..25).collect::<Vec<_>>(), &plan(), |_| one_page());
+    expect_all_pass(&seeds(25), &plan(), |_| one_page());
 }
 
 #[test]
 fn a_service_whose_tokens_begin_anew_is_caught() {
     mutant::with(Some(Mutant::TokenCounterRestarts), || {
-        expect_caught(&(0..10).collect::<Vec<_>>(), &plan(), |_| one_page(), |v| matches!(v, Violation::Token(_)));
+        expect_caught(&seeds(10), &plan(), |_| one_page(), |v| matches!(v, Violation::Token(_)));
     });
 }
 
@@ -218,7 +220,7 @@ fn a_service_whose_tokens_begin_anew_is_caught() {
 fn a_service_that_grants_to_dead_sessions_is_caught() {
     mutant::with(Some(Mutant::NoSessionCheckAtApply), || {
         let caught = |v: &Violation| matches!(v, Violation::NotLinearizable(_));
-        expect_caught(&(0..10).collect::<Vec<_>>(), &plan(), |_| one_page(), caught);
+        expect_caught(&seeds(10), &plan(), |_| one_page(), caught);
     });
 }
 

@@ -86,7 +86,7 @@ impl Host {
     /// Lets it run until its tokio clock shows what its machine's clock shows.
     fn run_to(&self, now: Tick) {
         let until = self.tokio_time(now);
-        self.runtime.block_on(tokio::time::sleep_until(until));
+        self.runtime.block_on(async move { tokio::time::sleep_until(until).await });
     }
 
     /// Lets it wake up with its tokio clock moved at once.
