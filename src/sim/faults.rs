@@ -11,6 +11,7 @@ use super::{
     network::{Happened, Weather},
     world::{Pause, World, node_id},
 };
+use crate::ids::NodeId;
 
 /// A kind of fault.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -40,6 +41,11 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
+    /// Whether it takes processes, each of which one fault can have at a time.
+    fn hits_processes(self) -> bool {
+        matches!(self, Self::Kill | Self::Bounce | Self::KillAll | Self::Stop | Self::Suspend)
+    }
+
     /// What the tally must show if a fault of this kind really happened.
     pub fn evidence(self) -> &'static [Happened] {
         match self {
@@ -64,7 +70,7 @@ pub struct Fault {
     pub at_ms: u64,
     /// How long it lasts, in milliseconds.
     pub lasts_ms: u64,
-    /// Whom it hits, the leader first if `aims_at_leader` and there is one.
+    /// Whom it hits.
     pub victims: Vec<usize>,
     /// Whether the first victim is replaced by whoever leads when it begins.
     pub aim: Aim,
@@ -194,6 +200,8 @@ pub struct Window {
 pub struct Ordeal {
     weather: Weather,
     upcoming: std::iter::Peekable<std::vec::IntoIter<Fault>>,
+    /// Due, with no process to hit that no other fault has.
+    waiting: Vec<Fault>,
     active: Vec<Fault>,
     windows: Vec<Window>,
 }
@@ -205,7 +213,7 @@ impl Ordeal {
     /// `weather`: what the network is like without faults.
     pub fn new(schedule: Schedule, weather: Weather) -> Self {
         let upcoming = schedule.0.into_iter().peekable();
-        Self { weather, upcoming, active: Vec::new(), windows: Vec::new() }
+        Self { weather, upcoming, waiting: Vec::new(), active: Vec::new(), windows: Vec::new() }
     }
 
     /// Ends and begins what is due. Once per millisecond.
@@ -218,12 +226,22 @@ impl Ordeal {
             changed = true;
             end(world, fault);
         }
-        while let Some(fault) = self.upcoming.next_if(|fault| fault.at_ms <= now) {
-            changed |= self.begin(world, fault);
+        let mut due = std::mem::take(&mut self.waiting);
+        due.extend(std::iter::from_fn(|| self.upcoming.next_if(|fault| fault.at_ms <= now)));
+        for fault in due {
+            match begin(world, fault) {
+                Ok(fault) => {
+                    let until_ms = fault.at_ms + fault.lasts_ms;
+                    self.windows.push(Window { kind: fault.kind, from_ms: now, until_ms });
+                    self.active.push(fault);
+                    changed = true;
+                }
+                Err(fault) if now < fault.at_ms + fault.lasts_ms => self.waiting.push(fault),
+                Err(_) => {}
+            }
         }
         for fault in self.active.iter().filter(|fault| fault.kind == FaultKind::Bounce) {
-            let (turn, rest) = ((now - fault.at_ms) / BOUNCE_MS, (now - fault.at_ms) % BOUNCE_MS);
-            match (turn % 2, rest) {
+            match (now / BOUNCE_MS % 2, now % BOUNCE_MS) {
                 (0, 0) => fault.victims.iter().for_each(|index| world.kill(*index)),
                 (1, 0) => fault.victims.iter().for_each(|index| world.start(*index)),
                 _ => {}
@@ -240,49 +258,7 @@ impl Ordeal {
         &self.windows
     }
 
-    fn begin(&mut self, world: &mut World, mut fault: Fault) -> bool {
-        if fault.aim == Aim::Leader
-            && fault.kind != FaultKind::KillAll
-            && let Some(leader) = world.running().into_iter().find(|index| world.door(*index).leads())
-            && let Some(first) = fault.victims.first().copied()
-        {
-            if let Some(place) = fault.victims.iter().position(|victim| *victim == leader) {
-                fault.victims.swap(0, place);
-            } else {
-                fault.victims[0] = leader;
-            }
-            debug_assert!(first < world.machines());
-        }
-        let now = world.time().now_ms();
-        match fault.kind {
-            FaultKind::Kill | FaultKind::Bounce | FaultKind::KillAll | FaultKind::Stop | FaultKind::Suspend => {
-                // A process that another fault has is left to it.
-                let running = world.running();
-                fault.victims.retain(|victim| running.contains(victim));
-                if fault.victims.is_empty() {
-                    return false;
-                }
-                for &victim in &fault.victims {
-                    match fault.kind {
-                        FaultKind::Stop => world.pause(victim, Pause::Stop),
-                        FaultKind::Suspend => world.pause(victim, Pause::Suspend),
-                        _ => world.kill(victim),
-                    }
-                }
-            }
-            FaultKind::WallJump => {
-                let [victim] = fault.victims[..] else { return false };
-                let ms = i64::try_from(fault.lasts_ms).expect("seconds") * 60;
-                world.jump_wall(victim, if fault.at_ms % 2 == 0 { ms } else { -ms });
-            }
-            _ => {}
-        }
-        self.windows.push(Window { kind: fault.kind, from_ms: now, until_ms: fault.at_ms + fault.lasts_ms });
-        self.active.push(fault);
-        true
-    }
-
-    fn blocked(&self, machines: usize) -> Vec<(crate::ids::NodeId, crate::ids::NodeId)> {
+    fn blocked(&self, machines: usize) -> Vec<(NodeId, NodeId)> {
         let mut blocked = Vec::new();
         for fault in &self.active {
             match fault.kind {
@@ -316,6 +292,38 @@ impl Ordeal {
         }
         weather
     }
+}
+
+/// Begins a fault; gives it back if it hits processes and there is none to hit.
+fn begin(world: &mut World, mut fault: Fault) -> Result<Fault, Fault> {
+    let running = world.running();
+    let leader = running.iter().copied().find(|index| world.door(*index).leads());
+    if let (Aim::Leader, Some(leader), false) = (fault.aim, leader, fault.victims.is_empty()) {
+        let place = fault.victims.iter().position(|victim| *victim == leader);
+        if let Some(place) = place { fault.victims.swap(0, place) } else { fault.victims[0] = leader }
+    }
+    if fault.kind.hits_processes() {
+        // A process that another fault has is left to it.
+        fault.victims.retain(|victim| running.contains(victim));
+        match (fault.victims.is_empty(), running.first()) {
+            (true, None) => return Err(fault),
+            (true, Some(other)) => fault.victims.push(*other),
+            (false, _) => {}
+        }
+    }
+    for &victim in &fault.victims {
+        match fault.kind {
+            FaultKind::Kill | FaultKind::KillAll => world.kill(victim),
+            FaultKind::Stop => world.pause(victim, Pause::Stop),
+            FaultKind::Suspend => world.pause(victim, Pause::Suspend),
+            FaultKind::WallJump => {
+                let ms = i64::try_from(fault.lasts_ms).expect("seconds") * 60;
+                world.jump_wall(victim, if fault.at_ms % 2 == 0 { ms } else { -ms });
+            }
+            _ => {}
+        }
+    }
+    Ok(fault)
 }
 
 fn end(world: &mut World, fault: &Fault) {

@@ -29,7 +29,7 @@ use crate::{
     ids::{FencingToken, LockName, SessionId, Tick},
     machine::lock::Mode,
     mutant::{self, Mutant},
-    net::{Lane, Mesh, MeshEvent, Protocol},
+    net::{Lane, Mesh, MeshEvent, Protocol, Topic},
 };
 
 /// The durable state of the one-page service.
@@ -185,6 +185,13 @@ fn one_page() -> Boot {
                 table.lock().unwrap().started(clock.now());
             }
             let front = Arc::new(Front { mesh, table, clock });
+            let chatter = Arc::clone(&front.mesh);
+            tokio::spawn(async move {
+                loop {
+                    chatter.broadcast(Topic::View, Bytes::from_static(b"I am here"));
+                    sleep(Duration::from_millis(50)).await;
+                }
+            });
             let server = Arc::clone(&front);
             tokio::spawn(async move {
                 while let Some(event) = events.recv().await {

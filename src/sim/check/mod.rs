@@ -5,13 +5,13 @@
 
 mod belief;
 mod linear;
+mod model;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
 use std::fmt;
 
-pub use self::linear::MAX_OPERATIONS;
 use super::history::Record;
 
 /// A promise that was broken.
@@ -25,8 +25,8 @@ pub enum Violation {
     NotLinearizable(String),
     /// The search for such an order was given up: the history is too wide to say.
     Undecided(String),
-    /// The run itself is worth nothing: a fault that did not happen, a service that did not come back.
-    Run(String),
+    /// The service did not come back after the faults.
+    NoProgress(String),
 }
 
 impl fmt::Display for Violation {
@@ -36,7 +36,7 @@ impl fmt::Display for Violation {
             Self::Token(detail) => ("fencing token", detail),
             Self::NotLinearizable(detail) => ("linearizability", detail),
             Self::Undecided(detail) => ("undecided", detail),
-            Self::Run(detail) => ("run", detail),
+            Self::NoProgress(detail) => ("progress", detail),
         };
         write!(f, "{what}: {detail}")
     }
