@@ -70,21 +70,23 @@ struct Config {
     lock: Lock,
     /// Operations that took effect and have yet to be answered.
     open: BTreeSet<usize>,
-    /// Operations without an answer that took effect.
-    unheard: BTreeSet<usize>,
+    /// Operations without an answer that took effect, and whose they are.
+    unheard: BTreeSet<(usize, Who)>,
 }
 
 impl Config {
     /// Whether everything that can follow the other can follow this: what took effect unheard in the
-    /// other only may still do so here, or never.
+    /// other only may still do so here, or never. What a session that is over in the other might
+    /// still have done is nothing that the other could do; here the session can end just as well.
     /// `mourned`: whose end an operation can need that is to be explained now.
     fn dominates(&self, other: &Self, mourned: &BTreeSet<Who>) -> bool {
-        let dead = |who: &Who| self.lock.dead.contains(who) == other.lock.dead.contains(who);
-        mourned.iter().all(dead)
-            && self.lock.holds == other.lock.holds
+        let (lock, theirs) = (&self.lock, &other.lock);
+        lock.holds == theirs.holds
             && self.open == other.open
-            && self.lock.last_token <= other.lock.last_token
-            && self.unheard.is_subset(&other.unheard)
+            && lock.last_token <= theirs.last_token
+            && lock.dead.is_subset(&theirs.dead)
+            && mourned.iter().all(|who| lock.dead.contains(who) == theirs.dead.contains(who))
+            && self.unheard.iter().all(|unheard| other.unheard.contains(unheard) || theirs.dead.contains(&unheard.1))
     }
 }
 
@@ -123,11 +125,6 @@ impl Search {
         let begun = |(from, until, _): &Timed| *from < answered && until.is_none_or(|until| until >= answered);
         let candidates: Vec<usize> = (0..self.operations.len()).filter(|i| begun(&self.operations[*i])).collect();
         let named: BTreeSet<Who> = candidates.iter().flat_map(|i| self.named(*i)).collect();
-        let useful = |i: &usize| match &self.operations[*i].2 {
-            Op::MaybeAcquired { who, .. } => named.contains(who),
-            _ => true,
-        };
-        let candidates: Vec<usize> = candidates.into_iter().filter(useful).collect();
         let mourned = candidates.iter().filter_map(|i| match &self.operations[*i].2 {
             Op::Dead { who } => Some(*who),
             _ => None,
@@ -144,9 +141,7 @@ impl Search {
             }
             for &next in &candidates {
                 self.steps += 1;
-                if let Some(next) = self.effect(&config, next) {
-                    todo.push_back(next);
-                }
+                todo.extend(self.effect(&config, next, &named));
             }
             if self.steps > MAX_STEPS {
                 break;
@@ -167,19 +162,30 @@ impl Search {
         }
     }
 
-    fn effect(&self, config: &Config, index: usize) -> Option<Config> {
-        if config.open.contains(&index) || config.unheard.contains(&index) {
-            return None;
+    fn effect(&self, config: &Config, index: usize, named: &BTreeSet<Who>) -> Option<Config> {
+        let (_, until, op) = &self.operations[index];
+        if until.is_some() {
+            if config.open.contains(&index) {
+                return None;
+            }
+        } else {
+            let (who, holds) = (op.who()?, |who| config.lock.holds.contains_key(&who));
+            let idle = match op {
+                Op::MaybeAcquired { .. } => !named.contains(&who) && !holds(who),
+                Op::MaybeSurrendered { .. } | Op::MaybeReleased { .. } => !holds(who),
+                _ => false,
+            };
+            if idle || config.unheard.contains(&(index, who)) {
+                return None;
+            }
         }
         let mut next = config.clone();
-        let (_, until, op) = &self.operations[index];
         if !next.lock.apply(op) {
             return None;
         }
-        if until.is_some() {
-            next.open.insert(index)
-        } else {
-            next.unheard.insert(index)
+        match (until, op.who()) {
+            (None, Some(who)) => next.unheard.insert((index, who)),
+            _ => next.open.insert(index),
         };
         Some(next)
     }
