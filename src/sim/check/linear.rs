@@ -78,14 +78,14 @@ impl Config {
     /// Whether everything that can follow the other can follow this: what took effect unheard in the
     /// other only may still do so here, or never. What a session that is over in the other might
     /// still have done is nothing that the other could do; here the session can end just as well.
-    /// `mourned`: whose end an operation can need that is to be explained now.
-    fn dominates(&self, other: &Self, mourned: &BTreeSet<Who>) -> bool {
+    /// `mourned`: whose end the answer needs that is to be explained now.
+    fn dominates(&self, other: &Self, mourned: Option<Who>) -> bool {
         let (lock, theirs) = (&self.lock, &other.lock);
         lock.holds == theirs.holds
             && self.open == other.open
             && lock.last_token <= theirs.last_token
             && lock.dead.is_subset(&theirs.dead)
-            && mourned.iter().all(|who| lock.dead.contains(who) == theirs.dead.contains(who))
+            && mourned.is_none_or(|who| lock.dead.contains(&who) == theirs.dead.contains(&who))
             && self.unheard.iter().all(|unheard| other.unheard.contains(unheard) || theirs.dead.contains(&unheard.1))
     }
 }
@@ -123,20 +123,23 @@ impl Search {
     /// All configurations in which the operation has taken effect before its answer.
     fn answer(&mut self, configs: Vec<Config>, answered: Moment, index: usize) -> Vec<Config> {
         let begun = |(from, until, _): &Timed| *from < answered && until.is_none_or(|until| until >= answered);
-        let candidates: Vec<usize> = (0..self.operations.len()).filter(|i| begun(&self.operations[*i])).collect();
+        // That a session is over stays true, so its discovery need not take effect before its answer.
+        let can_wait = |op: &Op| matches!(op, Op::Dead { .. } | Op::Deadlock);
+        let candidates: Vec<usize> = (0..self.operations.len())
+            .filter(|i| begun(&self.operations[*i]) && (*i == index || !can_wait(&self.operations[*i].2)))
+            .collect();
         let named: BTreeSet<Who> = candidates.iter().flat_map(|i| self.named(*i)).collect();
-        let mourned = candidates.iter().filter_map(|i| match &self.operations[*i].2 {
-            Op::Dead { who } => Some(*who),
+        let mourned = match self.operations[index].2 {
+            Op::Dead { who } => Some(who),
             _ => None,
-        });
-        let mourned: BTreeSet<Who> = mourned.collect();
+        };
         let (mut explained, mut seen, mut todo) = (Vec::new(), Vec::new(), VecDeque::from(configs));
         while let Some(mut config) = todo.pop_front() {
             if config.open.remove(&index) {
-                keep(&mut explained, config, &mourned);
+                keep(&mut explained, config, mourned);
                 continue;
             }
-            if !keep(&mut seen, config.clone(), &mourned) {
+            if !keep(&mut seen, config.clone(), mourned) {
                 continue;
             }
             for &next in &candidates {
@@ -192,7 +195,7 @@ impl Search {
 }
 
 /// Adds a configuration unless one that is there dominates it; drops those that it dominates.
-fn keep(configs: &mut Vec<Config>, config: Config, mourned: &BTreeSet<Who>) -> bool {
+fn keep(configs: &mut Vec<Config>, config: Config, mourned: Option<Who>) -> bool {
     if configs.iter().any(|other| other.dominates(&config, mourned)) {
         return false;
     }
