@@ -20,7 +20,7 @@ const API_DRAIN: Duration = Duration::from_secs(3);
 pub(super) enum ServeError {
     /// The API's address cannot be had.
     #[error(
-        "the HTTP API cannot listen on {addr}: {source}; set API_ADDR to a free address, or stop what listens there \
+        "the HTTP API cannot listen on {addr}: set API_ADDR to a free address, or stop what listens there \
          (`ss -ltnp` shows it)"
     )]
     Listen {
@@ -74,10 +74,11 @@ impl Served {
 
     /// Ends the API, then drains and stops the node.
     pub(super) async fn stop(self, grace: Duration) -> Drained {
+        let began = tokio::time::Instant::now();
         self.stop_api.cancel();
         // A panic in it has ended its connections already.
         let _ = self.api.await;
-        self.node.stop(grace.saturating_sub(API_DRAIN)).await
+        self.node.stop(grace.saturating_sub(began.elapsed())).await
     }
 }
 

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 
 use crate::ids::{Incarnation, NodeId, Tick};
 
+/// After how many milliseconds a suspicion that could not be committed is raised again.
+const RETRY_MS: u64 = 250;
+
 /// A member that is to be proposed as down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Suspect {
@@ -87,10 +90,12 @@ impl Detector {
         suspects
     }
 
-    /// A proposal came to nothing: the node may be heard, or suspected, again.
-    pub fn acquit(&mut self, node: NodeId) {
+    /// A proposal came to nothing: the node may be heard again, or suspected after [`RETRY_MS`].
+    pub fn acquit(&mut self, now: Tick, node: NodeId) {
         if let Some(watched) = self.watched.get_mut(&node) {
             watched.proposed = false;
+            let silent_ms = self.failure_timeout_ms.saturating_sub(RETRY_MS);
+            watched.heard = watched.heard.max(Tick(now.0.saturating_sub(silent_ms)));
         }
     }
 }
@@ -122,8 +127,17 @@ mod tests {
         let mut detector = watching();
         detector.suspects(Tick(2_000));
         assert!(!detector.heard(Tick(2_001), ONE, RUN));
-        detector.acquit(ONE);
+        detector.acquit(Tick(2_001), ONE);
         assert!(detector.heard(Tick(2_002), ONE, RUN));
+    }
+
+    #[test]
+    fn a_suspicion_that_could_not_be_committed_is_raised_again_after_a_pause() {
+        let mut detector = watching();
+        detector.suspects(Tick(5_000));
+        detector.acquit(Tick(5_000), ONE);
+        assert_eq!(detector.suspects(Tick(5_000 + RETRY_MS - 1)), vec![]);
+        assert_eq!(detector.suspects(Tick(5_000 + RETRY_MS)).len(), 1);
     }
 
     #[test]

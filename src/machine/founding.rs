@@ -118,12 +118,26 @@ pub struct Founding {
     record: Option<ClusterRecord>,
     storing: Option<ClusterRecord>,
     waiting: BTreeMap<NodeId, Candidacy>,
+    search: Search,
+}
+
+/// Whether a founder still looks for a cluster that is there already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Search {
+    UnderWay,
+    Over,
 }
 
 impl Founding {
-    /// A node that starts with what its disk holds.
+    /// A node that starts with what its disk holds. It founds nothing before [`Founding::may_found`].
     pub fn new(founder: Founder, record: Option<ClusterRecord>) -> Self {
-        Self { founder, record, storing: None, waiting: BTreeMap::new() }
+        Self { founder, record, storing: None, waiting: BTreeMap::new(), search: Search::UnderWay }
+    }
+
+    /// The search for a cluster is over: none was found so far.
+    pub fn may_found(&mut self, wall: Tick, effects: &mut Vec<FoundingEffect>) {
+        self.search = Search::Over;
+        self.found_if_complete(wall, effects);
     }
 
     /// The cluster, once its record is on this node's disk.
@@ -148,10 +162,9 @@ impl Founding {
     }
 
     /// The node has started, with or without a record.
-    pub fn started(&mut self, wall: Tick, effects: &mut Vec<FoundingEffect>) {
-        match &self.record {
-            Some(record) => self.settled(record.clone(), effects),
-            None => self.found_if_complete(wall, effects),
+    pub fn started(&mut self, effects: &mut Vec<FoundingEffect>) {
+        if let Some(record) = self.record.clone() {
+            self.settled(record, effects);
         }
     }
 
@@ -199,7 +212,8 @@ impl Founding {
 
     fn found_if_complete(&mut self, wall: Tick, effects: &mut Vec<FoundingEffect>) {
         let Some(expect) = self.founder.expect else { return };
-        if self.record.is_some() || self.storing.is_some() || self.lock_managers_waiting() < expect {
+        let has_one = self.record.is_some() || self.storing.is_some();
+        if has_one || self.search == Search::UnderWay || self.lock_managers_waiting() < expect {
             return;
         }
         let record = ClusterRecord {
@@ -252,7 +266,9 @@ mod tests {
             expect,
             fresh_id: ClusterId(42),
         };
-        Founding::new(founder, None)
+        let mut founding = Founding::new(founder, None);
+        founding.search = Search::Over;
+        founding
     }
 
     fn report(record: Option<ClusterRecord>) -> Report {
@@ -316,9 +332,24 @@ mod tests {
     #[test]
     fn a_cluster_of_one_founds_itself() {
         let mut founding = starting(Some(1), Candidacy::LockManager);
+        founding.search = Search::UnderWay;
         let mut effects = Vec::new();
-        founding.started(Tick(9), &mut effects);
+        founding.started(&mut effects);
+        assert_eq!(effects, vec![], "there may be a cluster that it has not met yet");
+        founding.may_found(Tick(9), &mut effects);
         assert_eq!(effects, vec![FoundingEffect::Store(record(42, &[0]))]);
+    }
+
+    #[test]
+    fn a_founder_that_still_looks_founds_nothing_however_many_report() {
+        let mut founding = starting(Some(2), Candidacy::LockManager);
+        founding.search = Search::UnderWay;
+        assert_eq!(heard(&mut founding, 1, report(None)), vec![]);
+        let theirs = record(7, &[5, 6, 1]);
+        assert_eq!(heard(&mut founding, 2, report(Some(theirs.clone()))), vec![FoundingEffect::Store(theirs)]);
+        let mut effects = Vec::new();
+        founding.may_found(Tick(9), &mut effects);
+        assert_eq!(effects, vec![]);
     }
 
     #[test]
@@ -358,7 +389,7 @@ mod tests {
         let mut founding =
             Founding::new(starting(Some(3), Candidacy::LockManager).founder, Some(record(7, &[0, 1, 2])));
         let mut effects = Vec::new();
-        founding.started(Tick(99), &mut effects);
+        founding.started(&mut effects);
         assert_eq!(
             effects,
             vec![FoundingEffect::Announce, FoundingEffect::Initialise(vec![node(0), node(1), node(2)])]

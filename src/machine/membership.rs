@@ -133,6 +133,8 @@ pub enum MemberAnswer {
     Barred,
     /// A newer run of the node is known.
     OlderIncarnation,
+    /// This run of the node has left; only the next one may join.
+    HasLeft,
     /// There is no such member.
     NotFound,
     /// [`MAX_MEMBERS`] or [`MAX_BARRED`] is reached.
@@ -219,6 +221,9 @@ impl Membership {
         match self.members.get(&node) {
             Some(known) if known.joiner.incarnation > joiner.incarnation => return MemberAnswer::OlderIncarnation,
             Some(known) if known.joiner == joiner && known.liveness == Liveness::Up => return MemberAnswer::Done,
+            Some(known) if known.joiner.incarnation == joiner.incarnation && known.liveness == Liveness::Left => {
+                return MemberAnswer::HasLeft;
+            }
             // What is being drained by the same run stays so: only a new run may serve again.
             Some(known) if known.joiner.incarnation == joiner.incarnation && known.liveness == Liveness::Draining => {
                 return MemberAnswer::Done;

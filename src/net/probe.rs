@@ -171,8 +171,10 @@ async fn converse(swarm: &mut Swarm<ProbeBehaviour>, addr: &Multiaddr, request: 
                 return Err(ProbeError::NoAnswer { peer: peer_id, reason: "it closed the connection".to_owned() });
             }
             SwarmEvent::Behaviour(ProbeBehaviourEvent::Control(event)) => {
-                if let Some(mut probed) = found.take() {
-                    probed.answer = answer_of(event)?;
+                if let Some(answer) = answer_of(event)
+                    && let Some(mut probed) = found.take()
+                {
+                    probed.answer = answer?;
                     return Ok(probed);
                 }
             }
@@ -186,9 +188,13 @@ async fn converse(swarm: &mut Swarm<ProbeBehaviour>, addr: &Multiaddr, request: 
     }
 }
 
-fn answer_of(event: rpc::RpcEvent) -> Result<Bytes, ProbeError> {
-    match event {
+/// What came of our call; `None` for what the peer asks of us, such as its greeting.
+fn answer_of(event: rpc::RpcEvent) -> Option<Result<Bytes, ProbeError>> {
+    Some(match event {
         Event::Message { message: Message::Response { response, .. }, .. } if !response.is_empty() => Ok(response),
+        Event::Message { peer, message: Message::Response { .. }, .. } => {
+            Err(ProbeError::NoAnswer { peer, reason: "it refused the call".to_owned() })
+        }
         Event::OutboundFailure { peer, error, .. } => {
             let reason = match error {
                 OutboundFailure::UnsupportedProtocols => "it is not a Syncmesh node".to_owned(),
@@ -196,10 +202,8 @@ fn answer_of(event: rpc::RpcEvent) -> Result<Bytes, ProbeError> {
             };
             Err(ProbeError::NoAnswer { peer, reason })
         }
-        Event::Message { peer, .. } | Event::InboundFailure { peer, .. } | Event::ResponseSent { peer, .. } => {
-            Err(ProbeError::NoAnswer { peer, reason: "it refused the call".to_owned() })
-        }
-    }
+        Event::Message { .. } | Event::InboundFailure { .. } | Event::ResponseSent { .. } => return None,
+    })
 }
 
 /// Waits until the peer has said who it is and has answered a ping.

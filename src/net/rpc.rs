@@ -67,11 +67,12 @@ impl Protocol {
     /// client's at most one batch of `MAX_BATCH_BYTES` (8 MiB by default) and its envelope.
     pub const fn limits(self) -> Limits {
         match self {
-            Self::Raft => limits(16 * MIB, MIB, 5, 32, 32),
-            Self::Replication => limits(17 * MIB, 17 * MIB, 5, 64, 32),
-            Self::Coherence => limits(9 * MIB, 9 * MIB, 2, 64, 64),
-            Self::Control => limits(2 * MIB, 8 * MIB, 5, 32, 16),
-            Self::Client => limits(17 * MIB, 17 * MIB, 10, 64, 32),
+            Self::Raft => limits(16 * MIB, MIB, 5_000, 32, 32),
+            Self::Replication => limits(17 * MIB, 17 * MIB, 5_000, 64, 32),
+            Self::Coherence => limits(9 * MIB, 9 * MIB, 2_000, 64, 64),
+            Self::Control => limits(2 * MIB, 8 * MIB, 5_000, 32, 16),
+            // No exchange waits for work: a peer that has not even deferred a question by then is gone.
+            Self::Client => limits(17 * MIB, 17 * MIB, 1_300, 64, 32),
         }
     }
 }
@@ -79,11 +80,11 @@ impl Protocol {
 const fn limits(
     request_bytes: usize,
     response_bytes: usize,
-    deadline_s: u64,
+    deadline_ms: u64,
     ask_slots: usize,
     end_slots: usize,
 ) -> Limits {
-    let deadline = Duration::from_secs(deadline_s);
+    let deadline = Duration::from_millis(deadline_ms);
     Limits { request_bytes, response_bytes, deadline, ask_slots, end_slots, queued: QUEUED_CALLS }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     ids::{Incarnation, LockName, NodeId, SessionId},
     machine::{
         control::{Answer, Change, ChangeBody, Command, ControlState},
-        lock::{LockAnswer, LockRequest},
+        lock::{LockAnswer, LockRequest, Refusal},
         membership::{Joiner, MemberAnswer, MemberChange},
     },
     raft::{ProposeError, RaftNode, ReadError, ReadPolicy},
@@ -100,6 +100,10 @@ impl Authority {
             }
         };
         match answer {
+            Answer::Lock(LockAnswer::Refused(Refusal::Deadlock { cycle })) => {
+                self.leader.metrics().deadlock();
+                self.lock_reply(LockAnswer::Refused(Refusal::Deadlock { cycle })).await
+            }
             Answer::Lock(LockAnswer::Waiting) => match waiting {
                 Some(waiting) => match waiting.await {
                     Ok(answer) => self.lock_reply(answer).await,
@@ -255,7 +259,9 @@ fn refused(answer: &MemberAnswer) -> ControlReply {
         MemberAnswer::Barred => Refused::Barred,
         MemberAnswer::OlderIncarnation => Refused::OlderIncarnation,
         MemberAnswer::Full => Refused::Full,
-        MemberAnswer::Done | MemberAnswer::NotFound | MemberAnswer::Malformed => Refused::Malformed,
+        MemberAnswer::Done | MemberAnswer::HasLeft | MemberAnswer::NotFound | MemberAnswer::Malformed => {
+            Refused::Malformed
+        }
     })
 }
 

@@ -42,6 +42,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(100);
 /// How often peers are greeted again while this node knows no cluster or no leader.
 const GREET_AGAIN: Duration = Duration::from_millis(400);
+/// How long a founder looks for a cluster that is there already before it founds one.
+const LOOK_FIRST: Duration = Duration::from_millis(1_500);
 /// How often a node without a cluster says so.
 const SAY_SO: Duration = Duration::from_secs(10);
 /// Most control calls from peers that are served at a time; further ones are refused.
@@ -77,6 +79,15 @@ pub(crate) enum ControlEvent {
     Call(Inbound),
 }
 
+/// Whether a node has somewhere to look for a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Search {
+    /// Bootstrap addresses or the local network.
+    Elsewhere,
+    /// It can only be found by others.
+    Nowhere,
+}
+
 /// Who this node is, for greetings and founding.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlSettings {
@@ -88,6 +99,7 @@ pub(crate) struct ControlSettings {
     pub(crate) expect: Option<usize>,
     pub(crate) announce: Vec<String>,
     pub(crate) heartbeat: Duration,
+    pub(crate) search: Search,
 }
 
 /// What the task is made of.
@@ -107,6 +119,8 @@ pub(crate) struct ControlParts {
     pub(crate) standing: watch::Sender<Standing>,
     /// Cancelled when this node has been asked to leave for good.
     pub(crate) asked_to_leave: CancellationToken,
+    /// Cancelled when the node drains: it does not join again, and its silence is explained.
+    pub(crate) draining: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -131,6 +145,8 @@ struct ControlTask {
     founding: Founding,
     /// Connected peers, and when each was greeted last.
     peers: BTreeMap<NodeId, Option<Instant>>,
+    /// When a founder that may yet meet a cluster stops to look for one.
+    found_at: Option<Instant>,
     /// Mismatches that were warned of.
     warned: BTreeSet<NodeId>,
     joined_as: Option<Joiner>,
@@ -160,6 +176,7 @@ pub(crate) async fn run(parts: ControlParts, mut events: mpsc::Receiver<ControlE
         parts,
         founding,
         peers: BTreeMap::new(),
+        found_at: None,
         warned: BTreeSet::new(),
         joined_as: None,
         telling: false,
@@ -171,9 +188,7 @@ pub(crate) async fn run(parts: ControlParts, mut events: mpsc::Receiver<ControlE
     let mut views = task.parts.route.views();
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut effects = Vec::new();
-    task.founding.started(task.parts.clock.wall(), &mut effects);
-    task.perform(effects);
+    task.begin();
     loop {
         tokio::select! {
             biased;
@@ -189,6 +204,33 @@ pub(crate) async fn run(parts: ControlParts, mut events: mpsc::Receiver<ControlE
 }
 
 impl ControlTask {
+    /// Acts on what the disk holds. A founder without a record that has somewhere to look for a cluster
+    /// looks there first.
+    fn begin(&mut self) {
+        let mut effects = Vec::new();
+        let wall = self.parts.clock.wall();
+        if self.founding.record().is_none() && self.parts.settings.search == Search::Elsewhere {
+            self.found_at = Some(Instant::now() + LOOK_FIRST);
+        } else {
+            self.founding.may_found(wall, &mut effects);
+        }
+        self.founding.started(&mut effects);
+        self.perform(effects);
+    }
+
+    /// The search is over, once everyone here has said whether there is a cluster.
+    fn found_when_due(&mut self) {
+        let Some(at) = self.found_at else { return };
+        let greeted = self.parts.greeted.borrow().clone();
+        let all_heard = self.peers.keys().all(|peer| greeted.contains_key(peer) || self.warned.contains(peer));
+        if Instant::now() >= at && (all_heard || at.elapsed() > LOOK_FIRST) {
+            self.found_at = None;
+            let mut effects = Vec::new();
+            self.founding.may_found(self.parts.clock.wall(), &mut effects);
+            self.perform(effects);
+        }
+    }
+
     fn me(&self) -> NodeId {
         self.parts.mesh.local()
     }
@@ -263,7 +305,8 @@ impl ControlTask {
     }
 
     /// What a peer says of itself.
-    fn heard(&mut self, peer: NodeId, hello: Hello) {
+    fn heard(&mut self, peer: NodeId, mut hello: Hello) {
+        hello.bound();
         let lock_manager =
             if hello.roles.contains(&Role::LockManager) { Candidacy::LockManager } else { Candidacy::Other };
         let report = Report {
@@ -277,16 +320,31 @@ impl ControlTask {
         let mut effects = Vec::new();
         self.founding.heard(self.parts.clock.wall(), peer, report, &mut effects);
         let refused = effects.iter().any(|effect| matches!(effect, FoundingEffect::Refuse(_)));
+        // A stranger to a cluster has to change; of two strangers nobody knows which.
+        if let Some(FoundingEffect::Refuse(mismatch @ Mismatch::CacheProtocol { .. })) = effects.first()
+            && same_cluster
+            && self.founding.record().is_none()
+        {
+            self.parts.standing.send_replace(Standing::Barred(mismatch.to_string()));
+        }
         if !refused && self.peers.contains_key(&peer) {
             self.meet(&hello.acquainted);
             self.parts.greeted.send_modify(|greeted| {
                 Arc::make_mut(greeted).insert(peer, hello);
             });
             if let Some(leader) = leader.filter(|_| same_cluster) {
-                self.parts.route.learn(leader);
+                self.learn(leader);
             }
         }
         self.perform(effects);
+    }
+
+    /// A peer says who leads. A lock manager that follows one knows better.
+    fn learn(&self, leader: Leader) {
+        let follows = self.parts.raft.as_ref().is_some_and(|raft| raft.status().borrow().leader.is_some());
+        if !follows {
+            self.parts.route.learn(leader);
+        }
     }
 
     fn perform(&mut self, effects: Vec<FoundingEffect>) {
@@ -305,10 +363,7 @@ impl ControlTask {
                 }
                 FoundingEffect::Initialise(voters) => {
                     if let Some(raft) = self.parts.raft.clone() {
-                        self.work.spawn(async move {
-                            let voters = voters.into_iter().collect();
-                            Done::Initialised(raft.initialize(voters).await.map_err(|e| e.to_string()))
-                        });
+                        self.work.spawn(async move { Done::Initialised(initialise(&raft, voters).await) });
                     }
                 }
                 FoundingEffect::Refuse(mismatch) => self.refuse(&mismatch),
@@ -319,12 +374,6 @@ impl ControlTask {
     fn refuse(&mut self, mismatch: &Mismatch) {
         let (Mismatch::Name { peer, .. } | Mismatch::Cluster { peer, .. } | Mismatch::CacheProtocol { peer, .. }) =
             mismatch;
-        let standing = self.parts.standing.borrow().clone();
-        // A node that has a cluster tells the stranger; a stranger that met the cluster has to change.
-        let mine_to_change = matches!(mismatch, Mismatch::CacheProtocol { .. }) && self.founding.record().is_none();
-        if mine_to_change && matches!(standing, Standing::Looking { .. }) {
-            self.parts.standing.send_replace(Standing::Barred(mismatch.to_string()));
-        }
         if self.warned.len() < MAX_SERVED && self.warned.insert(*peer) {
             warn!(%peer, "refused: {mismatch}");
         }
@@ -376,18 +425,20 @@ impl ControlTask {
                 self.parts.standing.send_replace(Standing::Member);
             }
             Ok(ControlReply::Alive { leader, view }) => {
-                self.parts.route.learn(leader);
+                self.learn(leader);
                 if let Some(view) = view {
                     self.parts.route.install(*view);
                 }
             }
             Ok(ControlReply::JoinFirst) => self.joined_as = None,
-            Ok(ControlReply::Refused(reason)) => self.barred(reason),
+            Ok(ControlReply::Refused(reason @ (Refused::Barred | Refused::OlderIncarnation | Refused::Full))) => {
+                self.barred(reason);
+            }
             Ok(ControlReply::NotLeader(other)) => {
                 self.forget_join(call);
                 self.parts.route.doubt(leader);
                 if let Some(other) = other {
-                    self.parts.route.learn(other);
+                    self.learn(other);
                 }
             }
             Ok(reply) => {
@@ -421,7 +472,8 @@ impl ControlTask {
             Standing::Looking { .. } => self.say_so(),
             Standing::Joining | Standing::Member => {}
         }
-        if self.founding.record().is_some() && !self.telling {
+        self.found_when_due();
+        if self.founding.record().is_some() && !self.telling && !self.parts.draining.is_cancelled() {
             self.tell_leader();
         }
     }
@@ -495,8 +547,14 @@ impl ControlTask {
         self.told_at = Instant::now();
         let (me, authority) = (self.me(), self.parts.authority.clone());
         let mesh = Arc::clone(&self.parts.mesh);
+        let (route, patience) = (self.parts.route.clone(), self.parts.settings.heartbeat * 2);
         self.work.spawn(async move {
-            let outcome = tell(&*mesh, authority.as_ref(), me, leader.node, call).await;
+            // A leader that is silent must not keep this node from telling the next one.
+            let outcome = tokio::select! {
+                outcome = tell(&*mesh, authority.as_ref(), me, leader.node, call) => outcome,
+                () = route.other_leader_than(leader) => Err(CallError::Timeout(leader.node)),
+                () = tokio::time::sleep(patience) => Err(CallError::Timeout(leader.node)),
+            };
             Done::Told { leader, call: told, outcome }
         });
     }
@@ -510,7 +568,6 @@ impl ControlTask {
             (*node, addrs.collect())
         });
         self.parts.mesh.set_members(addrs.collect());
-        self.parts.mesh.set_barred(view.barred.clone());
         if view.barred.contains(&me) {
             return self.barred(Refused::Barred);
         }
@@ -519,6 +576,29 @@ impl ControlTask {
             mine.liveness == Liveness::Left && mine.joiner.incarnation == self.parts.settings.incarnation
         }) {
             self.parts.standing.send_replace(Standing::Left);
+        }
+    }
+
+    /// What is not for everyone. The barred are let in so far that they can be told.
+    fn refusal(&self, from: NodeId, call: &ControlCall) -> Option<ControlReply> {
+        let asks_the_leader = matches!(call, ControlCall::Join(_) | ControlCall::Heartbeat { .. });
+        match call {
+            _ if asks_the_leader && self.parts.route.view().barred.contains(&from) => {
+                Some(ControlReply::Refused(Refused::Barred))
+            }
+            ControlCall::Hello(_) | ControlCall::Info => None,
+            // Whoever joins has been greeted as one of this cluster, or of none.
+            ControlCall::Join(_) if self.parts.greeted.borrow().contains_key(&from) => None,
+            ControlCall::Heartbeat { .. } if !self.parts.route.is_member(from) => Some(ControlReply::JoinFirst),
+            ControlCall::Drain { .. }
+            | ControlCall::Stop { .. }
+            | ControlCall::Heartbeat { .. }
+            | ControlCall::PleaseLeave
+                if self.parts.route.is_member(from) =>
+            {
+                None
+            }
+            _ => Some(ControlReply::NotLeader(self.parts.route.leader())),
         }
     }
 
@@ -532,10 +612,9 @@ impl ControlTask {
                 return;
             }
         };
-        let members_only = !matches!(call, ControlCall::Hello(_) | ControlCall::Join(_) | ControlCall::Info);
-        if members_only && !self.parts.route.is_member(from) {
-            // Perhaps it has joined and this node does not know it yet: it may ask again.
-            let _ = reply.send(encode(&ControlReply::NotLeader(self.parts.route.leader())));
+        if let Some(refusal) = self.refusal(from, &call) {
+            // Who asks needs no answer once it has gone.
+            let _ = reply.send(encode(&refusal));
             return;
         }
         match call {
@@ -567,6 +646,14 @@ impl ControlTask {
             // Dropping the reply refuses the call.
             _ => {}
         }
+    }
+}
+
+/// Founders initialise once; on any later start their log says that it was done.
+async fn initialise(raft: &RaftNode<ControlState>, voters: Vec<NodeId>) -> Result<(), String> {
+    match raft.is_initialized().await {
+        Ok(true) => Ok(()),
+        _ => raft.initialize(voters.into_iter().collect()).await.map_err(|error| error.to_string()),
     }
 }
 

@@ -109,28 +109,34 @@ pub(super) async fn serve(
     authority: Option<Authority>,
     route: Route,
     stop: CancellationToken,
+    answered: CancellationToken,
 ) {
+    // Once all that was under way has been answered, the exchange may end.
+    let _answered = answered.drop_guard();
     let slots = Arc::new(Semaphore::new(MAX_OPERATIONS));
     let mut operations = JoinSet::new();
     loop {
         let question = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             Some(_) = operations.join_next() => continue,
             question = asked.recv() => question,
         };
-        let Some(Asked { id, body, answer }) = question else { return };
+        let Some(Asked { id, body, answer }) = question else { break };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
         let Some(authority) = authority.clone() else {
             answer.answer(encode(&ClientReply::NotLeader(route.leader())));
             continue;
         };
+        let stop = stop.clone();
         operations.spawn(async move {
             let reply = match decode::<ClientAsk>(&body) {
                 Ok(ask) => {
                     tokio::select! {
                         reply = authority.serve(id.node, ask) => reply,
                         () = answer.cancelled() => return,
+                        // It may have got into the log already.
+                        () = stop.cancelled() => ClientReply::Unknown,
                     }
                 }
                 Err(reason) => ClientReply::Failed(Error::bad_request("body", reason.to_string())),
@@ -139,4 +145,5 @@ pub(super) async fn serve(
             drop(slot);
         });
     }
+    while operations.join_next().await.is_some() {}
 }

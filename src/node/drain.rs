@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::{
     Drained,
     authority::hand_over as hand_over_leadership,
+    control::Standing,
     running::{LOOK, Running},
     wire::{ControlCall, ControlReply},
 };
@@ -22,39 +23,48 @@ use crate::{
 
 /// What is left for closing connections and files after the hand-over.
 const CLOSING: Duration = Duration::from_secs(3);
-/// How long a single step of the hand-over may take before the next is tried.
+/// How long one step of the hand-over may take before the next is tried.
 const STEP: Duration = Duration::from_secs(6);
+/// How long the steps of the hand-over look for a leader, all together: without one there is nobody to
+/// hand anything to.
+const LEADERLESS: Duration = Duration::from_secs(3);
 
 /// Stops the node within `grace`.
 pub(super) async fn stop(node: &Running, grace: Duration) -> Drained {
+    node.draining.cancel();
     let deadline = Instant::now() + grace.saturating_sub(CLOSING.min(grace / 4));
-    let handed_over = timeout_at(deadline, hand_over(node)).await;
-    if handed_over.is_err() {
+    let handed_over = timeout_at(deadline, hand_over(node)).await.unwrap_or(Drained::Cut);
+    if handed_over == Drained::Cut {
         warn!("could not hand everything over in time: the others will notice by silence");
     }
     let closed = timeout(CLOSING, close(node)).await;
-    if handed_over.is_ok() && closed.is_ok() { Drained::Whole } else { Drained::Cut }
+    if closed.is_ok() { handed_over } else { Drained::Cut }
 }
 
-async fn hand_over(node: &Running) {
-    let incarnation = node.settings.incarnation;
+async fn hand_over(node: &Running) -> Drained {
     let leaves = node.asked_to_leave.is_cancelled();
-    // A node that is the only one has nobody to hand anything to.
-    if serving_others(node) > 0 && node.observer.record.borrow().is_some() {
-        tell_leader(node, ControlCall::Drain { incarnation }).await;
-        step_down(node).await;
-        if must_lose_vote(node) {
-            lose_vote(node).await;
-        }
-        if leaves {
-            leave(node).await;
-        } else {
-            tell_leader(node, ControlCall::Stop { incarnation }).await;
-        }
+    let ended = matches!(*node.observer.standing.borrow(), Standing::Left | Standing::Barred(_));
+    if ended || node.observer.record.borrow().is_none() {
+        return Drained::Whole;
     }
-    if leaves && let Err(error) = node.records.retire().await {
-        warn!(%error, "could not forget the cluster: delete DATA_DIR by hand before this node is started again");
+    // Who is the only one has nobody to hand anything to.
+    if serving_others(node) == 0 {
+        return if leaves { forget(node).await } else { Drained::Whole };
     }
+    let incarnation = node.settings.incarnation;
+    if !tell_leader(node, ControlCall::Drain { incarnation }).await {
+        // Without a leader nothing can change hands; a vote must not be thrown away then.
+        return if leaves { Drained::Cut } else { Drained::Whole };
+    }
+    step_down(node).await;
+    if must_lose_vote(node) && !lose_vote(node).await && !leaves {
+        warn!("still has a vote and stops: it counts as down until it is back");
+    }
+    if leaves {
+        return leave(node).await;
+    }
+    tell_leader(node, ControlCall::Stop { incarnation }).await;
+    Drained::Whole
 }
 
 fn serving_others(node: &Running) -> usize {
@@ -62,20 +72,23 @@ fn serving_others(node: &Running) -> usize {
     view.members.iter().filter(|(id, member)| **id != node.id && member.liveness == Liveness::Up).count()
 }
 
-async fn tell_leader(node: &Running, call: ControlCall) {
+async fn tell_leader(node: &Running, call: ControlCall) -> bool {
     let told = async {
         loop {
             if let Some(leader) = node.gateway.route().some_leader(LOOK).await
-                && let Ok(ControlReply::Done) = node.control(leader.node, call.clone()).await
+                && let Ok(Ok(ControlReply::Done)) =
+                    timeout(LEADERLESS / 3, node.control(leader.node, call.clone())).await
             {
                 return;
             }
             tokio::time::sleep(LOOK).await;
         }
     };
-    if timeout(STEP, told).await.is_err() {
+    let told = timeout(LEADERLESS, told).await.is_ok();
+    if !told {
         warn!(?call, "no leader heard of it");
     }
+    told
 }
 
 /// A leader hands its leadership over first, so that the others need not wait for an election.
@@ -91,7 +104,8 @@ async fn step_down(node: &Running) {
     }
 }
 
-/// With more than three live voters the vote is handed back, so that the quorum shrinks with them.
+/// With more than three live voters, or somebody to replace it, a node hands its vote back before it
+/// stops, so that the quorum shrinks with the cluster.
 fn must_lose_vote(node: &Running) -> bool {
     let view = node.gateway.route().view();
     let live = view.voters.iter().filter(|id| view.members.get(id).is_some_and(|member| member.serves())).count();
@@ -101,30 +115,55 @@ fn must_lose_vote(node: &Running) -> bool {
     view.voters.contains(&node.id) && (live > FEWEST_AFTER_DRAIN || spare)
 }
 
-async fn lose_vote(node: &Running) {
+async fn lose_vote(node: &Running) -> bool {
+    let Some(raft) = &node.raft else { return true };
+    let mut status = raft.status();
     let mut views = node.gateway.route().views();
     let lost = async {
-        // The view comes with the log here, or with the next heartbeat.
-        let _ = views.wait_for(|view| !view.voters.contains(&node.id)).await;
+        tokio::select! {
+            // Either source may be the first to know: this node's own log, or the leader's view.
+            _ = status.wait_for(|status| !status.voters.is_empty() && !status.voters.contains(&node.id)) => {}
+            _ = views.wait_for(|view| !view.voters.is_empty() && !view.voters.contains(&node.id)) => {}
+        }
     };
-    match timeout(STEP, lost).await {
-        Ok(()) => info!("handed the vote back"),
-        Err(_) => warn!("still had a vote when it stopped"),
+    let lost = timeout(STEP, lost).await.is_ok();
+    if lost {
+        info!("handed the vote back");
     }
+    lost
 }
 
-async fn leave(node: &Running) {
+/// Leaves for good. The log may go only when it counts no more: as long as this node has a vote, the
+/// others may need it.
+async fn leave(node: &Running) -> Drained {
     let request = node.gateway.begin();
     let body = ChangeBody::Member(MemberChange::Leave(node.id));
-    match node.gateway.change(&request, None, body, Duration::ZERO).await {
-        Ok(_) => info!("left the cluster for good"),
-        Err(error) => warn!(%error, "could not leave: remove this node with `syncmesh members remove`"),
+    if let Err(error) = node.gateway.change(&request, None, body, Duration::ZERO).await {
+        warn!(%error, "could not leave: it stays a member; try again, or remove it with `syncmesh members remove`");
+        return Drained::Cut;
+    }
+    if node.raft.is_some() && !lose_vote(node).await {
+        warn!("left, but still has a vote: its data stays, so that it can be started again to help the others");
+        return Drained::Cut;
+    }
+    info!("left the cluster for good");
+    forget(node).await
+}
+
+async fn forget(node: &Running) -> Drained {
+    match node.records.retire().await {
+        Ok(()) => Drained::Whole,
+        Err(error) => {
+            warn!(%error, "could not forget the cluster: delete DATA_DIR by hand before this node is started again");
+            Drained::Cut
+        }
     }
 }
 
 async fn close(node: &Running) {
     node.stop.cancel();
     if let Some(supervisor) = node.supervisor.lock().await.take() {
+        // A panic in it was told already.
         let _ = supervisor.await;
     }
     if let Some(raft) = &node.raft {

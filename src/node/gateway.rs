@@ -23,7 +23,7 @@ use crate::{
         lock::LockRequest,
     },
     net::{
-        Lane,
+        CallError, Lane,
         deferred::{AskError, Exchange, REASK},
     },
 };
@@ -105,12 +105,10 @@ impl Gateway {
             let asked_at = Instant::now();
             let outcome = tokio::select! {
                 () = self.route.other_leader_than(leader) => Asked::Superseded,
-                () = tokio::time::sleep_until(last_moment) => return Err(self.gave_up(effectless == Effectless::UnlessSent)),
+                () = tokio::time::sleep_until(last_moment) => Asked::OutOfTime,
                 outcome = self.ask_leader(leader, &ask) => outcome,
             };
-            if effectless == Effectless::UnlessSent && outcome.may_have_arrived() {
-                perhaps = true;
-            }
+            perhaps |= effectless == Effectless::UnlessSent && outcome.may_have_arrived();
             led_until = led_until.max(outcome.leader_seen_at(asked_at));
             match outcome {
                 Asked::Answered(ClientReply::NotLeader(other)) => {
@@ -125,6 +123,8 @@ impl Gateway {
                 Asked::Answered(ClientReply::Failed(error)) => return Err(error),
                 Asked::Answered(reply) => return Ok(reply),
                 Asked::Superseded => {}
+                Asked::Crowded => return Err(crowded(perhaps)),
+                Asked::OutOfTime => return Err(self.gave_up(perhaps)),
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -142,6 +142,7 @@ impl Gateway {
         let question = self.begin();
         match self.exchange.ask(leader.node, question.id(), lane(ask), encode(ask)).await {
             Ok(bytes) => decode(&bytes).map_or(Asked::Unanswered, Asked::Answered),
+            Err(AskError::TooManyOpen | AskError::Overloaded | AskError::Call(CallError::Busy(_))) => Asked::Crowded,
             // A repetition that failed says nothing about the first time.
             Err(AskError::Call(error)) if error.may_have_arrived() || asked_at.elapsed() > REASK => Asked::Unanswered,
             Err(_) => Asked::Undelivered,
@@ -195,23 +196,32 @@ enum Asked {
     Undelivered,
     /// Somebody else leads meanwhile.
     Superseded,
+    /// Certainly not taken up: a bound was hit.
+    Crowded,
+    /// It may have got the request, and there is no more time.
+    OutOfTime,
 }
 
 impl Asked {
     fn may_have_arrived(&self) -> bool {
-        matches!(self, Self::Unanswered | Self::Superseded | Self::Answered(ClientReply::Unknown))
+        let lost = matches!(self, Self::Unanswered | Self::Superseded | Self::OutOfTime);
+        lost || matches!(self, Self::Answered(ClientReply::Unknown))
     }
 
-    /// Until when there certainly was a leader, or an election was going on: patience counts from
-    /// there. An ask that lasts is repeated every second, so one that lasted two was answered in the
-    /// last one.
+    /// Until when there certainly was a leader: patience counts from there. An ask that lasts is
+    /// repeated every second, so one that lasted three was answered in the last one and a half.
     fn leader_seen_at(&self, asked_at: Instant) -> Instant {
         let now = Instant::now();
         match self {
             Self::Superseded => now,
-            Self::Answered(_) => now - PATIENCE / 2,
-            _ if now - asked_at > Duration::from_secs(2) => now - Duration::from_secs(1),
+            _ if now - asked_at > Duration::from_secs(3) => now - Duration::from_millis(1_500),
             _ => asked_at - PATIENCE,
         }
     }
+}
+
+/// Too much is under way here or at the leader.
+fn crowded(perhaps_applied: bool) -> Error {
+    let outcome = if perhaps_applied { Outcome::Unknown } else { Outcome::NotApplied };
+    Error::unavailable(outcome, "too many operations are under way at this node or at the leader: try again later")
 }

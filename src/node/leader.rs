@@ -47,6 +47,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const TAKE_AGAIN: Duration = Duration::from_millis(20);
 /// A timer that fires so late was late: whoever is judged by it gets a fresh term.
 const LATE_MS: u64 = 500;
+/// Pause between two changes of the voters, in milliseconds.
+const CHANGE_PAUSE_MS: u64 = 100;
 /// Most answers that can be awaited at a time.
 const MAX_AWAITED: usize = 1_000_000;
 
@@ -90,6 +92,17 @@ pub(crate) struct LeaderHandle {
     led: watch::Receiver<Option<Term>>,
     status: watch::Receiver<RaftStatus>,
     connected: Connected,
+    silence: Duration,
+    metrics: Metrics,
+}
+
+/// Whether a leader has a quorum: connected to it, and acknowledged by it lately. What is appended
+/// without one may be committed later, after it was refused.
+fn decides(status: &RaftStatus, mesh: &crate::net::MeshStatus, me: NodeId, silence: Duration) -> bool {
+    let reached = status.voters.iter().filter(|node| **node == me || mesh.peers.contains_key(node)).count();
+    let alone = status.voters.len() == 1 && reached == 1;
+    let acknowledged = status.quorum_acknowledged.is_some_and(|at| at.elapsed() < silence);
+    status.is_leader() && reached > status.voters.len() / 2 && (alone || acknowledged)
 }
 
 /// Who can be reached, as the mesh sees it.
@@ -104,6 +117,10 @@ impl LeaderHandle {
         &self.route
     }
 
+    pub(crate) fn metrics(&self) -> &crate::telemetry::LockMetrics {
+        self.metrics.locks()
+    }
+
     /// The office that this node holds, once it has taken it up.
     pub(crate) fn led(&self) -> Option<Leader> {
         self.led.borrow().map(|term| Leader { term, node: self.me })
@@ -112,13 +129,7 @@ impl LeaderHandle {
     /// Whether this node leads and is connected to a quorum: else it must not even append, because
     /// what is in its log may be committed later, after it was refused.
     pub(crate) fn can_decide(&self) -> bool {
-        if self.led.borrow().is_none() {
-            return false;
-        }
-        let status = self.status.borrow();
-        let connected = self.connected.borrow();
-        let reached = status.voters.iter().filter(|node| **node == self.me || connected.peers.contains_key(node));
-        reached.count() > status.voters.len() / 2
+        self.led.borrow().is_some() && decides(&self.status.borrow(), &self.connected.borrow(), self.me, self.silence)
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
@@ -169,7 +180,6 @@ impl LeaderHandle {
 enum Outcome {
     TookOffice { term: Term, state: Option<Box<Office>> },
     TimerProposed { proposal: u64, applied: bool },
-    Founded,
     DownProposed { node: NodeId, failed: bool },
     Round { round: u64, confirmed: bool },
     RaftChanged { change: RaftChange, error: Option<String> },
@@ -181,7 +191,6 @@ enum Outcome {
 #[derive(Debug)]
 struct Office {
     index: u64,
-    founded: bool,
     sessions: Vec<(SessionId, u64, Option<u64>)>,
     waits: Vec<(RequestId, u64)>,
     delays: Vec<(LockName, u64, u64)>,
@@ -217,7 +226,15 @@ struct LeaderTask {
     /// Entries up to here are included in what the office was taken over with.
     office_index: u64,
     seen: BTreeMap<NodeId, (Liveness, Tick)>,
+    /// Whom Raft followed when it was looked at last.
+    followed: Option<NodeId>,
+    /// The last entry of which effects were told.
+    told_index: u64,
+    /// The term for which the office is being taken over.
+    taking: Option<Term>,
     changing: bool,
+    /// When the next change of the voters may be tried.
+    change_at: Tick,
     forgetting: bool,
     reading_view: bool,
     view_stale: bool,
@@ -238,6 +255,8 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         led: led_watch,
         status: status.clone(),
         connected: parts.connected.clone(),
+        silence: parts.raft.settings().election_max * 2,
+        metrics: parts.metrics.clone(),
     };
     let failure_timeout_ms = u64::try_from(parts.settings.failure_timeout.as_millis()).unwrap_or(u64::MAX);
     let task = LeaderTask {
@@ -253,7 +272,11 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         next_keepalive: 0,
         office_index: 0,
         seen: BTreeMap::new(),
+        followed: None,
+        told_index: 0,
+        taking: None,
         changing: false,
+        change_at: Tick::default(),
         forgetting: false,
         reading_view: false,
         view_stale: true,
@@ -271,9 +294,8 @@ impl LeaderTask {
     ) {
         let mut expected = self.parts.clock.now();
         loop {
-            let now = self.parts.clock.now();
-            let wake = self.wake_after(now);
-            let planned = now.plus_ms(u64::try_from(wake.as_millis()).unwrap_or(0));
+            let wake = self.wake_after(self.parts.clock.now());
+            let planned = expected.plus_ms(u64::try_from(wake.as_millis()).unwrap_or(0));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -289,9 +311,9 @@ impl LeaderTask {
                 () = tokio::time::sleep(wake) => {}
             }
             let woke = self.parts.clock.now();
-            // Both a timer that fires late and a loop that was held up between two looks mean that
-            // this process did not run: it must not judge others by the time that passed.
-            if woke.ms_since(planned.max(expected)) > LATE_MS {
+            // Late by any part of the loop: this process did not run, and must not judge others by the
+            // time that passed.
+            if woke.ms_since(planned) > LATE_MS {
                 warn!(late_ms = woke.ms_since(planned), "this process was held up: all leases start anew");
                 self.leases_step(LeaseInput::Late);
                 self.detector.amnesty(woke);
@@ -315,9 +337,8 @@ impl LeaderTask {
         if self.view_stale && !self.reading_view {
             self.read_view();
         }
-        if self.term_led().is_none() {
-            return;
-        }
+        let Some(term) = self.term_led() else { return };
+        self.tell_whether_it_decides(term);
         if self.leases.deadline().is_some_and(|at| at <= now) {
             self.leases_step(LeaseInput::Due);
         }
@@ -326,11 +347,23 @@ impl LeaderTask {
         self.forget();
     }
 
+    /// A leader without a quorum does not recommend itself.
+    fn tell_whether_it_decides(&self, term: Term) {
+        let me = Leader { term, node: self.parts.me };
+        let silence = self.parts.raft.settings().election_max * 2;
+        if decides(&self.status.borrow(), &self.parts.connected.borrow(), me.node, silence) {
+            self.parts.route.learn(me);
+        } else {
+            self.parts.route.doubt(me);
+        }
+    }
+
     fn status_changed(&mut self) {
         let status = self.status.borrow_and_update().clone();
-        if let Some(leader) = status.leader {
-            self.parts.route.learn(Leader { term: status.term, node: leader });
+        if status.leader != Some(self.parts.me) && (status.leader.is_some() || self.followed.is_some()) {
+            self.parts.route.set(status.term, status.leader);
         }
+        self.followed = status.leader;
         let view = self.parts.route.view();
         if !view.voters.iter().eq(&status.voters) || !view.learners.iter().eq(&status.learners) {
             self.view_stale = true;
@@ -345,13 +378,20 @@ impl LeaderTask {
 
     /// Reads what there is to judge once everything that earlier leaders committed is applied.
     fn take_office(&mut self, term: Term) {
+        if self.taking.replace(term) == Some(term) {
+            return;
+        }
         let raft = self.parts.raft.clone();
+        let record = self.parts.record.borrow().clone();
         self.work.spawn(async move {
             let office = async {
                 raft.read_barrier(crate::raft::ReadPolicy::Index).await.ok()?;
+                // The first leader of a cluster says in the log which one it is, before it grants anything.
+                if raft.with_state(|state, _| state.cluster().is_none()).ok()? {
+                    raft.propose(vec![Command::Found(Box::new(record?))]).await.ok()?;
+                }
                 let read = |state: &ControlState, index: u64| Office {
                     index,
-                    founded: state.cluster().is_some(),
                     sessions: state.locks().terms().collect(),
                     waits: state.locks().waits().collect(),
                     delays: state.locks().delays().collect(),
@@ -369,8 +409,10 @@ impl LeaderTask {
 
     fn took_office(&mut self, term: Term, office: Option<Box<Office>>) {
         let status = self.status.borrow().clone();
+        self.taking = None;
         let leads = status.is_leader() && status.term == term && self.term_led().is_none();
-        let Some(office) = office else {
+        // What was told meanwhile is not in what was read.
+        let Some(office) = office.filter(|office| office.index >= self.told_index) else {
             if leads {
                 self.take_office(term);
             }
@@ -381,27 +423,13 @@ impl LeaderTask {
         }
         info!(term = term.0, sessions = office.sessions.len(), waits = office.waits.len(), "leads the lock managers");
         self.office_index = office.index;
-        let Office { founded, sessions, waits, delays, .. } = *office;
+        let Office { sessions, waits, delays, .. } = *office;
         self.leases_step(LeaseInput::Led { term, sessions, waits, delays });
         let now = self.parts.clock.now();
         self.watch_members(now);
         self.detector.amnesty(now);
         self.led.send_replace(Some(term));
         self.parts.route.learn(Leader { term, node: self.parts.me });
-        if !founded {
-            self.found();
-        }
-    }
-
-    /// The first leader of a cluster says in the log which one it is.
-    fn found(&mut self) {
-        let Some(record) = self.parts.record.borrow().clone() else { return };
-        let raft = self.parts.raft.clone();
-        self.work.spawn(async move {
-            // A leader that fails here is followed by one that finds the same to do.
-            let _ = raft.propose(vec![Command::Found(Box::new(record))]).await;
-            Outcome::Founded
-        });
     }
 
     fn leave_office(&mut self) {
@@ -469,10 +497,14 @@ impl LeaderTask {
     fn applied(&mut self, news: Applied<Effect>) {
         match news {
             Applied::Reset { index } => {
+                self.told_index = index;
                 self.events.reset(index);
                 self.view_stale = true;
             }
             Applied::Entry { index, effects, .. } => {
+                if !effects.is_empty() {
+                    self.told_index = index;
+                }
                 let mut events = Vec::new();
                 for effect in effects {
                     match effect {
@@ -497,7 +529,11 @@ impl LeaderTask {
                 locks.ended(lasted);
                 locks.expired();
             }
-            LockEventKind::Waiting => {}
+            LockEventKind::Waiting => {
+                let waiters = |state: &ControlState, _: u64| state.locks().waiters_of(&event.lock);
+                let length = self.parts.raft.with_state(waiters).unwrap_or(0);
+                locks.joined_line(u32::try_from(length).unwrap_or(u32::MAX));
+            }
         }
     }
 
@@ -551,25 +587,9 @@ impl LeaderTask {
     /// Proposes until the outcome is certain: a timer's entry may be applied twice without harm.
     fn propose_timer(&mut self, proposal: u64, timer: LockTimer) {
         let raft = self.parts.raft.clone();
-        let term = self.status.borrow().term;
         self.work.spawn(async move {
-            let mut perhaps = false;
-            loop {
-                match raft.propose(vec![Command::Timer(timer.clone())]).await {
-                    Ok(_) => return Outcome::TimerProposed { proposal, applied: true },
-                    Err(ProposeError::Unknown) => perhaps = true,
-                    Err(_) => {}
-                }
-                let leads = {
-                    let status = raft.status();
-                    let status = status.borrow();
-                    status.is_leader() && status.term == term
-                };
-                if !perhaps || !leads {
-                    return Outcome::TimerProposed { proposal, applied: false };
-                }
-                tokio::time::sleep(LOOK).await;
-            }
+            let applied = propose_for_certain(&raft, Command::Timer(timer)).await;
+            Outcome::TimerProposed { proposal, applied }
         });
     }
 
@@ -577,7 +597,7 @@ impl LeaderTask {
         let Some(term) = self.term_led() else { return };
         for suspect in self.detector.suspects(now) {
             if suspect.node == self.parts.me {
-                self.detector.acquit(suspect.node);
+                self.detector.acquit(now, suspect.node);
                 continue;
             }
             warn!(peer = %suspect.node, "has not been heard of for the failure timeout: down");
@@ -585,7 +605,7 @@ impl LeaderTask {
             let (node, incarnation) = (suspect.node, suspect.incarnation);
             let down = Command::Member(MemberChange::Down { node, incarnation, term: Some(term) });
             self.work
-                .spawn(async move { Outcome::DownProposed { node, failed: raft.propose(vec![down]).await.is_err() } });
+                .spawn(async move { Outcome::DownProposed { node, failed: !propose_for_certain(&raft, down).await } });
         }
     }
 
@@ -619,7 +639,7 @@ impl LeaderTask {
     }
 
     fn change_voters(&mut self, now: Tick) {
-        if self.changing {
+        if self.changing || now < self.change_at {
             return;
         }
         let view = self.parts.route.view();
@@ -682,13 +702,13 @@ impl LeaderTask {
             Outcome::TimerProposed { proposal, applied: false } => {
                 self.leases_step(LeaseInput::ProposalFailed { proposal });
             }
-            Outcome::Founded => {}
-            Outcome::DownProposed { node, failed: true } => self.detector.acquit(node),
+            Outcome::DownProposed { node, failed: true } => self.detector.acquit(self.parts.clock.now(), node),
             Outcome::DownProposed { .. } => {}
             Outcome::Round { round, confirmed: true } => self.leases_step(LeaseInput::Confirmed { round }),
             Outcome::Round { round, confirmed: false } => self.leases_step(LeaseInput::Unconfirmed { round }),
             Outcome::RaftChanged { change, error } => {
                 self.changing = false;
+                self.change_at = self.parts.clock.now().plus_ms(CHANGE_PAUSE_MS);
                 match error {
                     None => info!(?change, "changed the voters"),
                     Some(error) => debug!(?change, %error, "could not change the voters yet"),
@@ -706,6 +726,29 @@ impl LeaderTask {
             }
             Outcome::Forgot => self.forgetting = false,
         }
+    }
+}
+
+/// Proposes until the outcome is certain. For entries that may be applied twice without harm and are
+/// void in another term. `false`: never applied, or this node leads that term no more.
+async fn propose_for_certain(raft: &RaftNode<ControlState>, command: Command) -> bool {
+    let term = raft.status().borrow().term;
+    let mut perhaps = false;
+    loop {
+        match raft.propose(vec![command.clone()]).await {
+            Ok(_) => return true,
+            Err(ProposeError::Unknown) => perhaps = true,
+            Err(_) => {}
+        }
+        let leads = {
+            let status = raft.status();
+            let status = status.borrow();
+            status.is_leader() && status.term == term
+        };
+        if !perhaps || !leads {
+            return false;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

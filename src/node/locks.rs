@@ -3,7 +3,11 @@
 //! Checks what is asked, gives it an id, and has the [gateway](super::gateway) bring it to the
 //! leader. Called by the HTTP API and by applications that embed a node. Keeps nothing itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -32,6 +36,8 @@ pub use crate::machine::control::IdempotencyKey;
 const WATCH_BUFFER: usize = 256;
 /// How long one question of a watcher may take; the leader answers sooner, with or without news.
 const WATCH_PATIENCE: Duration = Duration::from_secs(30);
+/// Pause between two tries to settle an abandoned request.
+const ABANDON_PAUSE: Duration = Duration::from_millis(250);
 /// How long an abandoned request is tried to be settled.
 const ABANDON_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -199,7 +205,7 @@ impl Locks {
     /// `bad-request`, `lock-timeout`, `lock-deadlock`, `session-expired`, `no-quorum`, `unavailable`.
     pub async fn acquire(&self, request: AcquireRequest, key: Option<IdempotencyKey>) -> Result<Acquired, Error> {
         check_key(key.as_ref())?;
-        let acquire = self.checked(request)?;
+        let acquire = self.checked(request, key.as_ref())?;
         let wait = Duration::from_millis(acquire.wait_ms);
         let (session, made_here) = (acquire.session.clone(), acquire.open.clone());
         let attempt = Attempt::begin(&self.gateway);
@@ -214,8 +220,7 @@ impl Locks {
             Ok(ClientReply::Lock { answer: LockAnswer::Granted(granted), expires_in_ms }) => {
                 attempt.settled();
                 let age = self.clock.now().ms_since(renewed);
-                let left = if made_here.is_some() { None } else { expires_in_ms };
-                Ok(acquired(granted, left, age))
+                Ok(acquired(granted, expires_in_ms, age))
             }
             Ok(ClientReply::Lock { answer, .. }) => {
                 attempt.settled();
@@ -258,7 +263,7 @@ impl Locks {
         }
     }
 
-    fn checked(&self, request: AcquireRequest) -> Result<Acquire, Error> {
+    fn checked(&self, request: AcquireRequest, key: Option<&IdempotencyKey>) -> Result<Acquire, Error> {
         let AcquireRequest { session, wants, wait_ms, ttl_ms, lock_delay_ms, owner } = request;
         check_range("wait_ms", wait_ms, limits::WAIT_MS)?;
         limits::check_wants(&wants)?;
@@ -279,7 +284,11 @@ impl Locks {
             }
             Some(session) => (session, None),
             None => {
-                let new = new_session(ttl_ms, owner)?;
+                let mut new = new_session(ttl_ms, owner)?;
+                if let Some(key) = key {
+                    // Whoever repeats the request keeps the same session alive while it waits.
+                    new.session = session_of(key);
+                }
                 (new.session.clone(), Some(new))
             }
         };
@@ -442,6 +451,7 @@ impl Drop for Attempt {
                     if gateway.change(&undo, None, body, Duration::ZERO).await.is_ok() {
                         return;
                     }
+                    tokio::time::sleep(ABANDON_PAUSE).await;
                 }
             };
             // What cannot be settled in time ends with the wait or with the session.
@@ -460,6 +470,19 @@ fn new_session(ttl_ms: Option<u64>, owner: Option<String>) -> Result<NewSession,
     Ok(NewSession { session, ttl_ms, owner: owner.into() })
 }
 
+/// The session that an acquire under an idempotency key makes, the same for each repetition.
+fn session_of(key: &IdempotencyKey) -> SessionId {
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        (salt, &key.key, key.fingerprint).hash(&mut hasher);
+        hasher.finish()
+    };
+    let id = format!("k{:016x}{:016x}", half(1), half(2));
+    SessionId::new(id).expect("hexadecimal digits are a session id")
+}
+
+/// `left`: what the leader says is left of the session's term; `age_ms`: how long ago the last message
+/// was sent that may have started it.
 fn acquired(granted: Granted, left: Option<u64>, age_ms: u64) -> Acquired {
     let lock = |grant: crate::machine::lock::Grant| AcquiredLock {
         lock: grant.lock,
@@ -468,7 +491,7 @@ fn acquired(granted: Granted, left: Option<u64>, age_ms: u64) -> Acquired {
     };
     Acquired {
         session: granted.session,
-        expires_in_ms: left.unwrap_or(granted.ttl_ms).min(granted.ttl_ms.saturating_sub(age_ms)),
+        expires_in_ms: left.unwrap_or(0).min(granted.ttl_ms.saturating_sub(age_ms)),
         locks: granted.grants.into_iter().map(lock).collect(),
     }
 }
@@ -512,7 +535,10 @@ fn refused(refusal: Refusal) -> Error {
             Error::new(ErrorCode::LockTimeout, "the request was given up before the lock was granted")
         }
         Refusal::Full { what } => full(what),
-        Refusal::SessionTaken => Error::internal("a fresh session id was taken already"),
+        Refusal::SessionTaken => Error::bad_request(
+            "Idempotency-Key",
+            "the session that was made under this Idempotency-Key earlier is still alive: use a fresh key for each request",
+        ),
     }
 }
 

@@ -58,6 +58,15 @@ impl RecordFile {
         fs::File::open(&self.dir)?.sync_all()
     }
 
+    fn left_mark(&self) -> PathBuf {
+        self.dir.join("left")
+    }
+
+    /// Whether this node left a cluster for good: it may join one, and never found one.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left_mark().exists()
+    }
+
     /// Reads the record, if there is one.
     pub(crate) fn load(&self) -> io::Result<Option<ClusterRecord>> {
         let text = match fs::read(self.path()) {
@@ -85,7 +94,10 @@ impl ClusterStore for RecordFile {
 
     fn retire(&self) -> BoxFuture<'static, io::Result<()>> {
         let record = self.clone();
-        Box::pin(blocking(move || record.set_aside()))
+        Box::pin(blocking(move || {
+            crate::net::identity::write_durably(&record.left_mark(), b"left a cluster\n").map_err(io::Error::other)?;
+            record.set_aside()
+        }))
     }
 }
 

@@ -40,14 +40,25 @@ impl Route {
         self.leader.borrow().term
     }
 
-    /// Somebody says who leads. Older news than what is known is dropped.
+    /// Somebody says who leads. Older news than what is known is dropped, unless the one known has
+    /// failed: a term that somebody made up must not blind this node for good.
     pub(crate) fn learn(&self, said: Leader) {
         self.leader.send_if_modified(|known| {
-            let newer = said.term > known.term || (said.term == known.term && known.leader.is_none());
+            let newer = said.term > known.term || known.leader.is_none();
             if newer {
                 *known = Known { term: said.term, leader: Some(said.node) };
             }
             newer
+        });
+    }
+
+    /// Raft on this very node says who leads, or that nobody does: that is beyond doubt.
+    pub(crate) fn set(&self, term: Term, leader: Option<NodeId>) {
+        self.leader.send_if_modified(|known| {
+            let now = Known { term, leader };
+            let news = *known != now;
+            *known = now;
+            news
         });
     }
 
@@ -142,6 +153,18 @@ mod tests {
         route.learn(leader(2, 1));
         assert_eq!(route.leader(), Some(leader(2, 1)));
         route.learn(leader(3, 4));
+        assert_eq!(route.leader(), Some(leader(3, 4)));
+    }
+
+    #[test]
+    fn a_term_that_was_made_up_does_not_blind_for_good() {
+        let route = Route::new();
+        route.learn(leader(u64::MAX, 9));
+        route.doubt(leader(u64::MAX, 9));
+        route.learn(leader(3, 4));
+        assert_eq!(route.leader(), Some(leader(3, 4)));
+        route.learn(leader(u64::MAX, 9));
+        route.set(Term(3), Some(NodeId::from_bytes([4; 32])));
         assert_eq!(route.leader(), Some(leader(3, 4)));
     }
 

@@ -39,6 +39,8 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// How long the answers of a node that stops may take to leave it.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 /// Control events that may wait.
 const CONTROL_INBOX: usize = 4_096;
 
@@ -97,6 +99,8 @@ pub(crate) struct Running {
     pub(crate) records: Arc<dyn ClusterStore>,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) asked_to_leave: CancellationToken,
+    /// From when on this run of the node says no more that it is there.
+    pub(crate) draining: CancellationToken,
     /// Ends the tasks.
     pub(crate) stop: CancellationToken,
     failed: watch::Receiver<Option<String>>,
@@ -172,11 +176,16 @@ pub(crate) fn assemble(parts: Parts) -> Running {
     };
 
     let (exchange, asked, exchange_task) = Exchange::new(Arc::clone(&parts.mesh), Protocol::Client);
-    let exchange_stop = stop.clone();
+    let answered = CancellationToken::new();
+    let all_answered = answered.clone();
     tasks.spawn("exchange", async move {
-        tokio::select! { () = exchange_task.run() => {}, () = exchange_stop.cancelled() => {} }
+        let last_words = async {
+            all_answered.cancelled().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::select! { () = exchange_task.run() => {}, () = last_words => {} }
     });
-    tasks.spawn("operations", dispatch::serve(asked, authority.clone(), route.clone(), stop.clone()));
+    tasks.spawn("operations", dispatch::serve(asked, authority.clone(), route.clone(), stop.clone(), answered));
 
     let observer = Observer {
         fixed: Arc::new(Fixed {
@@ -193,7 +202,7 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         standing: standing_watch,
         record: record_watch,
     };
-    let asked_to_leave = CancellationToken::new();
+    let (asked_to_leave, draining) = (CancellationToken::new(), CancellationToken::new());
     let control_parts = ControlParts {
         settings: parts.control.clone(),
         mesh: Arc::clone(&parts.mesh),
@@ -208,6 +217,7 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         greeted,
         standing,
         asked_to_leave: asked_to_leave.clone(),
+        draining: draining.clone(),
     };
     let (control, control_events) = mpsc::channel(CONTROL_INBOX);
     tasks.spawn("control", control::run(control_parts, control_events, stop.clone()));
@@ -239,6 +249,7 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         records: parts.records,
         data_dir: parts.data_dir,
         asked_to_leave,
+        draining,
         stop,
         failed,
         net: parts.net.map(NetStop::watch),

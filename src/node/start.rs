@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::{
     Node,
-    control::ControlSettings,
+    control::{ControlSettings, Search},
     leader::LeaderSettings,
     observe,
     records::{RecordFile, raft_dir},
@@ -63,6 +63,7 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
     let dir = DataDir::open(&config.data_dir, slots)?;
     let records = RecordFile::new(dir.path());
     let record = records.load()?;
+    let has_left = records.has_left();
     if let Some(record) = &record {
         check_record(record, &config, dir.path())?;
     }
@@ -87,7 +88,7 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
         false => None,
     };
     let parts = Parts {
-        control: control_settings(&config, &identity),
+        control: control_settings(&config, &identity, has_left),
         leader: LeaderSettings {
             failure_timeout: config.failure_timeout,
             member_dead_timeout: config.member_dead_timeout,
@@ -216,15 +217,26 @@ fn reads(config: &Config) -> ReadPolicy {
     }
 }
 
-fn control_settings(config: &Config, identity: &Identity) -> ControlSettings {
+fn control_settings(config: &Config, identity: &Identity, has_left: bool) -> ControlSettings {
+    let expect = config.bootstrap_expect.and_then(|expect| usize::try_from(expect).ok());
+    if has_left && expect.is_some() {
+        warn!(
+            "BOOTSTRAP_EXPECT is ignored: this node left a cluster and joins as new; to found another one, give it an empty DATA_DIR"
+        );
+    }
     ControlSettings {
         incarnation: identity.incarnation,
         cluster_name: config.cluster_name.clone(),
         cache_protocol: config.cache_protocol.as_str().to_owned(),
         queue_partitions: config.queue_partitions,
         roles: config.node_roles.clone(),
-        expect: config.bootstrap_expect.and_then(|expect| usize::try_from(expect).ok()),
+        expect: expect.filter(|_| !has_left),
         announce: config.announce_addrs.iter().map(ToString::to_string).collect(),
         heartbeat: config.failure_timeout / HEARTBEATS_PER_TIMEOUT,
+        search: if config.bootstrap_peers.is_empty() && !config.mdns.is_on() {
+            Search::Nowhere
+        } else {
+            Search::Elsewhere
+        },
     }
 }

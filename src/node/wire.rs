@@ -14,7 +14,7 @@ use crate::{
     machine::{
         control::Change,
         lock::{LockAnswer, LockEvent, LockView},
-        membership::{ClusterRecord, Joiner, Member},
+        membership::{ClusterRecord, Joiner, MAX_ADDRS, Member},
     },
 };
 
@@ -35,6 +35,23 @@ pub(crate) struct Hello {
     pub(crate) acquainted: Vec<(NodeId, Vec<String>)>,
 }
 
+impl Hello {
+    /// Drops what a well-meaning peer would not say, before it is kept or passed on.
+    pub(crate) fn bound(&mut self) {
+        let fits = |addr: &String| addr.len() <= MAX_ADDR_BYTES;
+        self.addrs.retain(fits);
+        self.addrs.truncate(MAX_ADDRS);
+        self.acquainted.truncate(MAX_ACQUAINTED);
+        for (_, addrs) in &mut self.acquainted {
+            addrs.retain(fits);
+            addrs.truncate(MAX_ADDRS);
+        }
+        self.roles.truncate(Role::ALL.len());
+    }
+}
+
+/// Most bytes of an address.
+const MAX_ADDR_BYTES: usize = 512;
 /// Most acquaintances that a greeting tells of.
 pub(crate) const MAX_ACQUAINTED: usize = 64;
 

@@ -28,7 +28,7 @@ use crate::{
     mutant::{self, Mutant},
     node::{
         Node,
-        control::ControlSettings,
+        control::{ControlSettings, Search},
         leader::LeaderSettings,
         records::ClusterStore,
         running::{Parts, RaftPart},
@@ -129,6 +129,7 @@ async fn start(seat: Seat, disk: Disk, machines: usize) -> Node {
             expect: (seat.index == 0).then_some(machines),
             announce: Vec::new(),
             heartbeat: Duration::from_millis(400),
+            search: Search::Nowhere,
         },
         leader: LeaderSettings {
             failure_timeout: Duration::from_secs(2),
@@ -151,8 +152,17 @@ async fn start(seat: Seat, disk: Disk, machines: usize) -> Node {
     })
 }
 
+/// `SIM_LOG=filter` shows the logs of all nodes, as RUST_LOG does for one.
+fn show_logs() {
+    if let Ok(filter) = std::env::var("SIM_LOG") {
+        // The first simulation of a process sets them up for all.
+        let _ = crate::telemetry::init_logs(crate::config::LogFormat::Text, &filter);
+    }
+}
+
 #[test]
 fn locks_survive_everything_that_can_happen_to_their_lock_managers() {
+    show_logs();
     let plan = RunPlan::default();
     expect_all_pass(&seeds(200), &plan, |_| cluster(plan.machines));
 }

@@ -42,15 +42,17 @@ impl LockTable {
         claims
     }
 
-    /// Who holds the first lock that is not to be had.
+    /// Who else holds the first lock that is not to be had, be it that only those who wait for it are
+    /// in the way.
     pub(super) fn timeout(&self, session: SessionKey, claims: &[Claim]) -> Refusal {
         let holders: Vec<SessionId> = claims
             .iter()
             .find(|claim| self.blocked(session, claim))
             .into_iter()
-            .flat_map(|claim| self.other_holders(session, claim))
+            .flat_map(|claim| self.holders(&claim.lock))
+            .filter(|(holder, _)| *holder != session)
             .take(MAX_HOLDERS_TOLD)
-            .map(|holder| self.session_row(holder).id.clone())
+            .map(|(holder, _)| self.session_row(holder).id.clone())
             .collect();
         Refusal::Timeout { holders }
     }

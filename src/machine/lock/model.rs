@@ -267,7 +267,11 @@ impl Model {
     /// Holders in the order in which their sessions were opened.
     fn timeout(&self, session: &SessionId, claims: &[ModelClaim]) -> Refusal {
         let blocked = claims.iter().find(|claim| !self.free(session, std::slice::from_ref(claim)));
-        let holders = blocked.map_or(vec![], |claim| self.in_the_way(session, claim).0);
+        let others = |claim: &ModelClaim| {
+            let of_lock = self.holds.iter().filter(|hold| hold.lock == claim.lock && hold.session != *session);
+            of_lock.map(|hold| hold.session.clone()).collect()
+        };
+        let holders: Vec<_> = blocked.map_or(vec![], others);
         let order = self.sessions.iter().map(|row| row.id.clone());
         Refusal::Timeout { holders: order.filter(|id| holders.contains(id)).collect() }
     }

@@ -29,6 +29,11 @@ impl LockTable {
         (!free).then(|| LockView { lock: lock.clone(), mode, holders, waiters })
     }
 
+    /// How many places there are in the line of a lock.
+    pub fn waiters_of(&self, lock: &LockName) -> usize {
+        self.lines.get(lock).map_or(0, |line| line.all.len())
+    }
+
     fn waiters(&self, lock: &LockName) -> Vec<WaiterView> {
         let Some(line) = self.lines.get(lock) else { return Vec::new() };
         let view = |waiter: &super::state::Waiter| {
