@@ -24,7 +24,7 @@ use crate::{
     },
     net::{
         CallError, Lane,
-        deferred::{AskError, Exchange, REASK},
+        deferred::{AskError, Exchange},
     },
 };
 
@@ -137,15 +137,15 @@ impl Gateway {
                 None => Asked::Undelivered,
             };
         }
-        let asked_at = Instant::now();
         // Every question has an id of its own: one that was cancelled cannot be asked again.
         let question = self.begin();
         match self.exchange.ask(leader.node, question.id(), lane(ask), encode(ask)).await {
             Ok(bytes) => decode(&bytes).map_or(Asked::Unanswered, Asked::Answered),
             Err(AskError::TooManyOpen | AskError::Overloaded | AskError::Call(CallError::Busy(_))) => Asked::Crowded,
-            // A repetition that failed says nothing about the first time.
-            Err(AskError::Call(error)) if error.may_have_arrived() || asked_at.elapsed() > REASK => Asked::Unanswered,
-            Err(_) => Asked::Undelivered,
+            Err(AskError::Call(error)) if !error.may_have_arrived() => Asked::Undelivered,
+            Err(AskError::AlreadyOpen | AskError::Stopped) => Asked::Undelivered,
+            // Also what was refused may have been begun.
+            Err(AskError::Call(_) | AskError::Lost(_) | AskError::Refused) => Asked::Unanswered,
         }
     }
 

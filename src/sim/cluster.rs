@@ -16,9 +16,7 @@ use tokio::sync::mpsc;
 use super::{
     api::{Answer, Ask, LockApi},
     check::Violation,
-    faults::FaultPlan,
     run::{RunPlan, expect_all_pass, expect_caught, seeds},
-    workload::Workload,
     world::{Boot, Seat},
 };
 use crate::{
@@ -160,9 +158,47 @@ fn show_logs() {
     }
 }
 
-#[test]
-fn locks_survive_everything_that_can_happen_to_their_lock_managers() {
+/// Every second seed of those that are to be run, so that two tests share the cores.
+fn every_second(from: usize) -> Vec<u64> {
+    let seeds = seeds(200);
+    if seeds.len() == 1 && from == 1 { Vec::new() } else { seeds.into_iter().skip(from).step_by(2).collect() }
+}
+
+fn survive(from: usize) {
     show_logs();
     let plan = RunPlan::default();
-    expect_all_pass(&seeds(200), &plan, |_| cluster(plan.machines));
+    expect_all_pass(&every_second(from), &plan, |_| cluster(plan.machines));
+}
+
+#[test]
+fn locks_survive_everything_that_can_happen_to_their_lock_managers() {
+    survive(0);
+}
+
+#[test]
+fn locks_survive_everything_else_that_can_happen() {
+    survive(1);
+}
+
+/// The same nodes, seeds and checkers with one guarantee switched off.
+fn is_caught(mutant: Mutant) {
+    let plan = RunPlan::default();
+    mutant::with(Some(mutant), || {
+        expect_caught(
+            &seeds(200),
+            &plan,
+            |_| cluster(plan.machines),
+            |violation| !matches!(violation, Violation::NoProgress(_)),
+        );
+    });
+}
+
+#[test]
+fn a_lock_manager_that_grants_to_dead_sessions_is_caught() {
+    is_caught(Mutant::NoSessionCheckAtApply);
+}
+
+#[test]
+fn a_lock_manager_whose_tokens_begin_again_is_caught() {
+    is_caught(Mutant::TokenCounterRestarts);
 }

@@ -130,7 +130,9 @@ impl Asking {
                 open.wake(id, now + RETRY_FIRST * 2u32.pow(open.failures - 1))
             }
             Err(error) => {
-                self.finish(id, Err(error.into()));
+                // An earlier message with it may have arrived, whatever became of this one.
+                let taken_up = open.accepted == Accepted::Deferred || open.sending > 0;
+                self.finish(id, Err(if taken_up { AskError::Lost(error) } else { error.into() }));
                 Step::Rest
             }
         }

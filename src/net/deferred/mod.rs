@@ -48,10 +48,13 @@ const CHANNEL: usize = 4096;
 /// Why a question has no answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AskError {
-    /// The question was never taken up, or the last repetition of a deferred one failed (then the
-    /// peer may still act on it: ask again under the same id, or cancel).
+    /// The only message with the question failed.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// The question was taken up, or may have been, and the last repetition of it failed: the peer may
+    /// have acted on it.
+    #[error("the question was taken up and its answer is lost: {0}")]
+    Lost(CallError),
     /// The peer gave the question up, or does not answer such questions: nothing is open there.
     #[error("the peer does not take the question")]
     Refused,
