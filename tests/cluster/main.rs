@@ -10,5 +10,8 @@
 
 mod ask;
 mod harness;
+mod history;
 
+mod failures;
 mod locks;
+mod quorum;
