@@ -307,7 +307,10 @@ impl ControlTask {
                     if let Some(raft) = self.parts.raft.clone() {
                         self.work.spawn(async move {
                             let voters = voters.into_iter().collect();
-                            Done::Initialised(raft.initialize(voters).await.map_err(|e| e.to_string()))
+                            let outcome = raft.initialize(voters).await;
+                            // Done in an earlier run, or another founder was faster and has asked for our vote.
+                            let done = matches!(raft.is_initialized().await, Ok(true));
+                            Done::Initialised(outcome.or_else(|e| if done { Ok(()) } else { Err(e.to_string()) }))
                         });
                     }
                 }

@@ -99,9 +99,15 @@ impl Gateway {
         let last_moment = Instant::now() + wait + WORK;
         let mut led_until = Instant::now();
         let mut perhaps = false;
+        let mut asked_in_vain = None;
         loop {
             let patience = (led_until + PATIENCE).saturating_duration_since(Instant::now());
             let Some(leader) = self.route.some_leader(patience).await else { return Err(self.gave_up(perhaps)) };
+            // Raft goes on naming the last leader for as long as there is no other.
+            if patience.is_zero() && asked_in_vain == Some(leader) {
+                return Err(self.gave_up(perhaps));
+            }
+            asked_in_vain = Some(leader);
             let asked_at = Instant::now();
             let outcome = tokio::select! {
                 () = self.route.other_leader_than(leader) => Asked::Superseded,
@@ -111,7 +117,7 @@ impl Gateway {
             if effectless == Effectless::UnlessSent && outcome.may_have_arrived() {
                 perhaps = true;
             }
-            led_until = led_until.max(outcome.leader_seen_at(asked_at));
+            led_until = led_until.max(outcome.leader_seen_at(asked_at, leader));
             match outcome {
                 Asked::Answered(ClientReply::NotLeader(other)) => {
                     self.route.doubt(leader);
@@ -205,11 +211,13 @@ impl Asked {
     /// Until when there certainly was a leader, or an election was going on: patience counts from
     /// there. An ask that lasts is repeated every second, so one that lasted two was answered in the
     /// last one.
-    fn leader_seen_at(&self, asked_at: Instant) -> Instant {
+    fn leader_seen_at(&self, asked_at: Instant, asked: Leader) -> Instant {
         let now = Instant::now();
         match self {
             Self::Superseded => now,
-            Self::Answered(_) => now - PATIENCE / 2,
+            Self::Answered(ClientReply::NotLeader(Some(other))) if other.term > asked.term => now,
+            // One that says no more than that it cannot is no sign of a leader.
+            Self::Answered(_) => asked_at - PATIENCE,
             _ if now - asked_at > Duration::from_secs(2) => now - Duration::from_secs(1),
             _ => asked_at - PATIENCE,
         }

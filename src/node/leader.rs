@@ -113,10 +113,7 @@ impl LeaderHandle {
         if self.led.borrow().is_none() {
             return false;
         }
-        let status = self.status.borrow();
-        let connected = self.connected.borrow();
-        let reached = status.voters.iter().filter(|node| **node == self.me || connected.peers.contains_key(node));
-        reached.count() > status.voters.len() / 2
+        reaches_quorum(self.me, &self.status.borrow(), &self.connected.borrow())
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
@@ -214,6 +211,7 @@ struct LeaderTask {
     next_keepalive: u64,
     /// Entries up to here are included in what the office was taken over with.
     office_index: u64,
+    office_since: Tick,
     seen: BTreeMap<NodeId, (Liveness, Tick)>,
     changing: bool,
     forgetting: bool,
@@ -250,6 +248,7 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         keepalives: HashMap::new(),
         next_keepalive: 0,
         office_index: 0,
+        office_since: Tick(0),
         seen: BTreeMap::new(),
         changing: false,
         forgetting: false,
@@ -377,6 +376,7 @@ impl LeaderTask {
         let Office { founded, sessions, waits, delays, .. } = *office;
         self.leases_step(LeaseInput::Led { term, sessions, waits, delays });
         let now = self.parts.clock.now();
+        self.office_since = now;
         self.watch_members(now);
         self.detector.amnesty(now);
         self.led.send_replace(Some(term));
@@ -568,17 +568,25 @@ impl LeaderTask {
 
     fn suspect(&mut self, now: Tick) {
         let Some(term) = self.term_led() else { return };
+        // A leader that is cut off itself convicts nobody.
+        if !reaches_quorum(self.parts.me, &self.status.borrow(), &self.parts.connected.borrow()) {
+            return;
+        }
         for suspect in self.detector.suspects(now) {
             if suspect.node == self.parts.me {
                 self.detector.acquit(suspect.node);
                 continue;
             }
-            warn!(peer = %suspect.node, "has not been heard of for the failure timeout: down");
             let raft = self.parts.raft.clone();
             let (node, incarnation) = (suspect.node, suspect.incarnation);
             let down = Command::Member(MemberChange::Down { node, incarnation, term: Some(term) });
-            self.work
-                .spawn(async move { Outcome::DownProposed { node, failed: raft.propose(vec![down]).await.is_err() } });
+            self.work.spawn(async move {
+                let failed = raft.propose(vec![down]).await.is_err();
+                if failed {
+                    tokio::time::sleep(LOOK).await;
+                }
+                Outcome::DownProposed { node, failed }
+            });
         }
     }
 
@@ -622,10 +630,17 @@ impl LeaderTask {
             since_ms: self.seen.get(node).map_or(0, |(_, since)| now.ms_since(*since)),
             trails_by: trails_by(&status).get(node).copied(),
         };
-        let lock_managers = view.members.iter().filter(|(_, member)| member.has_role(Role::LockManager));
+        let listed = view.members.iter().filter(|(_, member)| member.has_role(Role::LockManager));
+        let mut lock_managers: BTreeMap<_, _> =
+            listed.map(|(node, member)| (*node, candidate(node, member.liveness))).collect();
+        // A founder that has not joined yet has as long to come as a member that is down.
+        for node in &status.voters {
+            let since_ms = now.ms_since(self.office_since);
+            lock_managers.entry(*node).or_insert(Candidate { liveness: Liveness::Down, since_ms, trails_by: None });
+        }
         let situation = Situation {
             leader: self.parts.me,
-            lock_managers: lock_managers.map(|(node, member)| (*node, candidate(node, member.liveness))).collect(),
+            lock_managers,
             voters: status.voters.clone(),
             learners: status.learners.clone(),
             dead_after_ms: u64::try_from(self.parts.settings.member_dead_timeout.as_millis()).unwrap_or(u64::MAX),
@@ -677,7 +692,7 @@ impl LeaderTask {
             }
             Outcome::Founded => {}
             Outcome::DownProposed { node, failed: true } => self.detector.acquit(node),
-            Outcome::DownProposed { .. } => {}
+            Outcome::DownProposed { node, .. } => warn!(peer = %node, "was silent for the failure timeout: down"),
             Outcome::Round { round, confirmed: true } => self.leases_step(LeaseInput::Confirmed { round }),
             Outcome::Round { round, confirmed: false } => self.leases_step(LeaseInput::Unconfirmed { round }),
             Outcome::RaftChanged { change, error } => {
@@ -700,6 +715,11 @@ impl LeaderTask {
             Outcome::Forgot => self.forgetting = false,
         }
     }
+}
+
+fn reaches_quorum(me: NodeId, status: &RaftStatus, connected: &crate::net::MeshStatus) -> bool {
+    let reached = status.voters.iter().filter(|node| **node == me || connected.peers.contains_key(node));
+    reached.count() > status.voters.len() / 2
 }
 
 fn trails_by(status: &RaftStatus) -> BTreeMap<NodeId, u64> {

@@ -150,7 +150,9 @@ async fn a_node_that_comes_back_at_another_address_is_found_again() {
     cluster.nodes[0].ready().await;
     let peer = cluster.nodes[0].peer_id();
     cluster
-        .shows(1, &peer, |member| member["status"] == "up" && member["addrs"][0].to_string().contains(&free.to_string()))
+        .shows(1, &peer, |member| {
+            member["status"] == "up" && member["addrs"][0].to_string().contains(&free.to_string())
+        })
         .await;
     cluster.nodes[1].kill();
     cluster.nodes[0].api.acquire("printer", 30_000, 30_000).await.ok();

@@ -72,6 +72,7 @@ pub(crate) struct NodeProcess {
     settings: BTreeMap<String, String>,
     /// Where the process runs: holds its data directory and its log.
     home: PathBuf,
+    data_dir: PathBuf,
     address: Ipv4Addr,
     child: Option<Child>,
     pub(crate) api: Api,
@@ -95,6 +96,7 @@ impl NodeProcess {
             name: name.to_owned(),
             settings: settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             api: Api::new(&format!("http://{address}:8080")),
+            data_dir: home.join("data"),
             home,
             address,
             child: None,
@@ -121,7 +123,12 @@ impl NodeProcess {
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
-        self.home.join("data")
+        self.data_dir.clone()
+    }
+
+    /// Its `DATA_DIR` is elsewhere, or it takes a slot of it.
+    pub(crate) fn use_data_dir(&mut self, dir: PathBuf) {
+        self.data_dir = dir;
     }
 
     fn log_file(&self) -> PathBuf {
@@ -133,11 +140,18 @@ impl NodeProcess {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
+    /// The command that starts it, with its output not directed anywhere yet.
+    pub(crate) fn piped_command(&self) -> Command {
+        let mut command = syncmesh(&["node"]);
+        command.current_dir(&self.home).envs(&self.settings);
+        command
+    }
+
     /// The command that starts it.
     pub(crate) fn command(&self) -> Command {
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
-        let mut command = syncmesh(&["node"]);
-        command.current_dir(&self.home).envs(&self.settings).stdout(log.try_clone().unwrap()).stderr(log);
+        let mut command = self.piped_command();
+        command.stdout(log.try_clone().unwrap()).stderr(log);
         command
     }
 
@@ -242,10 +256,8 @@ impl NodeProcess {
 
     /// Waits until its log has a line with this in it.
     pub(crate) async fn says(&self, words: &str) {
-        eventually(&format!("{} says '{words}'", self.name), async || {
-            holds(self.log().contains(words), "it does not")
-        })
-        .await;
+        eventually(&format!("{} says '{words}'", self.name), async || holds(self.log().contains(words), "it does not"))
+            .await;
     }
 }
 
