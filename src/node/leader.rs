@@ -325,7 +325,9 @@ impl LeaderTask {
 
     fn status_changed(&mut self) {
         let status = self.status.borrow_and_update().clone();
-        if let Some(leader) = status.leader {
+        // Raft goes on naming the last leader until there is another; one that is gone is no news.
+        let there = |node: &NodeId| *node == self.parts.me || self.parts.connected.borrow().peers.contains_key(node);
+        if let Some(leader) = status.leader.filter(there) {
             self.parts.route.learn(Leader { term: status.term, node: leader });
         }
         let view = self.parts.route.view();

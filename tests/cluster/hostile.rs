@@ -96,7 +96,8 @@ async fn garbage_on_the_http_port_is_refused_and_nothing_is_lost() {
     let answer = send(host, 8080, header.as_bytes(), patience).await.expect("hung up on");
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
     let many: String = (0..5_000).map(|nth| format!("x-{nth}: y\r\n")).collect();
-    let answer = send(host, 8080, format!("GET /v1/locks HTTP/1.1\r\nhost: x\r\n{many}\r\n").as_bytes(), patience).await;
+    let answer =
+        send(host, 8080, format!("GET /v1/locks HTTP/1.1\r\nhost: x\r\n{many}\r\n").as_bytes(), patience).await;
     let answer = answer.expect("hung up on");
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
 

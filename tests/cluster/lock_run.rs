@@ -100,7 +100,8 @@ async fn a_command_runs_under_its_lock_and_its_end_is_passed_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_command_waits_for_the_first() {
     let cluster = Cluster::of(3).await;
-    let mut first = Running::start(&cluster.nodes[0].api, &[], "while ! test -e go; do sleep 0.02; done; : > done").await;
+    let mut first =
+        Running::start(&cluster.nodes[0].api, &[], "while ! test -e go; do sleep 0.02; done; : > done").await;
     let api = cluster.nodes[1].api.clone();
     let marker = first.file("done");
     let second = tokio::spawn(async move {
@@ -138,7 +139,8 @@ async fn a_command_keeps_its_lock_for_longer_than_a_term_and_over_a_fail_over() 
 async fn a_command_whose_lock_is_lost_is_ended() {
     let cluster = Cluster::of(3).await;
     let [one, two] = [0, 1].map(|nth| cluster.nodes[nth].api.clone());
-    let mut running = Running::start(&one, &[], "trap ': > terminated; exit 0' TERM; while :; do sleep 0.02; done").await;
+    let mut running =
+        Running::start(&one, &[], "trap ': > terminated; exit 0' TERM; while :; do sleep 0.02; done").await;
     let done = run(syncmesh(&["--url", &two.url, "lock", "break", "printer"])).await;
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(running.ended().await.code(), Some(125));

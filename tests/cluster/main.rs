@@ -13,5 +13,11 @@ mod harness;
 mod history;
 
 mod failures;
+mod founding;
+mod hostile;
+mod identity;
+mod lock_run;
 mod locks;
+mod membership;
 mod quorum;
+mod start;

@@ -114,7 +114,8 @@ async fn who_was_removed_ends_stays_out_and_comes_back_when_admitted() {
     cluster.shows(other, &peer, |member| member["status"] == "up").await;
     cluster.has_voters(other, 3).await;
 
-    let nobody = cluster.nodes[other].cli(&["members", "remove", "12D3KooWGjMhNpSnXSqkA1ZVfBsPr7Y5iPpqyMVRGwp3UhCPmtDV"]).await;
+    let nobody =
+        cluster.nodes[other].cli(&["members", "remove", "12D3KooWGjMhNpSnXSqkA1ZVfBsPr7Y5iPpqyMVRGwp3UhCPmtDV"]).await;
     assert_ne!(nobody.code, 0, "{nobody:?}");
 }
 
