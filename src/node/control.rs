@@ -169,6 +169,8 @@ pub(crate) async fn run(parts: ControlParts, mut events: mpsc::Receiver<ControlE
         work: JoinSet::new(),
     };
     let mut views = task.parts.route.views();
+    // What the log of an earlier run held may have been installed already.
+    views.mark_changed();
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut effects = Vec::new();

@@ -568,10 +568,14 @@ impl LeaderTask {
         });
     }
 
+    fn reaches_quorum(&self) -> bool {
+        reaches_quorum(self.parts.me, &self.status.borrow(), &self.parts.connected.borrow())
+    }
+
     fn suspect(&mut self, now: Tick) {
         let Some(term) = self.term_led() else { return };
         // A leader that is cut off itself convicts nobody.
-        if !reaches_quorum(self.parts.me, &self.status.borrow(), &self.parts.connected.borrow()) {
+        if !self.reaches_quorum() {
             return;
         }
         for suspect in self.detector.suspects(now) {
@@ -622,7 +626,7 @@ impl LeaderTask {
     }
 
     fn change_voters(&mut self, now: Tick) {
-        if self.changing {
+        if self.changing || !self.reaches_quorum() {
             return;
         }
         let view = self.parts.route.view();
@@ -656,6 +660,9 @@ impl LeaderTask {
                 RaftChange::SetVoters(voters) => raft.change_voters(voters).await,
                 RaftChange::RemoveLearner(node) => raft.remove_learner(node).await,
             };
+            if outcome.is_err() {
+                tokio::time::sleep(LOOK).await;
+            }
             Outcome::RaftChanged { change, error: outcome.err().map(|error| error.to_string()) }
         });
     }
@@ -719,7 +726,8 @@ impl LeaderTask {
     }
 }
 
-fn reaches_quorum(me: NodeId, status: &RaftStatus, connected: &crate::net::MeshStatus) -> bool {
+/// Whether a majority of the voters is connected to this node, which is one of them or leads them.
+pub(super) fn reaches_quorum(me: NodeId, status: &RaftStatus, connected: &crate::net::MeshStatus) -> bool {
     let reached = status.voters.iter().filter(|node| **node == me || connected.peers.contains_key(node));
     reached.count() > status.voters.len() / 2
 }

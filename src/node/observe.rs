@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::{
     control::{Standing, VERSION},
     gateway::Gateway,
+    leader::reaches_quorum,
     route::Route,
     status::{
         Check, ClusterView, MemberStatus, MemberView, NodeInfo, PeerView, RaftStanding, RaftView, Readiness, Warning,
@@ -30,6 +31,9 @@ use crate::{
     raft::{RaftNode, RaftRole, RaftStatus},
     time::rfc3339,
 };
+
+/// A leader that no quorum has answered for so long is not ready.
+const QUORUM_SILENCE: Duration = Duration::from_secs(2);
 
 /// What never changes while a node runs.
 #[derive(Clone, Debug)]
@@ -120,6 +124,10 @@ impl Observer {
             }
             Standing::Joining => (false, "joins its cluster: no leader has answered yet".into()),
             Standing::Member => match self.route.leader() {
+                Some(leader) if leader.node == self.mesh.local() && !self.leads_a_quorum() => (
+                    false,
+                    "leads, but too few voting lock managers answer: `syncmesh status` shows who is missing".into(),
+                ),
                 Some(leader) => (true, format!("member, the leader is {}", leader.node)),
                 None => (false, "member, but no leader can be reached: `syncmesh status` shows who is missing".into()),
             },
@@ -127,6 +135,15 @@ impl Observer {
             Standing::Barred(reason) => (false, reason.clone()),
         };
         Check { name: "cluster".into(), ok, detail }
+    }
+
+    /// Whether the voters that this leader needs are connected and have answered lately.
+    fn leads_a_quorum(&self) -> bool {
+        let Some(raft) = &self.raft else { return false };
+        let status = raft.status().borrow().clone();
+        let answered = status.voters.len() == 1
+            || status.millis_since_quorum_ack().is_none_or(|ms| u128::from(ms) < QUORUM_SILENCE.as_millis());
+        answered && reaches_quorum(self.mesh.local(), &status, &self.mesh.status().borrow())
     }
 
     /// `GET /v1/cluster`: as the leader sees it, where it can be reached.

@@ -101,9 +101,15 @@ impl Api {
         self.post(&format!("/v1/locks/{lock}/acquire"), json!({"wait_ms": wait_ms, "ttl_ms": ttl_ms})).await
     }
 
-    /// Acquires at once what must be free.
+    /// Acquires what must be free. A machine under load may be without a leader for a moment.
     pub(crate) async fn grant(&self, lock: &str) -> Granted {
-        self.acquire(lock, 0, 60_000).await.ok().into()
+        let began = Instant::now();
+        loop {
+            let answer = self.acquire(lock, 0, 60_000).await;
+            if answer.slug() != "no-quorum" || began.elapsed() > ANSWER {
+                return answer.ok().into();
+            }
+        }
     }
 
     pub(crate) async fn release(&self, lock: &str, session: &str) -> Answer {

@@ -142,6 +142,7 @@ async fn all_killed_at_once_and_started_again_have_lost_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_back_at_another_address_is_found_again() {
     let mut cluster = Cluster::of(3).await;
+    cluster.nodes[0].api.grant("paper").await;
     // The founder: the others name its old address, and it names nobody.
     cluster.nodes[0].kill();
     let free = cluster.site.node("elsewhere").ip();

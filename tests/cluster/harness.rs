@@ -140,24 +140,23 @@ impl NodeProcess {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    /// The command that starts it, with its output not directed anywhere yet.
+    /// The command that starts it, with its output directed nowhere yet.
     pub(crate) fn piped_command(&self) -> Command {
         let mut command = syncmesh(&["node"]);
         command.current_dir(&self.home).envs(&self.settings);
         command
     }
 
-    /// The command that starts it.
-    pub(crate) fn command(&self) -> Command {
+    /// Directs what a command writes into the log.
+    pub(crate) fn log_into(&self, command: &mut Command) {
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
-        let mut command = self.piped_command();
         command.stdout(log.try_clone().unwrap()).stderr(log);
-        command
     }
 
     /// Starts the process, and waits for nothing.
     pub(crate) fn launch(&mut self) {
-        let command = self.command();
+        let mut command = self.piped_command();
+        self.log_into(&mut command);
         self.launch_as(command);
     }
 

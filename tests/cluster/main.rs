@@ -11,7 +11,9 @@
 mod ask;
 mod harness;
 mod history;
+mod namespaces;
 
+mod discovery;
 mod failures;
 mod founding;
 mod hostile;
