@@ -135,6 +135,8 @@ struct ControlTask {
     warned: BTreeSet<NodeId>,
     joined_as: Option<Joiner>,
     telling: bool,
+    /// The leader whose answer to a heartbeat is awaited.
+    telling_to: Option<Leader>,
     told_at: Instant,
     said_at: Option<Instant>,
     served: usize,
@@ -163,6 +165,7 @@ pub(crate) async fn run(parts: ControlParts, mut events: mpsc::Receiver<ControlE
         warned: BTreeSet::new(),
         joined_as: None,
         telling: false,
+        telling_to: None,
         told_at: Instant::now(),
         said_at: None,
         served: 0,
@@ -365,6 +368,7 @@ impl ControlTask {
             }
             Done::Told { leader, call, outcome } => {
                 self.telling = false;
+                self.telling_to = None;
                 self.answered(leader, call, outcome);
             }
             Done::Served => self.served -= 1,
@@ -428,6 +432,10 @@ impl ControlTask {
         }
         if self.founding.record().is_some() && !self.telling {
             self.tell_leader();
+        }
+        // A leader that was cut off closes no connection: it is known by its silence.
+        if let Some(leader) = self.telling_to.filter(|_| self.told_at.elapsed() > 2 * self.parts.settings.heartbeat) {
+            self.parts.route.doubt(leader);
         }
     }
 
@@ -497,6 +505,7 @@ impl ControlTask {
             (ControlCall::Join(Box::new(joiner)), Told::Join)
         };
         self.telling = true;
+        self.telling_to = (told == Told::Heartbeat).then_some(leader);
         self.told_at = Instant::now();
         let (me, authority) = (self.me(), self.parts.authority.clone());
         let mesh = Arc::clone(&self.parts.mesh);
@@ -515,8 +524,8 @@ impl ControlTask {
             (*node, addrs.collect())
         });
         self.parts.mesh.set_members(addrs.collect());
-        self.parts.mesh.set_barred(view.barred.clone());
-        if view.barred.contains(&me) {
+        // A view from before this run may be older than an admission: then the leader has the word.
+        if view.barred.contains(&me) && *self.parts.standing.borrow() == Standing::Member {
             return self.barred(Refused::Barred);
         }
         let mine = view.members.get(&me);
@@ -537,7 +546,12 @@ impl ControlTask {
                 return;
             }
         };
-        let members_only = !matches!(call, ControlCall::Hello(_) | ControlCall::Join(_) | ControlCall::Info);
+        // A heartbeat from a node that is no member is answered: join first. Then it hears why it cannot.
+        let open = matches!(
+            call,
+            ControlCall::Hello(_) | ControlCall::Join(_) | ControlCall::Heartbeat { .. } | ControlCall::Info
+        );
+        let members_only = !open;
         if members_only && !self.parts.route.is_member(from) {
             // Perhaps it has joined and this node does not know it yet: it may ask again.
             let _ = reply.send(encode(&ControlReply::NotLeader(self.parts.route.leader())));

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::{
     Drained,
     authority::hand_over as hand_over_leadership,
+    control::Standing,
     running::{LOOK, Running},
     wire::{ControlCall, ControlReply},
 };
@@ -39,6 +40,10 @@ pub(super) async fn stop(node: &Running, grace: Duration) -> Drained {
 async fn hand_over(node: &Running) {
     let incarnation = node.settings.incarnation;
     let leaves = node.asked_to_leave.is_cancelled();
+    // Who was sent away is listened to by nobody.
+    if matches!(*node.observer.standing.borrow(), Standing::Barred(_)) {
+        return;
+    }
     // A node that is the only one has nobody to hand anything to.
     if serving_others(node) > 0 && node.observer.record.borrow().is_some() {
         tell_leader(node, ControlCall::Drain { incarnation }).await;

@@ -31,6 +31,8 @@ use crate::{
 /// How long an operation looks for a leader that answers before it is refused. A fail-over takes less
 /// with the default timeouts; a minority must say no within two seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(1_700);
+/// How long a leader may be in doubt before what it was asked counts as unanswered.
+const SILENCE: Duration = Duration::from_millis(700);
 /// How long a leader that shows that it lives may work on an operation that waits for nobody.
 const WORK: Duration = Duration::from_secs(10);
 /// Pause between two tries, so that a leader that has just lost its office is not hammered.
@@ -111,6 +113,7 @@ impl Gateway {
             let asked_at = Instant::now();
             let outcome = tokio::select! {
                 () = self.route.other_leader_than(leader) => Asked::Superseded,
+                () = self.route.lost(leader, SILENCE) => Asked::Unanswered,
                 () = tokio::time::sleep_until(last_moment) => return Err(self.gave_up(effectless == Effectless::UnlessSent)),
                 outcome = self.ask_leader(leader, &ask) => outcome,
             };

@@ -212,6 +212,8 @@ struct LeaderTask {
     /// Entries up to here are included in what the office was taken over with.
     office_index: u64,
     office_since: Tick,
+    /// Whom Raft named as the leader when it was asked last.
+    named: Option<Leader>,
     seen: BTreeMap<NodeId, (Liveness, Tick)>,
     changing: bool,
     forgetting: bool,
@@ -249,6 +251,7 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         next_keepalive: 0,
         office_index: 0,
         office_since: Tick(0),
+        named: None,
         seen: BTreeMap::new(),
         changing: false,
         forgetting: false,
@@ -325,11 +328,12 @@ impl LeaderTask {
 
     fn status_changed(&mut self) {
         let status = self.status.borrow_and_update().clone();
-        // Raft goes on naming the last leader until there is another; one that is gone is no news.
-        let there = |node: &NodeId| *node == self.parts.me || self.parts.connected.borrow().peers.contains_key(node);
-        if let Some(leader) = status.leader.filter(there) {
-            self.parts.route.learn(Leader { term: status.term, node: leader });
+        // Raft goes on naming the last leader until there is another: that is no news of it.
+        let named = status.leader.map(|node| Leader { term: status.term, node });
+        if let Some(leader) = named.filter(|leader| leader.node == self.parts.me || named != self.named) {
+            self.parts.route.learn(leader);
         }
+        self.named = named;
         let view = self.parts.route.view();
         if !view.voters.iter().eq(&status.voters) || !view.learners.iter().eq(&status.learners) {
             self.view_stale = true;

@@ -81,6 +81,20 @@ impl Route {
         }
     }
 
+    /// Waits until this leader has been in doubt for so long without being confirmed.
+    pub(crate) async fn lost(&self, leader: Leader, silence: Duration) {
+        let mut changes = self.leader.subscribe();
+        let leads = |known: &Known| known.term == leader.term && known.leader == Some(leader.node);
+        loop {
+            if changes.wait_for(|known| !leads(known)).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            if tokio::time::timeout(silence, changes.wait_for(leads)).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// The view that this node has installed.
     pub(crate) fn view(&self) -> Arc<View> {
         self.view.borrow().clone()

@@ -380,9 +380,8 @@ pub(in crate::net) fn printable(text: &str) -> String {
 /// Peers with different cluster keys understand nothing of each other: all that shows is a handshake
 /// that fails, or never ends. The errors of the layers are told apart by their texts only.
 fn key_hint(error: &DialError) -> &'static str {
-    let DialError::Transport(errors) = error else { return "" };
-    let of_handshake = |text: String| text.contains("Handshake failed") || text.contains("Timeout");
-    match errors.iter().any(|(_, error)| of_handshake(error.to_string())) {
+    let text = error.to_string();
+    match text.contains("Handshake failed") || text.contains("Timeout") {
         true => {
             "; if a node listens there, it may have another cluster key, or only one of us has one (CLUSTER_KEY_FILE)"
         }
