@@ -171,8 +171,10 @@ async fn converse(swarm: &mut Swarm<ProbeBehaviour>, addr: &Multiaddr, request: 
                 return Err(ProbeError::NoAnswer { peer: peer_id, reason: "it closed the connection".to_owned() });
             }
             SwarmEvent::Behaviour(ProbeBehaviourEvent::Control(event)) => {
-                if let Some(mut probed) = found.take() {
-                    probed.answer = answer_of(event)?;
+                if let Some(answer) = answer_of(event)
+                    && let Some(mut probed) = found.take()
+                {
+                    probed.answer = answer?;
                     return Ok(probed);
                 }
             }
@@ -186,19 +188,25 @@ async fn converse(swarm: &mut Swarm<ProbeBehaviour>, addr: &Multiaddr, request: 
     }
 }
 
-fn answer_of(event: rpc::RpcEvent) -> Result<Bytes, ProbeError> {
+/// What became of the call; none for the greetings that a node sends to everyone who connects.
+fn answer_of(event: rpc::RpcEvent) -> Option<Result<Bytes, ProbeError>> {
     match event {
-        Event::Message { message: Message::Response { response, .. }, .. } if !response.is_empty() => Ok(response),
+        Event::Message { message: Message::Response { response, .. }, .. } if !response.is_empty() => {
+            Some(Ok(response))
+        }
         Event::OutboundFailure { peer, error, .. } => {
             let reason = match error {
                 OutboundFailure::UnsupportedProtocols => "it is not a Syncmesh node".to_owned(),
                 error => error.to_string(),
             };
-            Err(ProbeError::NoAnswer { peer, reason })
+            Some(Err(ProbeError::NoAnswer { peer, reason }))
         }
-        Event::Message { peer, .. } | Event::InboundFailure { peer, .. } | Event::ResponseSent { peer, .. } => {
-            Err(ProbeError::NoAnswer { peer, reason: "it refused the call".to_owned() })
+        Event::Message { peer, message: Message::Response { .. }, .. } => {
+            Some(Err(ProbeError::NoAnswer { peer, reason: "it refused the call".to_owned() }))
         }
+        Event::Message { message: Message::Request { .. }, .. }
+        | Event::InboundFailure { .. }
+        | Event::ResponseSent { .. } => None,
     }
 }
 
