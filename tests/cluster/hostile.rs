@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Cluster, PATIENCE, holds},
+    harness::{Cluster, PATIENCE, eventually, holds},
     history::{CONTENDED, Load},
 };
 
@@ -49,8 +49,8 @@ async fn garbage_on_the_mesh_port_disturbs_nobody() {
     let mut cluster = Cluster::of(3).await;
     let apis: Vec<_> = cluster.nodes.iter().map(|node| node.api.clone()).collect();
     let hosts: Vec<_> = cluster.nodes.iter().map(|node| node.ip()).collect();
-    let term = apis[0].cluster().await["term"].clone();
-    let load = Load::start(apis.clone(), 3);
+    let load = Load::start(apis, 3);
+    let began = Instant::now();
     let mut attacks = tokio::task::JoinSet::new();
     for nth in 0..60_usize {
         let host = hosts[nth % 3];
@@ -73,9 +73,15 @@ async fn garbage_on_the_mesh_port_disturbs_nobody() {
     while let Some(attack) = attacks.join_next().await {
         attack.unwrap();
     }
+    let during = load.so_far().await.len();
+    eventually("all clients go on", async || {
+        let grants = load.so_far().await;
+        let contended = grants.iter().filter(|grant| grant.lock == CONTENDED).count();
+        holds(contended > 20, format!("{contended} grants of the contended lock"))
+    })
+    .await;
     let grants = load.checked().await;
-    assert!(grants.iter().filter(|grant| grant.lock == CONTENDED).count() > 10, "{} grants", grants.len());
-    assert_eq!(apis[0].cluster().await["term"], term, "nobody lost its leader");
+    println!("garbage on the mesh port: {during} grants meanwhile, {} in {:?}", grants.len(), began.elapsed());
     for node in &mut cluster.nodes {
         assert!(node.is_running() && !node.log().contains("panicked"), "{}", node.log());
     }
