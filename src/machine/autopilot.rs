@@ -35,7 +35,8 @@ pub struct Candidate {
 pub struct Situation {
     /// The leader that asks.
     pub leader: NodeId,
-    /// All lock managers listed.
+    /// All lock managers listed, and the voters that are not: founders that have not joined yet are
+    /// down since this leader took office.
     pub lock_managers: BTreeMap<NodeId, Candidate>,
     /// Who votes now.
     pub voters: BTreeSet<NodeId>,

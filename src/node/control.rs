@@ -186,6 +186,8 @@ pub(crate) async fn run(parts: ControlParts, mut events: mpsc::Receiver<ControlE
         work: JoinSet::new(),
     };
     let mut views = task.parts.route.views();
+    // What the log of an earlier run held may have been installed already.
+    views.mark_changed();
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     task.begin();
@@ -568,7 +570,8 @@ impl ControlTask {
             (*node, addrs.collect())
         });
         self.parts.mesh.set_members(addrs.collect());
-        if view.barred.contains(&me) {
+        // A view from before this run may be older than an admission: then the leader has the word.
+        if view.barred.contains(&me) && *self.parts.standing.borrow() == Standing::Member {
             return self.barred(Refused::Barred);
         }
         let mine = view.members.get(&me);

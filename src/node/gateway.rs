@@ -99,9 +99,14 @@ impl Gateway {
         let last_moment = Instant::now() + wait + WORK;
         let mut led_until = Instant::now();
         let mut perhaps = false;
+        let mut asked_in_vain = None;
         loop {
             let patience = (led_until + PATIENCE).saturating_duration_since(Instant::now());
             let Some(leader) = self.route.some_leader(patience).await else { return Err(self.gave_up(perhaps)) };
+            if patience.is_zero() && asked_in_vain == Some(leader) {
+                return Err(self.gave_up(perhaps));
+            }
+            asked_in_vain = Some(leader);
             let asked_at = Instant::now();
             let outcome = tokio::select! {
                 () = self.route.other_leader_than(leader) => Asked::Superseded,
@@ -109,7 +114,7 @@ impl Gateway {
                 outcome = self.ask_leader(leader, &ask) => outcome,
             };
             perhaps |= effectless == Effectless::UnlessSent && outcome.may_have_arrived();
-            led_until = led_until.max(outcome.leader_seen_at(asked_at));
+            led_until = led_until.max(outcome.leader_seen_at(asked_at, leader));
             match outcome {
                 Asked::Answered(ClientReply::NotLeader(other)) => {
                     self.route.doubt(leader);
@@ -210,10 +215,11 @@ impl Asked {
 
     /// Until when there certainly was a leader: patience counts from there. An ask that lasts is
     /// repeated every second, so one that lasted three was answered in the last one and a half.
-    fn leader_seen_at(&self, asked_at: Instant) -> Instant {
+    fn leader_seen_at(&self, asked_at: Instant, asked: Leader) -> Instant {
         let now = Instant::now();
         match self {
             Self::Superseded => now,
+            Self::Answered(ClientReply::NotLeader(Some(other))) if other.term > asked.term => now,
             _ if now - asked_at > Duration::from_secs(3) => now - Duration::from_millis(1_500),
             _ => asked_at - PATIENCE,
         }

@@ -226,8 +226,10 @@ struct LeaderTask {
     /// Entries up to here are included in what the office was taken over with.
     office_index: u64,
     seen: BTreeMap<NodeId, (Liveness, Tick)>,
-    /// Whom Raft followed when it was looked at last.
-    followed: Option<NodeId>,
+    /// Whom Raft named as the leader when it was looked at last.
+    named: Option<Leader>,
+    /// When the office was taken.
+    office_since: Tick,
     /// The last entry of which effects were told.
     told_index: u64,
     /// The term for which the office is being taken over.
@@ -272,7 +274,8 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         next_keepalive: 0,
         office_index: 0,
         seen: BTreeMap::new(),
-        followed: None,
+        named: None,
+        office_since: Tick::default(),
         told_index: 0,
         taking: None,
         changing: false,
@@ -360,10 +363,12 @@ impl LeaderTask {
 
     fn status_changed(&mut self) {
         let status = self.status.borrow_and_update().clone();
-        if status.leader != Some(self.parts.me) && (status.leader.is_some() || self.followed.is_some()) {
+        // Raft goes on naming the last leader until there is another: that is no news of it.
+        let named = status.leader.map(|node| Leader { term: status.term, node });
+        if named != self.named && status.leader != Some(self.parts.me) {
             self.parts.route.set(status.term, status.leader);
         }
-        self.followed = status.leader;
+        self.named = named;
         let view = self.parts.route.view();
         if !view.voters.iter().eq(&status.voters) || !view.learners.iter().eq(&status.learners) {
             self.view_stale = true;
@@ -428,6 +433,7 @@ impl LeaderTask {
         let now = self.parts.clock.now();
         self.watch_members(now);
         self.detector.amnesty(now);
+        self.office_since = now;
         self.led.send_replace(Some(term));
         self.parts.route.learn(Leader { term, node: self.parts.me });
     }
@@ -649,10 +655,17 @@ impl LeaderTask {
             since_ms: self.seen.get(node).map_or(0, |(_, since)| now.ms_since(*since)),
             trails_by: trails_by(&status).get(node).copied(),
         };
-        let lock_managers = view.members.iter().filter(|(_, member)| member.has_role(Role::LockManager));
+        let listed = view.members.iter().filter(|(_, member)| member.has_role(Role::LockManager));
+        let mut lock_managers: BTreeMap<_, _> =
+            listed.map(|(node, member)| (*node, candidate(node, member.liveness))).collect();
+        // A founder that has not joined yet has as long to come as a member that is down.
+        for node in &status.voters {
+            let since_ms = now.ms_since(self.office_since);
+            lock_managers.entry(*node).or_insert(Candidate { liveness: Liveness::Down, since_ms, trails_by: None });
+        }
         let situation = Situation {
             leader: self.parts.me,
-            lock_managers: lock_managers.map(|(node, member)| (*node, candidate(node, member.liveness))).collect(),
+            lock_managers,
             voters: status.voters.clone(),
             learners: status.learners.clone(),
             dead_after_ms: u64::try_from(self.parts.settings.member_dead_timeout.as_millis()).unwrap_or(u64::MAX),

@@ -234,7 +234,8 @@ impl EventLoop {
                 tracing::info!(addr = %target.addr, "this bootstrap address is our own");
                 target.ourselves = true;
             } else if target.backoff.worth_telling() {
-                tracing::warn!(addr = %target.addr, %error, "no connection to this bootstrap address: trying on");
+                let hint = key_hint(error);
+                tracing::warn!(addr = %target.addr, %error, "no connection to this bootstrap address: trying on{hint}");
             }
         }
         let Some(peer) = peer_id.and_then(|peer_id| NodeId::try_from(peer_id).ok()) else { return };
@@ -374,4 +375,16 @@ pub(in crate::net) fn printable(text: &str) -> String {
     }
     printable.truncate(end);
     printable
+}
+
+/// Peers with different cluster keys understand nothing of each other: all that shows is a handshake
+/// that fails, or never ends. The errors of the layers are told apart by their texts only.
+fn key_hint(error: &DialError) -> &'static str {
+    let text = error.to_string();
+    match text.contains("Handshake failed") || text.contains("Timeout") {
+        true => {
+            "; if a node listens there, it may have another cluster key, or only one of us has one (CLUSTER_KEY_FILE)"
+        }
+        false => "",
+    }
 }
