@@ -1,4 +1,37 @@
 //! Syncmesh: distributed locks, queues and a coherent cache in one peer-to-peer program.
+//!
+//! The crate is the node: [`Node::start`] makes the application itself a peer, and [`Node::locks`]
+//! gives it the lock service. [`Client`] speaks the HTTP API to a node elsewhere. The binary
+//! `syncmesh` is [`cli`] around both.
+//!
+//! # The house
+//!
+//! Folders are roles, and imports point one way:
+//!
+//! ```text
+//! main -> cli -> client, api          (commands talk HTTP; only `node` and `dev` start a node)
+//!         api -> node
+//!         node -> raft, net -> machine -> ids
+//! leaves for all: ids, error, codec, time, config (data only); clock, telemetry (not for machine)
+//! ```
+//!
+//! * [`machine`]: the protocols, as pure state machines. Nothing there is async, reads a clock, draws
+//!   at random or does I/O: `now`, random numbers and fresh ids come in, effects go out as values.
+//! * [`raft`]: replicates the state of the control plane ([`machine::control`]) among the lock managers.
+//! * [`net`]: carries bytes between peers. It names no lock, queue or key, and never imports `raft`.
+//! * [`node`]: owns every task, and starts, drains and stops them.
+//! * [`api`], [`client`], [`cli`]: the edges.
+//!
+//! # Invariants
+//!
+//! * One task owns one state. What is shared between tasks are read-mostly snapshots (`watch`), and
+//!   two small tables behind a mutex that is never held across an await: the open requests of a node
+//!   and its ring of events.
+//! * Every channel, map, retry, batch, wait and request is bounded by a named constant or a setting.
+//! * Only `raft/log.rs`, `raft/snapshot.rs`, the identity, the cluster record and `node.json` are written
+//!   to disk; only [`config`] reads the environment; only `cli/output.rs` prints to stdout.
+//!
+//! `tests/architecture.rs` holds the code to what can be read off it.
 
 pub mod api;
 pub mod cli;
@@ -14,3 +47,7 @@ pub mod node;
 pub mod raft;
 pub mod telemetry;
 pub mod time;
+
+pub use client::Client;
+pub use config::Config;
+pub use node::Node;

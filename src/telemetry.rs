@@ -26,8 +26,8 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogFormat;
 
 /// What talks too much at `info`. A directive for the same target in `RUST_LOG` wins over these.
-const QUIET: &str = "libp2p=warn,libp2p_swarm=warn,libp2p_mdns=error,libp2p_gossipsub=warn,libp2p_kad=warn,\
-                     multistream_select=warn,yamux=warn,quinn=warn,netlink_proto=warn,openraft=warn,raft_log=warn,\
+const QUIET: &str = "libp2p=warn,libp2p_swarm=warn,libp2p_mdns=error,libp2p_gossipsub=warn,libp2p_kad=error,\
+                     multistream_select=warn,yamux=warn,quinn=warn,netlink_proto=warn,openraft=error,raft_log=warn,\
                      hyper=warn,hyper_util=warn";
 
 /// Why logs could not be set up.
@@ -340,9 +340,9 @@ mod tests {
     #[test]
     fn noisy_crates_are_held_to_warnings_unless_they_are_named() {
         let shown = |filter: &str| log_filter(filter).unwrap().to_string();
-        assert!(shown("info").contains("openraft=warn"));
+        assert!(shown("info").contains("openraft=error"));
         assert!(shown("debug,openraft=trace").contains("openraft=trace"));
-        assert!(!shown("debug,openraft=trace").contains("openraft=warn"));
+        assert!(!shown("debug,openraft=trace").contains("openraft=error"));
         assert!(matches!(log_filter("syncmesh=loud"), Err(LogError::Filter { .. })));
     }
 }

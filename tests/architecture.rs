@@ -88,7 +88,7 @@ const RESERVED: &[Reserved] = &[
             "DirBuilder::new",
             "renameat",
         ],
-        to: &["raft/log", "raft/snapshot", "raft/storage", "store/", "net/identity", "cli/"],
+        to: &["raft/log", "raft/snapshot", "raft/storage", "store/", "net/identity", "node/records", "cli/"],
         because: "durable state is written in few places, each with its own way to survive a crash",
     },
     Reserved {

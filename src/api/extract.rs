@@ -296,6 +296,14 @@ mod tests {
         assert_eq!(fingerprint([b"POST".as_slice(), b"/v1/sessions", b"{}"]), 0xa0b3_73be_9d6c_e68d);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_arrive_is_not_waited_for() {
+        let first = futures::stream::iter([Ok::<_, std::io::Error>("{")]);
+        let body = Body::from_stream(first.chain(futures::stream::pending()));
+        let error = read_body(&HeaderMap::new(), body, 100).await.unwrap_err();
+        assert_eq!(error.detail, "the body did not arrive within 30 s");
+    }
+
     #[test]
     fn paths_are_counted_under_their_template() {
         let templates = RouteTemplates::new(["/v1/locks", "/v1/locks/{name}", "/v1/locks/{name}/acquire"]);

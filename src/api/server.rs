@@ -124,37 +124,57 @@ async fn connection(stream: TcpStream, app: Router, shutdown: CancellationToken,
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::AsyncWriteExt, sync::mpsc};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::mpsc,
+    };
 
     use super::*;
 
     /// Says so when it is dropped.
-    struct Handler(mpsc::UnboundedSender<&'static str>);
+    struct Handler(mpsc::Sender<&'static str>);
 
     impl Drop for Handler {
         fn drop(&mut self) {
             // The test may have ended.
-            let _ = self.0.send("dropped");
+            let _ = self.0.try_send("dropped");
         }
+    }
+
+    /// A connection that is served by this app, from the client's side.
+    async fn connected_to(app: Router) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, permit) = accept(&listener, &Arc::new(Semaphore::new(1)), &Metrics::new()).await;
+        tokio::spawn(connection(stream, app, CancellationToken::new(), permit));
+        client
+    }
+
+    // The paused clock runs ahead whenever everybody waits for everybody else.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_finish_its_head_is_let_go() {
+        let mut client = connected_to(Router::new()).await;
+        let began = tokio::time::Instant::now();
+        client.write_all(b"GET /healthz HTTP/1.1\r\nHost: slo").await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
     }
 
     #[tokio::test]
     async fn a_client_that_hangs_up_ends_its_handler() {
-        let (tell, mut told) = mpsc::unbounded_channel();
+        let (tell, mut told) = mpsc::channel(2);
         let wait = move || {
             let tell = tell.clone();
             async move {
                 let handler = Handler(tell);
-                handler.0.send("waiting").unwrap();
+                handler.0.try_send("waiting").unwrap();
                 std::future::pending::<()>().await;
                 drop(handler);
             }
         };
         let app = Router::new().route("/wait", axum::routing::post(wait));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, permit) = accept(&listener, &Arc::new(Semaphore::new(1)), &Metrics::new()).await;
-        tokio::spawn(connection(stream, app, CancellationToken::new(), permit));
+        let mut client = connected_to(app).await;
         client.write_all(b"POST /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         assert_eq!(told.recv().await, Some("waiting"));
         drop(client);

@@ -6,12 +6,13 @@ use clap::Args;
 use libp2p::Multiaddr;
 
 use super::{
-    Context, Failure, OnInterrupt,
+    Context, Failure, OnInterrupt, SettingFlags,
     output::table,
     remote::{Remote, cell, for_people},
 };
 use crate::{
     client::Call,
+    config::Config,
     error::{Error, ErrorCode},
     node::status::{NodeInfo, PeerView, RaftView},
 };
@@ -22,6 +23,8 @@ pub(super) struct PeerInfo {
     /// The peer to ask over libp2p; without it, the node at --url.
     #[arg(value_name = "MULTIADDR")]
     addr: Option<Multiaddr>,
+    #[command(flatten)]
+    settings: SettingFlags,
 }
 
 impl PeerInfo {
@@ -32,7 +35,8 @@ impl PeerInfo {
                 context.block_on(OnInterrupt::Fail, remote.show(&Call::node(), |info| text(&info)))
             }
             Some(addr) => {
-                let info = context.block_on(OnInterrupt::Fail, async { probe(&addr).await.map(Some) })?;
+                let config = Config::from_sources(&context.sources(&self.settings))?;
+                let info = context.block_on(OnInterrupt::Fail, async { probe(&addr, &config).await.map(Some) })?;
                 match info {
                     Some(info) => context.output.result(&info, || text(&info)),
                     None => Err(Failure::Interrupted),
@@ -42,10 +46,10 @@ impl PeerInfo {
     }
 }
 
-/// Asks a peer over libp2p, with a throw-away identity.
-async fn probe(addr: &Multiaddr) -> Result<NodeInfo, Failure> {
-    let detail = format!("this version cannot dial {addr}; ask that node's API with 'peer-info --url' instead");
-    Err(Error::new(ErrorCode::Unavailable, detail).into())
+/// Asks a peer over libp2p, with a throw-away identity and the cluster's key.
+async fn probe(addr: &Multiaddr, config: &Config) -> Result<NodeInfo, Failure> {
+    let asked = crate::node::peer_info(addr, config.cluster_key).await;
+    asked.map_err(|error| Error::new(ErrorCode::Unavailable, error.to_string()).into())
 }
 
 /// What a node says of itself, for people.

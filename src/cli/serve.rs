@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    api::{self, ApiSettings, RequestObserver},
+    api::{self, ApiSettings},
     config::Config,
     node::{Drained, Node, StartError},
 };
@@ -66,14 +66,7 @@ impl Served {
         node.write_node_file(&api_url).await.map_err(ServeError::NodeFile)?;
         info!(url = %api_url, "serves the HTTP API");
         let metrics = node.metrics().clone();
-        let settings = ApiSettings {
-            token,
-            drain: API_DRAIN,
-            observer: RequestObserver::new(move |route, method, status, took| {
-                metrics.http_request(method, route, status, took);
-            }),
-            ..ApiSettings::default()
-        };
+        let settings = ApiSettings { token, drain: API_DRAIN, metrics, ..ApiSettings::default() };
         let stop_api = CancellationToken::new();
         let api = tokio::spawn(api::serve(listener, node.clone(), settings, stop_api.clone()));
         Ok(Self { node, api_url, stop_api, api })

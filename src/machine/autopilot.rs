@@ -128,7 +128,7 @@ impl Situation {
     fn promotion(&self) -> Option<RaftChange> {
         let ready = self.ready();
         let most = (self.voters.len() + ready.len()).min(MAX_VOTERS);
-        let target = if most % 2 == 0 { most.saturating_sub(1) } else { most };
+        let target = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
         if target <= self.voters.len() {
             return None;
         }
@@ -141,7 +141,7 @@ impl Situation {
     fn parity(&self) -> Option<RaftChange> {
         let count = self.voters.len();
         let all_up = self.voters.iter().all(|node| self.is(node, Liveness::Up));
-        if count <= FEWEST_AFTER_DRAIN || count % 2 == 1 || !all_up {
+        if count <= FEWEST_AFTER_DRAIN || !count.is_multiple_of(2) || !all_up {
             return None;
         }
         let mut voters = self.voters.clone();

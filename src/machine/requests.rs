@@ -30,6 +30,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Incarnation, NodeId, RequestId, Tick};
 
+#[cfg(test)]
+mod tests;
+
 /// Most requests of one node that it has not said it is done with.
 pub const MAX_OPEN_PER_NODE: usize = 65_536;
 /// Most nodes remembered.
@@ -312,155 +315,6 @@ impl<A: Clone> AnswerMemory<A> {
         {
             let Some((_, key)) = self.answered.pop_first() else { return };
             self.keys.remove(&key);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Memory = AnswerMemory<u32>;
-    const GONE: u32 = 0;
-
-    fn id(node: u8, incarnation: u64, seq: u64) -> RequestId {
-        RequestId { node: NodeId::from_bytes([node; 32]), incarnation: Incarnation(incarnation), seq }
-    }
-
-    fn admit(memory: &mut Memory, request: RequestId, key: Option<(&str, u64)>) -> Admission<u32> {
-        let admission = memory.admit(Tick(1), request, 0, key);
-        let bytes = cbor4ii::serde::to_vec(Vec::new(), memory).unwrap();
-        assert_eq!(&cbor4ii::serde::from_slice::<Memory>(&bytes).unwrap(), memory);
-        admission
-    }
-
-    #[test]
-    fn a_retry_gets_the_first_answer() {
-        let mut memory = Memory::new();
-        assert_eq!(admit(&mut memory, id(1, 1, 5), None), Admission::New);
-        assert_eq!(admit(&mut memory, id(1, 1, 5), None), Admission::Pending(id(1, 1, 5)));
-        assert_eq!(memory.settle(Tick(1), id(1, 1, 5), 42), [id(1, 1, 5)]);
-        assert_eq!(admit(&mut memory, id(1, 1, 5), None), Admission::Repeat(42));
-        assert_eq!(admit(&mut memory, id(2, 1, 5), None), Admission::New);
-    }
-
-    #[test]
-    fn what_a_node_is_done_with_is_forgotten_and_never_executed() {
-        let mut memory = Memory::new();
-        for seq in 1..=3 {
-            admit(&mut memory, id(1, 1, seq), None);
-            memory.settle(Tick(1), id(1, 1, seq), 42);
-        }
-        assert_eq!(memory.admit(Tick(1), id(1, 1, 4), 3, None), Admission::New);
-        assert_eq!(admit(&mut memory, id(1, 1, 2), None), Admission::Stale);
-        assert_eq!(admit(&mut memory, id(1, 1, 3), None), Admission::Repeat(42));
-        assert_eq!(memory.nodes[&id(1, 1, 1).node].open.len(), 2);
-        assert_eq!(memory.abandon(id(1, 1, 2), GONE), Abandonment::Stale);
-    }
-
-    #[test]
-    fn a_restart_makes_older_requests_stale() {
-        let mut memory = Memory::new();
-        admit(&mut memory, id(1, 1, 5), None);
-        assert_eq!(admit(&mut memory, id(1, 2, 1), None), Admission::New);
-        assert_eq!(admit(&mut memory, id(1, 1, 6), None), Admission::Stale);
-        assert_eq!(memory.abandon(id(1, 1, 5), GONE), Abandonment::Stale);
-        memory.settle(Tick(1), id(1, 1, 5), 42);
-        assert_eq!(admit(&mut memory, id(1, 2, 5), None), Admission::New);
-    }
-
-    #[test]
-    fn a_full_memory_refuses_new_requests_and_keeps_old_answers() {
-        let mut memory = Memory::new();
-        for seq in 0..MAX_OPEN_PER_NODE as u64 {
-            assert_eq!(memory.admit(Tick(1), id(1, 1, seq), 0, None), Admission::New);
-        }
-        let full = Admission::Full(MemoryBound::OpenRequests);
-        assert_eq!(memory.admit(Tick(1), id(1, 1, 99_999), 0, None), full);
-        assert_eq!(memory.admit(Tick(1), id(1, 1, 0), 0, None), Admission::Pending(id(1, 1, 0)));
-        assert_eq!(memory.admit(Tick(1), id(1, 1, 99_999), 1, None), Admission::New);
-    }
-
-    #[test]
-    fn a_key_gets_its_first_answer_at_any_node_for_ten_minutes() {
-        let mut memory = Memory::new();
-        let key = Some(("k", 1));
-        assert_eq!(admit(&mut memory, id(1, 1, 5), key), Admission::New);
-        assert_eq!(admit(&mut memory, id(2, 1, 9), key), Admission::Pending(id(1, 1, 5)));
-        assert_eq!(admit(&mut memory, id(2, 1, 10), Some(("k", 2))), Admission::KeyConflict);
-        assert_eq!(memory.settle(Tick(1), id(1, 1, 5), 42), [id(1, 1, 5), id(2, 1, 9)]);
-        assert_eq!(admit(&mut memory, id(2, 1, 9), None), Admission::Repeat(42));
-        assert_eq!(admit(&mut memory, id(3, 1, 1), key), Admission::Repeat(42));
-        assert_eq!(memory.admit(Tick(KEY_WINDOW_MS), id(3, 1, 2), 0, key), Admission::Repeat(42));
-        assert_eq!(memory.admit(Tick(KEY_WINDOW_MS + 1), id(3, 1, 3), 0, key), Admission::New);
-    }
-
-    #[test]
-    fn a_key_outlives_the_restart_of_the_node_that_used_it_first() {
-        let mut memory = Memory::new();
-        admit(&mut memory, id(1, 1, 5), Some(("k", 1)));
-        admit(&mut memory, id(1, 2, 1), None);
-        assert_eq!(admit(&mut memory, id(2, 1, 1), Some(("k", 1))), Admission::Pending(id(1, 1, 5)));
-        memory.settle(Tick(1), id(1, 1, 5), 42);
-        assert_eq!(admit(&mut memory, id(2, 1, 1), None), Admission::Repeat(42));
-        assert!(memory.waiting.is_empty());
-    }
-
-    #[test]
-    fn giving_up_undoes_once_what_nobody_else_was_told() {
-        let mut memory = Memory::new();
-        admit(&mut memory, id(1, 1, 1), None);
-        assert_eq!(memory.abandon(id(1, 1, 1), GONE), Abandonment::Waiting(id(1, 1, 1)));
-        memory.settle(Tick(1), id(1, 1, 1), GONE);
-        assert_eq!(memory.abandon(id(1, 1, 1), GONE), Abandonment::Answered(GONE));
-        admit(&mut memory, id(1, 1, 2), None);
-        memory.settle(Tick(1), id(1, 1, 2), 42);
-        assert_eq!(memory.abandon(id(1, 1, 2), GONE), Abandonment::Answered(42));
-        assert_eq!(memory.abandon(id(1, 1, 2), GONE), Abandonment::Answered(GONE));
-        assert_eq!(admit(&mut memory, id(1, 1, 2), None), Admission::Repeat(GONE));
-    }
-
-    #[test]
-    fn a_request_given_up_before_it_arrives_is_not_executed() {
-        let mut memory = Memory::new();
-        admit(&mut memory, id(1, 1, 2), None);
-        assert_eq!(memory.abandon(id(1, 1, 1), GONE), Abandonment::Unseen);
-        assert_eq!(admit(&mut memory, id(1, 1, 1), Some(("k", 1))), Admission::Repeat(GONE));
-        assert_eq!(admit(&mut memory, id(2, 1, 1), Some(("k", 1))), Admission::New);
-    }
-
-    #[test]
-    fn a_key_is_undone_by_the_last_of_its_askers_and_then_free_again() {
-        let mut memory = Memory::new();
-        let key = Some(("k", 1));
-        for answered in [false, true] {
-            let seq = u64::from(answered) + 1;
-            assert_eq!(admit(&mut memory, id(1, 1, seq), key), Admission::New);
-            admit(&mut memory, id(2, 1, seq), key);
-            if answered {
-                memory.settle(Tick(1), id(1, 1, seq), 42);
-            }
-            assert_eq!(memory.abandon(id(1, 1, seq), GONE), Abandonment::Shared);
-            let undo = if answered { Abandonment::Answered(42) } else { Abandonment::Waiting(id(1, 1, seq)) };
-            assert_eq!(memory.abandon(id(2, 1, seq), GONE), undo);
-        }
-        assert_eq!(admit(&mut memory, id(3, 1, 1), key), Admission::New);
-        assert_eq!(memory.waiting.len(), 1);
-        assert!(memory.answered.is_empty());
-    }
-
-    #[test]
-    fn too_many_who_wait_under_one_key_are_refused_and_too_many_told_keep_the_grant() {
-        let mut memory = Memory::new();
-        let key = Some(("k", 1));
-        for seq in 0..MAX_REQUESTS_PER_KEY as u64 {
-            admit(&mut memory, id(1, 1, seq), key);
-        }
-        assert_eq!(admit(&mut memory, id(1, 1, 99), key), Admission::Full(MemoryBound::RequestsOfAKey));
-        memory.settle(Tick(1), id(1, 1, 0), 42);
-        assert_eq!(admit(&mut memory, id(1, 1, 99), key), Admission::Repeat(42));
-        for seq in 0..MAX_REQUESTS_PER_KEY as u64 {
-            assert_eq!(memory.abandon(id(1, 1, seq), GONE), Abandonment::Shared);
         }
     }
 }

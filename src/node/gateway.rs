@@ -87,22 +87,15 @@ impl Gateway {
         wait: Duration,
     ) -> Result<ClientReply, Error> {
         let change = Change { request: request.id(), done_below: request.done_below(), key, body };
-        self.submit(request, ClientAsk::Change(change), wait, Effectless::UnlessSent).await
+        self.submit(ClientAsk::Change(change), wait, Effectless::UnlessSent).await
     }
 
     /// Asks something that changes nothing, waiting for its answer for `wait` at the most.
     pub(crate) async fn ask(&self, ask: ClientAsk, wait: Duration) -> Result<ClientReply, Error> {
-        let request = self.begin();
-        self.submit(&request, ask, wait, Effectless::Always).await
+        self.submit(ask, wait, Effectless::Always).await
     }
 
-    async fn submit(
-        &self,
-        request: &OpenRequest,
-        ask: ClientAsk,
-        wait: Duration,
-        effectless: Effectless,
-    ) -> Result<ClientReply, Error> {
+    async fn submit(&self, ask: ClientAsk, wait: Duration, effectless: Effectless) -> Result<ClientReply, Error> {
         let last_moment = Instant::now() + wait + WORK;
         let mut led_until = Instant::now();
         let mut perhaps = false;

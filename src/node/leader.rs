@@ -158,7 +158,7 @@ impl LeaderHandle {
 
     /// `None`: this node does not lead.
     pub(crate) async fn members(&self) -> Option<MembersReport> {
-        self.ask(|reply| Ask::Members(reply)).await
+        self.ask(Ask::Members).await
     }
 }
 

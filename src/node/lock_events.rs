@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn who_missed_something_is_told_so_by_silence_at_once() {
         let mut events = LockEvents::default();
-        for index in 0..=MAX_EVENTS as u64 {
+        for index in 0..=MAX_EVENTS as u64 + 1 {
             events.push(index, [event("a")]);
         }
         let mut answer = ask(&mut events, "a", EventCursor::default());

@@ -22,6 +22,7 @@ mod limits;
 mod lock_events;
 pub mod locks;
 mod observe;
+mod probe;
 mod records;
 mod requests;
 mod route;
@@ -34,7 +35,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-pub use self::{running::End, start::StartError};
+pub use self::{
+    probe::{PeerInfoError, peer_info},
+    running::End,
+    start::StartError,
+};
 use crate::{
     config::Config,
     error::{Error, ErrorCode},

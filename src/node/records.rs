@@ -39,6 +39,13 @@ impl RecordFile {
         self.dir.join("cluster.json")
     }
 
+    /// Makes the directory for Raft's log and snapshot.
+    pub(crate) fn make_raft_dir(&self) -> io::Result<PathBuf> {
+        let dir = raft_dir(&self.dir);
+        fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+
     /// Puts the record and Raft's log where no node will find them, replacing what was put there
     /// before. A node without its log takes a new identity.
     pub(crate) fn set_aside(&self) -> io::Result<()> {

@@ -138,8 +138,7 @@ fn check_record(record: &ClusterRecord, config: &Config, dir: &Path) -> Result<(
 /// The identity, and the log that it belongs to. Every node has a log, be it empty: losing the one
 /// means losing the other.
 fn open_identity(dir: &DataDir) -> Result<(Identity, DiskLog), StartError> {
-    let log_dir = raft_dir(dir.path());
-    std::fs::create_dir_all(&log_dir)?;
+    let log_dir = RecordFile::new(dir.path()).make_raft_dir()?;
     let identity = dir.identity(existing_log_id(&log_dir)?)?;
     if !identity.fresh {
         let log = DiskLog::open(&log_dir, identity.log_id)?;
@@ -147,7 +146,7 @@ fn open_identity(dir: &DataDir) -> Result<(Identity, DiskLog), StartError> {
     }
     // A log without its identity is of a node that no longer exists.
     RecordFile::new(dir.path()).set_aside()?;
-    std::fs::create_dir_all(&log_dir)?;
+    RecordFile::new(dir.path()).make_raft_dir()?;
     let log = DiskLog::create(&log_dir, identity.log_id)?;
     Ok((identity, log))
 }

@@ -123,16 +123,16 @@ impl<S: Replicated> RaftTypeConfig for Types<S> {
 }
 
 /// A leader whom a quorum elected: its term, of which no other node is leader.
-pub type CommittedLeader = leader_id_std::CommittedLeaderId<u64>;
+pub(crate) type CommittedLeader = leader_id_std::CommittedLeaderId<u64>;
 /// A log id: term and index.
-pub type LogId = openraft::LogId<CommittedLeader>;
+pub(crate) type LogId = openraft::LogId<CommittedLeader>;
 /// A vote: term, candidate or leader, and whether a quorum granted it.
-pub type Vote = openraft::Vote<leader_id_std::LeaderId<u64, NodeId>>;
+pub(crate) type Vote = openraft::Vote<leader_id_std::LeaderId<u64, NodeId>>;
 /// Voters and learners as of a log id.
-pub type Membership = StoredMembership<CommittedLeader, NodeId, EmptyNode>;
+pub(crate) type Membership = StoredMembership<CommittedLeader, NodeId, EmptyNode>;
 /// What a snapshot covers.
-pub type SnapshotMeta = openraft::SnapshotMeta<CommittedLeader, NodeId, EmptyNode>;
+pub(crate) type SnapshotMeta = openraft::SnapshotMeta<CommittedLeader, NodeId, EmptyNode>;
 /// A log entry.
-pub type Entry<S> = openraft::Entry<CommittedLeader, Payload<S>>;
+pub(crate) type Entry<S> = openraft::Entry<CommittedLeader, Payload<S>>;
 /// What a log entry carries.
-pub type Payload<S> = EntryPayload<Batch<<S as Replicated>::Command>, NodeId, EmptyNode>;
+pub(crate) type Payload<S> = EntryPayload<Batch<<S as Replicated>::Command>, NodeId, EmptyNode>;

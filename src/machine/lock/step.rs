@@ -16,7 +16,7 @@ pub(super) struct Step<'a> {
     pub(super) effects: &'a mut Vec<LockEffect>,
     /// Locks that came nearer to being grantable.
     pub(super) touched: BTreeSet<LockName>,
-    /// Waits that may be grantable for another reason.
+    /// Waits whose session holds more than before.
     pub(super) hopeful: BTreeSet<WaitKey>,
 }
 
@@ -94,7 +94,9 @@ impl<'a> Step<'a> {
     /// Grants everything that can be granted now, the earliest arrival first.
     ///
     /// Two waits that can both be granted never hinder each other (the later would be blocked by the
-    /// earlier's place in a common line), so the order decides over nothing but the tokens.
+    /// earlier's place in a common line), so the order decides over nothing but the tokens. A grant
+    /// frees nobody else: the hold is in the way of exactly those for whom the claim was. It may free
+    /// other waits of its own session: an upgrade passes the line in which another of them stands.
     pub(super) fn settle(&mut self) {
         while !self.touched.is_empty() || !self.hopeful.is_empty() {
             let mut hopeful = std::mem::take(&mut self.hopeful);

@@ -200,6 +200,18 @@ fn an_upgrade_goes_before_the_line_and_draws_a_new_token() {
 }
 
 #[test]
+fn an_upgrade_ends_other_waits_of_its_session_for_the_same() {
+    let mut b = Bench::with(&["s", "t", "u"]);
+    b.try_acquire("t", &[("a", X)]);
+    b.wait("s", &[("a", S), ("b", S)]);
+    b.wait("u", &[("b", X)]);
+    assert_eq!(b.try_acquire("u", &[("b", S)]), granted("u", &[("b", S, 2)]));
+    let upgraded = granted("u", &[("b", X, 3)]);
+    assert_eq!(b.try_acquire("u", &[("b", X)]), upgraded);
+    assert_eq!(b.told(), [answered(&[3], upgraded)]);
+}
+
+#[test]
 fn a_downgrade_lets_the_shared_waiters_in() {
     let mut b = Bench::with(&["s", "t"]);
     b.try_acquire("s", &[("a", X)]);
