@@ -42,9 +42,13 @@ pub mod config;
 pub mod error;
 pub mod ids;
 pub mod machine;
+#[doc(hidden)]
+pub mod mutant;
 pub mod net;
 pub mod node;
 pub mod raft;
+#[cfg(test)]
+mod sim;
 pub mod telemetry;
 pub mod time;
 

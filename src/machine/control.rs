@@ -110,6 +110,12 @@ impl ControlState {
         &self.members
     }
 
+    /// Counts tokens from the beginning again: what a mutant does.
+    #[cfg(test)]
+    pub(crate) fn lose_token(&mut self) {
+        self.locks.lose_token();
+    }
+
     /// Applies one command of an entry of `term`; `at` is the entry's time, made monotone.
     pub fn apply(&mut self, at: Tick, term: Term, command: Command, effects: &mut Vec<Effect>) -> Answer {
         match command {

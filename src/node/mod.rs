@@ -12,21 +12,21 @@
 //! sockets, files) is brought together in [`start`]; the simulation brings its own.
 
 mod authority;
-mod control;
+pub(crate) mod control;
 mod dispatch;
 mod drain;
 mod events;
 mod gateway;
-mod leader;
+pub(crate) mod leader;
 mod limits;
 mod lock_events;
 pub mod locks;
 mod observe;
 mod probe;
-mod records;
+pub(crate) mod records;
 mod requests;
 mod route;
-mod running;
+pub(crate) mod running;
 mod start;
 pub mod status;
 mod wire;
@@ -80,6 +80,17 @@ impl Node {
     /// [`StartError`] names what could not be had, and the cure.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         start::start(config).await
+    }
+
+    /// A node of these parts.
+    pub(crate) fn of(parts: running::Parts) -> Self {
+        Self { running: Arc::new(running::assemble(parts)) }
+    }
+
+    /// Whether this node leads the lock managers and has taken up its office.
+    #[cfg(test)]
+    pub(crate) fn leads(&self) -> bool {
+        self.running.gateway.route().leader().is_some_and(|leader| leader.node == self.id())
     }
 
     /// The lock service.

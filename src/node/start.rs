@@ -11,7 +11,7 @@ use super::{
     leader::LeaderSettings,
     observe,
     records::{RecordFile, raft_dir},
-    running::{Parts, RaftPart, assemble},
+    running::{Parts, RaftPart},
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -107,7 +107,7 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
         data_dir: Some(dir.path().to_owned()),
         held: Some(dir),
     };
-    Ok(Node { running: Arc::new(assemble(parts)) })
+    Ok(Node::of(parts))
 }
 
 /// Settings that must agree with the cluster that this directory belongs to.

@@ -229,6 +229,10 @@ impl<S: Replicated> RaftNode<S> {
         let raft = Raft::build(parts.id, config, peers, parts.log, machine)
             .await
             .map_err(|error| RaftStartError::Restore(error.to_string()))?;
+        #[cfg(test)]
+        if crate::mutant::on(crate::mutant::Mutant::TokenCounterRestarts) {
+            current.write().unwrap_or_else(PoisonError::into_inner).state.lose_counters();
+        }
         live.store(true, Ordering::Release);
         let index = *applied.borrow();
         _ = parts.listener.send(Applied::Reset { index }).await;

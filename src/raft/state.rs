@@ -14,4 +14,9 @@ impl Replicated for ControlState {
     fn apply(&mut self, at: Tick, term: Term, _: u64, command: Command, effects: &mut Vec<Effect>) -> Answer {
         Self::apply(self, at, term, command, effects)
     }
+
+    #[cfg(test)]
+    fn lose_counters(&mut self) {
+        self.lose_token();
+    }
 }

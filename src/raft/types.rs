@@ -37,6 +37,10 @@ pub trait Replicated: Default + Clone + Debug + Serialize + DeserializeOwned + S
         command: Self::Command,
         effects: &mut Vec<Self::Effect>,
     ) -> Self::Answer;
+
+    /// What a mutant loses when its node starts anew.
+    #[cfg(test)]
+    fn lose_counters(&mut self) {}
 }
 
 /// The payload of a log entry: commands that were proposed together.

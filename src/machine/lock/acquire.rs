@@ -10,7 +10,11 @@ use super::{
 use crate::{
     error::CycleEdge,
     ids::{RequestId, SessionId},
+    mutant::{self, Mutant},
 };
+
+/// The term of a session that only a mutant makes.
+const MUTANT_TTL_MS: u64 = 30_000;
 
 /// An acquire whose session is alive, or about to be opened.
 #[derive(Debug)]
@@ -140,7 +144,13 @@ impl Step<'_> {
                 self.table.room_for_session(new)?;
                 SessionKey(self.table.next_session)
             }
-            None => self.table.key_of(&session).ok_or(Refusal::SessionExpired)?,
+            None => match self.table.key_of(&session) {
+                Some(key) => key,
+                None if mutant::on(Mutant::NoSessionCheckAtApply) => {
+                    self.add_session(NewSession { session, ttl_ms: MUTANT_TTL_MS, owner: "".into() })
+                }
+                None => return Err(Refusal::SessionExpired),
+            },
         };
         let claims = self.table.claims(key, wants);
         let delay_ms = u32::try_from(lock_delay_ms).unwrap_or(u32::MAX);

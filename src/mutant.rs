@@ -1,0 +1,73 @@
+//! Guarantees that a test can switch off, to show that the checkers would notice their absence.
+//!
+//! A leaf: the code under test asks [`on`] where it upholds the guarantee. Outside unit tests the
+//! answer is the constant `false`, so that no build that anybody runs contains a mutant. In tests it
+//! is a switch of the thread: a simulation runs all its nodes on one thread, so that two simulations
+//! side by side do not see each other's.
+
+/// One guarantee that can be taken away.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Mutant {
+    /// A grant is no longer checked against a live session when its entry is applied.
+    NoSessionCheckAtApply,
+    /// The counter of fencing tokens begins anew when a node starts from its log or a snapshot.
+    TokenCounterRestarts,
+    /// A node that restarts has forgotten for whom it voted.
+    VotesForgottenOnRestart,
+}
+
+/// Whether the guarantee is switched off.
+#[cfg(not(test))]
+#[must_use]
+pub const fn on(_: Mutant) -> bool {
+    false
+}
+
+#[cfg(test)]
+pub use switch::{on, with};
+
+#[cfg(test)]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Mutant;
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    /// Whether the guarantee is switched off on this thread.
+    pub fn on(mutant: Mutant) -> bool {
+        ACTIVE.get() == Some(mutant)
+    }
+
+    /// Runs `work` with one guarantee switched off (or none), also if it panics no longer than that.
+    pub fn with<R>(mutant: Option<Mutant>, work: impl FnOnce() -> R) -> R {
+        struct Restore(Option<Mutant>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                ACTIVE.set(self.0);
+            }
+        }
+        let _restore = Restore(ACTIVE.replace(mutant));
+        work()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mutant_lives_only_as_long_as_the_work_it_was_made_for() {
+        assert!(!on(Mutant::TokenCounterRestarts));
+        with(Some(Mutant::TokenCounterRestarts), || {
+            assert!(on(Mutant::TokenCounterRestarts));
+            assert!(!on(Mutant::VotesForgottenOnRestart));
+        });
+        assert!(!on(Mutant::TokenCounterRestarts));
+        let panicked = std::panic::catch_unwind(|| with(Some(Mutant::NoSessionCheckAtApply), || panic!("as tests do")));
+        assert!(panicked.is_err());
+        assert!(!on(Mutant::NoSessionCheckAtApply));
+    }
+}

@@ -1,0 +1,158 @@
+//! The real nodes in simulation: everything of a node but its sockets, files and threads.
+//!
+//! Each machine keeps what a disk keeps, the record of its cluster and Raft's log and votes, of which
+//! a crash drops what was not synced.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::sync::mpsc;
+
+use super::{
+    api::{Answer, Ask, LockApi},
+    check::Violation,
+    faults::FaultPlan,
+    run::{RunPlan, expect_all_pass, expect_caught, seeds},
+    workload::Workload,
+    world::{Boot, Seat},
+};
+use crate::{
+    clock::Clock,
+    ids::{ClusterId, Incarnation, Role},
+    machine::{control::ControlState, membership::ClusterRecord},
+    mutant::{self, Mutant},
+    node::{
+        Node,
+        control::ControlSettings,
+        leader::LeaderSettings,
+        records::ClusterStore,
+        running::{Parts, RaftPart},
+    },
+    raft::{
+        RaftNode, RaftParts, RaftSettings, ReadPolicy,
+        memory::{MemoryDisk, Votes},
+    },
+    telemetry::Metrics,
+};
+
+/// How long a sync of a simulated disk takes.
+const SYNC: Duration = Duration::from_millis(2);
+/// Entries that may wait for who follows the log.
+const APPLIED: usize = 4_096;
+/// Snapshots and purges happen often, so that they meet faults.
+const SNAPSHOT_ENTRIES: u64 = 200;
+
+/// What survives a machine's processes.
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    raft: Option<MemoryDisk>,
+    record: Arc<Mutex<Option<ClusterRecord>>>,
+}
+
+impl ClusterStore for Disk {
+    fn save(&self, record: ClusterRecord) -> BoxFuture<'static, io::Result<()>> {
+        let kept = Arc::clone(&self.record);
+        async move {
+            tokio::time::sleep(SYNC).await;
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(record);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn retire(&self) -> BoxFuture<'static, io::Result<()>> {
+        async { Err(io::Error::other("nodes do not leave in this simulation")) }.boxed()
+    }
+}
+
+struct SimNode(Node);
+
+impl LockApi for SimNode {
+    fn perform(&self, ask: Ask, key: Option<String>) -> BoxFuture<'_, Answer> {
+        let locks = self.0.locks();
+        async move { locks.perform(ask, key).await }.boxed()
+    }
+
+    fn leads(&self) -> bool {
+        self.0.leads()
+    }
+}
+
+/// A fresh cluster of real nodes, the first of which founds it.
+fn cluster(machines: usize) -> Boot {
+    let new_disk = |_| Disk { raft: Some(MemoryDisk::new(SYNC)), record: Arc::default() };
+    let disks: Vec<Disk> = (0..machines).map(new_disk).collect();
+    Arc::new(move |seat: Seat| {
+        let disk = disks[seat.index].clone();
+        async move { Arc::new(SimNode(start(seat, disk, machines).await)) as Arc<dyn LockApi> }.boxed()
+    })
+}
+
+async fn start(seat: Seat, disk: Disk, machines: usize) -> Node {
+    let raft_disk = disk.raft.clone().expect("each machine has a disk");
+    if seat.restarts > 0 {
+        if mutant::on(Mutant::VotesForgottenOnRestart) {
+            raft_disk.set_votes(Votes::Forgotten);
+        }
+        raft_disk.crash();
+    }
+    let clock: Arc<dyn Clock> = seat.clock;
+    let (listener, applied) = mpsc::channel(APPLIED);
+    let log = raft_disk.log();
+    let parts = RaftParts {
+        id: seat.node,
+        settings: RaftSettings {
+            snapshot_entries: SNAPSHOT_ENTRIES,
+            kept_entries: SNAPSHOT_ENTRIES / 10,
+            ..RaftSettings::default()
+        },
+        snapshots: Arc::new(log.clone()),
+        log,
+        mesh: Arc::clone(&seat.mesh),
+        clock: Arc::clone(&clock),
+        listener,
+    };
+    let raft = RaftNode::<ControlState>::start(parts).await.expect("a memory disk is never damaged");
+    let record = disk.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Node::of(Parts {
+        control: ControlSettings {
+            incarnation: Incarnation(seat.restarts + 1),
+            cluster_name: "simulated".into(),
+            cache_protocol: "MESI".into(),
+            queue_partitions: 64,
+            roles: [Role::LockManager].into(),
+            expect: (seat.index == 0).then_some(machines),
+            announce: Vec::new(),
+            heartbeat: Duration::from_millis(400),
+        },
+        leader: LeaderSettings {
+            failure_timeout: Duration::from_secs(2),
+            member_dead_timeout: Duration::from_secs(60),
+            member_forget_timeout: Duration::from_secs(86_400),
+        },
+        reads: ReadPolicy::Index,
+        lock_delay_ms: 0,
+        mesh: seat.mesh,
+        mesh_events: seat.events,
+        net: None,
+        clock,
+        raft: Some(RaftPart { raft, applied }),
+        records: Arc::new(disk),
+        record,
+        fresh_id: ClusterId(StdRng::seed_from_u64(seat.seed).random()),
+        metrics: Metrics::new(),
+        data_dir: None,
+        held: None,
+    })
+}
+
+#[test]
+fn locks_survive_everything_that_can_happen_to_their_lock_managers() {
+    let plan = RunPlan::default();
+    expect_all_pass(&seeds(200), &plan, |_| cluster(plan.machines));
+}

@@ -1,0 +1,370 @@
+//! What goes wrong in a run: a schedule drawn from the seed, and its application to a [`World`].
+//!
+//! Faults overlap. What several of them do to links and weather adds up; at most one of them at a time
+//! has a machine's process. Whatever happens, all is well again at the end of the schedule.
+
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
+
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+
+use super::{
+    network::{Happened, Weather},
+    world::{Pause, World, node_id},
+};
+use crate::ids::NodeId;
+
+/// A kind of fault.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum FaultKind {
+    /// A process is killed and started again after the duration.
+    Kill,
+    /// A process is killed and started again within milliseconds, several times.
+    Bounce,
+    /// All processes are killed and started again after the duration.
+    KillAll,
+    /// A process is stopped (SIGSTOP) for the duration.
+    Stop,
+    /// A machine is suspended for the duration.
+    Suspend,
+    /// The machines are parted in two; nothing passes.
+    Partition,
+    /// Nothing passes from one machine to some others; the other direction works.
+    OneWay,
+    /// Many messages are lost.
+    Loss,
+    /// Many messages take long.
+    Slow,
+    /// Many requests arrive twice.
+    Duplicate,
+    /// A wall clock jumps, forward or back.
+    WallJump,
+}
+
+impl FaultKind {
+    /// Whether it takes processes, each of which one fault can have at a time.
+    fn hits_processes(self) -> bool {
+        matches!(self, Self::Kill | Self::Bounce | Self::KillAll | Self::Stop | Self::Suspend)
+    }
+
+    /// What the tally must show if a fault of this kind really happened.
+    pub fn evidence(self) -> &'static [Happened] {
+        match self {
+            Self::Kill | Self::Bounce | Self::KillAll => &[Happened::Killed, Happened::Restarted],
+            Self::Stop => &[Happened::Stopped],
+            Self::Suspend => &[Happened::Suspended],
+            Self::Partition | Self::OneWay => &[Happened::Blocked],
+            Self::Loss => &[Happened::RequestLost, Happened::AnswerLost],
+            Self::Slow => &[Happened::DelayedLong, Happened::Reordered],
+            Self::Duplicate => &[Happened::Duplicated],
+            Self::WallJump => &[Happened::WallJumped],
+        }
+    }
+}
+
+/// One fault of a schedule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// What kind.
+    pub kind: FaultKind,
+    /// When it begins, in milliseconds of true time.
+    pub at_ms: u64,
+    /// How long it lasts, in milliseconds.
+    pub lasts_ms: u64,
+    /// Whom it hits.
+    pub victims: Vec<usize>,
+    /// Whether the first victim is replaced by whoever leads when it begins.
+    pub aim: Aim,
+}
+
+/// How the first victim is chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Aim {
+    /// By the dice, when the schedule is drawn.
+    Anyone,
+    /// Whoever believes to lead when the fault begins.
+    Leader,
+}
+
+/// How faults are drawn.
+#[derive(Clone, Debug)]
+pub struct FaultPlan {
+    /// Kinds and how likely each is, relative to the others.
+    pub mix: Vec<(FaultKind, u32)>,
+    /// From the beginning of one fault to that of the next, in milliseconds.
+    pub gap_ms: RangeInclusive<u64>,
+    /// How long one lasts, in milliseconds.
+    pub lasts_ms: RangeInclusive<u64>,
+    /// Of 100 faults with one main victim, so many aim at the leader.
+    pub leader_percent: u32,
+}
+
+impl Default for FaultPlan {
+    fn default() -> Self {
+        let mix = vec![
+            (FaultKind::Kill, 6),
+            (FaultKind::Bounce, 4),
+            (FaultKind::KillAll, 1),
+            (FaultKind::Stop, 4),
+            (FaultKind::Suspend, 2),
+            (FaultKind::Partition, 5),
+            (FaultKind::OneWay, 4),
+            (FaultKind::Loss, 2),
+            (FaultKind::Slow, 2),
+            (FaultKind::Duplicate, 1),
+            (FaultKind::WallJump, 1),
+        ];
+        Self { mix, gap_ms: 200..=2_500, lasts_ms: 100..=4_000, leader_percent: 60 }
+    }
+}
+
+/// The faults of one run, in the order in which they begin.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Schedule(pub Vec<Fault>);
+
+impl Schedule {
+    /// Draws the faults between two moments; all of them are over at the second.
+    pub fn draw(seed: u64, plan: &FaultPlan, machines: usize, from_ms: u64, until_ms: u64) -> Self {
+        let mut dice = StdRng::seed_from_u64(seed ^ 0x6661_756c_7473);
+        let (mut faults, mut at_ms) = (Vec::new(), from_ms);
+        loop {
+            at_ms += dice.random_range(plan.gap_ms.clone());
+            if at_ms >= until_ms {
+                return Self(faults);
+            }
+            let kind = weighted(&plan.mix, &mut dice);
+            let lasts_ms = dice.random_range(plan.lasts_ms.clone()).min(until_ms - at_ms);
+            let aim = if dice.random_ratio(plan.leader_percent, 100) { Aim::Leader } else { Aim::Anyone };
+            faults.push(Fault { kind, at_ms, lasts_ms, victims: victims(kind, machines, &mut dice), aim });
+        }
+    }
+
+    /// How many of each kind.
+    pub fn kinds(&self) -> BTreeMap<FaultKind, usize> {
+        let mut kinds = BTreeMap::new();
+        for fault in &self.0 {
+            *kinds.entry(fault.kind).or_default() += 1;
+        }
+        kinds
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for fault in &self.0 {
+            let Fault { kind, at_ms, lasts_ms, victims, aim } = fault;
+            writeln!(f, "  {at_ms:>6} ms, for {lasts_ms:>4} ms: {kind:?} of {victims:?} ({aim:?})")?;
+        }
+        Ok(())
+    }
+}
+
+fn weighted(mix: &[(FaultKind, u32)], dice: &mut impl Rng) -> FaultKind {
+    let mut left = dice.random_range(0..mix.iter().map(|(_, weight)| weight).sum());
+    for (kind, weight) in mix {
+        if left < *weight {
+            return *kind;
+        }
+        left -= weight;
+    }
+    unreachable!("the dice stay below the sum of the weights")
+}
+
+fn victims(kind: FaultKind, machines: usize, dice: &mut impl Rng) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..machines).collect();
+    for index in (1..machines).rev() {
+        all.swap(index, dice.random_range(0..=index));
+    }
+    let count = match kind {
+        FaultKind::Partition => dice.random_range(1..=machines.div_ceil(2)).min(machines - 1),
+        FaultKind::OneWay => dice.random_range(2..=machines),
+        FaultKind::KillAll => machines,
+        FaultKind::Loss | FaultKind::Slow | FaultKind::Duplicate => 0,
+        _ => 1,
+    };
+    all.truncate(count);
+    all
+}
+
+/// A fault that happened: when, really.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Window {
+    /// What kind.
+    pub kind: FaultKind,
+    /// From when, in milliseconds of true time.
+    pub from_ms: u64,
+    /// Until when.
+    pub until_ms: u64,
+}
+
+/// The faults of a schedule on their way through a run.
+pub struct Ordeal {
+    weather: Weather,
+    upcoming: std::iter::Peekable<std::vec::IntoIter<Fault>>,
+    /// Due, with no process to hit that no other fault has.
+    waiting: Vec<Fault>,
+    active: Vec<Fault>,
+    windows: Vec<Window>,
+}
+
+/// How long a bounced process runs before it is killed again, and how long it is dead, in ms.
+const BOUNCE_MS: u64 = 40;
+
+impl Ordeal {
+    /// `weather`: what the network is like without faults.
+    pub fn new(schedule: Schedule, weather: Weather) -> Self {
+        let upcoming = schedule.0.into_iter().peekable();
+        Self { weather, upcoming, waiting: Vec::new(), active: Vec::new(), windows: Vec::new() }
+    }
+
+    /// Ends and begins what is due. Once per millisecond.
+    pub fn turn(&mut self, world: &mut World) {
+        let now = world.time().now_ms();
+        let (over, active) = std::mem::take(&mut self.active).into_iter().partition(|f| f.at_ms + f.lasts_ms <= now);
+        self.active = active;
+        let mut changed = false;
+        for fault in &over {
+            changed = true;
+            end(world, fault);
+        }
+        let mut due = std::mem::take(&mut self.waiting);
+        due.extend(std::iter::from_fn(|| self.upcoming.next_if(|fault| fault.at_ms <= now)));
+        for fault in due {
+            match begin(world, fault) {
+                Ok(fault) => {
+                    let until_ms = fault.at_ms + fault.lasts_ms;
+                    self.windows.push(Window { kind: fault.kind, from_ms: now, until_ms });
+                    self.active.push(fault);
+                    changed = true;
+                }
+                Err(fault) if now < fault.at_ms + fault.lasts_ms => self.waiting.push(fault),
+                Err(_) => {}
+            }
+        }
+        for fault in self.active.iter().filter(|fault| fault.kind == FaultKind::Bounce) {
+            match (now / BOUNCE_MS % 2, now % BOUNCE_MS) {
+                (0, 0) => fault.victims.iter().for_each(|index| world.kill(*index)),
+                (1, 0) => fault.victims.iter().for_each(|index| world.start(*index)),
+                _ => {}
+            }
+        }
+        if changed {
+            world.network().set_blocked(self.blocked(world.machines()));
+            world.network().set_weather(self.weather_now());
+        }
+    }
+
+    /// What happened when.
+    pub fn windows(&self) -> &[Window] {
+        &self.windows
+    }
+
+    fn blocked(&self, machines: usize) -> Vec<(NodeId, NodeId)> {
+        let mut blocked = Vec::new();
+        for fault in &self.active {
+            match fault.kind {
+                FaultKind::Partition => {
+                    for inside in fault.victims.iter().copied() {
+                        for outside in (0..machines).filter(|index| !fault.victims.contains(index)) {
+                            blocked.push((node_id(inside), node_id(outside)));
+                            blocked.push((node_id(outside), node_id(inside)));
+                        }
+                    }
+                }
+                FaultKind::OneWay => {
+                    let Some((from, others)) = fault.victims.split_first() else { continue };
+                    blocked.extend(others.iter().map(|to| (node_id(*from), node_id(*to))));
+                }
+                _ => {}
+            }
+        }
+        blocked
+    }
+
+    fn weather_now(&self) -> Weather {
+        let mut weather = self.weather.clone();
+        for fault in &self.active {
+            match fault.kind {
+                FaultKind::Loss => (weather.loss, weather.gossip_loss) = (0.2, 0.9),
+                FaultKind::Slow => weather.slow = 0.3,
+                FaultKind::Duplicate => weather.duplicate = 0.5,
+                _ => {}
+            }
+        }
+        weather
+    }
+}
+
+/// Begins a fault; gives it back if it hits processes and there is none to hit.
+fn begin(world: &mut World, mut fault: Fault) -> Result<Fault, Fault> {
+    let running = world.running();
+    let leader = running.iter().copied().find(|index| world.door(*index).leads());
+    if let (Aim::Leader, Some(leader), false) = (fault.aim, leader, fault.victims.is_empty()) {
+        let place = fault.victims.iter().position(|victim| *victim == leader);
+        if let Some(place) = place { fault.victims.swap(0, place) } else { fault.victims[0] = leader }
+    }
+    if fault.kind.hits_processes() {
+        // A process that another fault has is left to it.
+        fault.victims.retain(|victim| running.contains(victim));
+        match (fault.victims.is_empty(), running.first()) {
+            (true, None) => return Err(fault),
+            (true, Some(other)) => fault.victims.push(*other),
+            (false, _) => {}
+        }
+    }
+    for &victim in &fault.victims {
+        match fault.kind {
+            FaultKind::Kill | FaultKind::KillAll => world.kill(victim),
+            FaultKind::Stop => world.pause(victim, Pause::Stop),
+            FaultKind::Suspend => world.pause(victim, Pause::Suspend),
+            FaultKind::WallJump => {
+                let ms = i64::try_from(fault.lasts_ms).expect("seconds") * 60;
+                world.jump_wall(victim, if fault.at_ms % 2 == 0 { ms } else { -ms });
+            }
+            _ => {}
+        }
+    }
+    Ok(fault)
+}
+
+fn end(world: &mut World, fault: &Fault) {
+    for &victim in &fault.victims {
+        match fault.kind {
+            FaultKind::Kill | FaultKind::Bounce | FaultKind::KillAll => world.start(victim),
+            FaultKind::Stop | FaultKind::Suspend => world.resume(victim),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draw(seed: u64) -> Schedule {
+        Schedule::draw(seed, &FaultPlan::default(), 5, 1_000, 30_000)
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_faults_and_another_one_others() {
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+    }
+
+    #[test]
+    fn every_fault_lies_within_its_time_and_names_victims_that_exist() {
+        for seed in 0..200 {
+            for fault in &draw(seed).0 {
+                assert!(fault.at_ms >= 1_000 && fault.at_ms + fault.lasts_ms <= 30_000, "seed {seed}: {fault:?}");
+                assert!(fault.victims.iter().all(|victim| *victim < 5), "seed {seed}: {fault:?}");
+                let parts = fault.kind != FaultKind::Partition || (1..5).contains(&fault.victims.len());
+                assert!(parts, "seed {seed}: a partition of all is none: {fault:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_is_drawn_by_some_seed() {
+        let kinds: std::collections::BTreeSet<_> = (0..50).flat_map(|seed| draw(seed).kinds().into_keys()).collect();
+        assert_eq!(kinds.len(), FaultPlan::default().mix.len());
+    }
+}

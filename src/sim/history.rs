@@ -1,0 +1,109 @@
+//! What clients asked and were told, on the true time line. What they were not told stays unknown.
+
+use std::sync::{Arc, Mutex};
+
+use super::{
+    api::{Answer, Ask},
+    clock::WorldTime,
+};
+
+/// A moment of a run: true time, and the order of what happened within one millisecond.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Moment {
+    /// True time in milliseconds.
+    pub ms: u64,
+    /// Grows with each moment that was recorded; 0: the very beginning of the millisecond.
+    pub order: u64,
+}
+
+impl Moment {
+    /// The very beginning of a millisecond.
+    pub fn start_of(ms: u64) -> Self {
+        Self { ms, order: 0 }
+    }
+}
+
+/// One operation of one client.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Whose.
+    pub client: usize,
+    /// What was asked.
+    pub ask: Ask,
+    /// When it was first asked.
+    pub invoked: Moment,
+    /// When the answer was there; `None`: no answer, or one that does not tell the outcome.
+    pub returned: Option<Moment>,
+    /// The answer, `Unknown` without one.
+    pub answer: Answer,
+    /// After an answered open or keep-alive: until when (true time) the client believes in its
+    /// session, by its own clock and DESIGN.md section 4, point 7.
+    pub lease_until_ms: Option<u64>,
+}
+
+impl Record {
+    /// Whether it certainly changed nothing.
+    pub fn is_void(&self) -> bool {
+        matches!(self.answer, Answer::Refused(_))
+    }
+
+    /// Whether it may have taken effect unseen.
+    pub fn is_unknown(&self) -> bool {
+        self.answer == Answer::Unknown
+    }
+}
+
+/// Takes down what happens. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    time: WorldTime,
+    notes: Arc<Mutex<Notes>>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    order: u64,
+    records: Vec<Record>,
+}
+
+/// An operation that is under way.
+#[derive(Debug)]
+pub struct Pending(usize);
+
+impl Recorder {
+    /// An empty history.
+    pub fn new(time: WorldTime) -> Self {
+        Self { time, notes: Arc::default() }
+    }
+
+    /// A client is about to ask.
+    pub fn invoke(&self, client: usize, ask: Ask) -> Pending {
+        let mut notes = self.notes.lock().expect("no panic while locked");
+        let invoked = notes.moment(&self.time);
+        let record = Record { client, ask, invoked, returned: None, answer: Answer::Unknown, lease_until_ms: None };
+        notes.records.push(record);
+        Pending(notes.records.len() - 1)
+    }
+
+    /// It was answered (or not: `Answer::Unknown`).
+    pub fn finish(&self, pending: Pending, answer: Answer, lease_until_ms: Option<u64>) {
+        let mut notes = self.notes.lock().expect("no panic while locked");
+        let returned = notes.moment(&self.time);
+        let record = &mut notes.records[pending.0];
+        if answer != Answer::Unknown {
+            (record.returned, record.answer, record.lease_until_ms) = (Some(returned), answer, lease_until_ms);
+        }
+    }
+
+    /// Everything so far, in the order of invocation. What is under way has an unknown outcome.
+    pub fn history(&self) -> Vec<Record> {
+        self.notes.lock().expect("no panic while locked").records.clone()
+    }
+}
+
+impl Notes {
+    fn moment(&mut self, time: &WorldTime) -> Moment {
+        self.order += 1;
+        Moment { ms: time.now_ms(), order: self.order }
+    }
+}

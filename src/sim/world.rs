@@ -1,0 +1,305 @@
+//! Processes and machines: one tokio runtime per process, all moved in lockstep, a millisecond of true
+//! time at a time.
+//!
+//! A runtime per process makes the faults those of an operating system: **kill** drops everything the
+//! process spawned at once, wherever it was; **stop** (SIGSTOP) lets nothing of it run while time goes
+//! on, and at its end every timer is late; **suspend** (a laptop's lid) does not even move its timers,
+//! only [`Clock::now`](crate::clock::Clock::now) has moved on. Its timers run at its machine's rate.
+//! Messages that arrive meanwhile lie in its buffers, as they would in a kernel's.
+//!
+//! Driven from a plain thread, never from inside a runtime.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::{runtime::Runtime, sync::mpsc, task::JoinHandle, time::Instant};
+
+use super::{
+    api::{Door, LockApi},
+    clock::{SimClock, WorldTime},
+    network::{Happened, SimNetwork, Weather},
+};
+use crate::{
+    clock::Clock,
+    ids::{NodeId, Tick},
+    net::{Mesh, MeshEvent},
+};
+
+/// Everything that a process is given when it starts.
+#[derive(Debug)]
+pub struct Seat {
+    /// Which machine of the world, from 0.
+    pub index: usize,
+    /// Its node id, the same after a restart.
+    pub node: NodeId,
+    /// How often it was started before. What the last process had not synced is lost: `boot` tells
+    /// its store so when this is not 0.
+    pub restarts: u64,
+    /// For whatever it draws; another one at each start.
+    pub seed: u64,
+    /// Its end of the mesh.
+    pub mesh: Arc<dyn Mesh>,
+    /// What the mesh tells it.
+    pub events: mpsc::Receiver<MeshEvent>,
+    /// Its machine's clock.
+    pub clock: Arc<SimClock>,
+}
+
+/// Starts a node in its own runtime. What must survive it, the closure keeps by `Seat::index`. Every
+/// task of the node must be spawned on the current runtime.
+pub type Boot = Arc<dyn Fn(Seat) -> BoxFuture<'static, Arc<dyn LockApi>>>;
+
+/// How a process is kept from running.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pause {
+    /// SIGSTOP: its timers are late afterwards.
+    Stop,
+    /// The machine sleeps: its timers never noticed, only `CLOCK_BOOTTIME` did.
+    Suspend,
+}
+
+/// A runtime whose tokio clock follows a machine's clock.
+struct Host {
+    runtime: Runtime,
+    /// Where its tokio clock began, and what the machine's clock showed then.
+    began: (Instant, Tick),
+    /// How long it was suspended, by the machine's clock.
+    asleep_ms: u64,
+}
+
+impl Host {
+    fn new(now: Tick) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without I/O can be built");
+        let began = (runtime.block_on(async { Instant::now() }), now);
+        Self { runtime, began, asleep_ms: 0 }
+    }
+
+    fn tokio_time(&self, now: Tick) -> Instant {
+        self.began.0 + Duration::from_millis(now.ms_since(self.began.1) - self.asleep_ms)
+    }
+
+    /// Lets it run until its tokio clock shows what its machine's clock shows.
+    fn run_to(&self, now: Tick) {
+        let until = self.tokio_time(now);
+        self.runtime.block_on(async move { tokio::time::sleep_until(until).await });
+    }
+
+    /// Lets it wake up with its tokio clock moved at once.
+    fn wake(&mut self, now: Tick, pause: Pause) {
+        let target = self.tokio_time(now);
+        let missed = self.runtime.block_on(async move {
+            let missed = target.saturating_duration_since(Instant::now());
+            if pause == Pause::Stop {
+                tokio::time::advance(missed).await;
+            }
+            missed
+        });
+        if pause == Pause::Suspend {
+            self.asleep_ms += u64::try_from(missed.as_millis()).expect("a run lasts minutes");
+        }
+    }
+}
+
+struct Process {
+    host: Host,
+    main: JoinHandle<()>,
+    paused: Option<Pause>,
+}
+
+struct Machine {
+    node: NodeId,
+    clock: Arc<SimClock>,
+    door: Door,
+    process: Option<Process>,
+    starts: u64,
+}
+
+/// A cluster and its clients.
+pub struct World {
+    time: WorldTime,
+    network: SimNetwork,
+    machines: Vec<Machine>,
+    clients: Host,
+    boot: Boot,
+    seed: u64,
+    dice: StdRng,
+}
+
+/// The node id of a machine.
+pub fn node_id(index: usize) -> NodeId {
+    let mut bytes = [0xA5; 32];
+    bytes[..8].copy_from_slice(&(index as u64 + 1).to_be_bytes());
+    NodeId::from_bytes(bytes)
+}
+
+impl World {
+    /// So many machines, whose processes have yet to be started.
+    pub fn new(seed: u64, machines: usize, weather: Weather, boot: Boot) -> Self {
+        let time = WorldTime::default();
+        let mut dice = StdRng::seed_from_u64(seed ^ 0x776f_726c_6400);
+        let machines = (0..machines)
+            .map(|index| Machine {
+                node: node_id(index),
+                clock: Arc::new(SimClock::draw(time.clone(), &mut dice)),
+                door: Door::default(),
+                process: None,
+                starts: 0,
+            })
+            .collect();
+        let network = SimNetwork::new(seed, time.clone(), weather);
+        Self { clients: Host::new(Tick(0)), time, network, machines, boot, seed, dice }
+    }
+
+    /// True time.
+    pub fn time(&self) -> &WorldTime {
+        &self.time
+    }
+
+    /// The mesh.
+    pub fn network(&self) -> &SimNetwork {
+        &self.network
+    }
+
+    /// How many machines there are.
+    pub fn machines(&self) -> usize {
+        self.machines.len()
+    }
+
+    /// A machine's clock.
+    pub fn clock(&self, index: usize) -> &SimClock {
+        &self.machines[index].clock
+    }
+
+    /// The way into a machine's node.
+    pub fn door(&self, index: usize) -> Door {
+        self.machines[index].door.clone()
+    }
+
+    /// The machines whose process runs, stopped ones not counted.
+    pub fn running(&self) -> Vec<usize> {
+        let runs = |index: &usize| self.machines[*index].process.as_ref().is_some_and(|p| p.paused.is_none());
+        (0..self.machines.len()).filter(runs).collect()
+    }
+
+    /// Whether a machine has a process, stopped or not.
+    pub fn is_up(&self, index: usize) -> bool {
+        self.machines[index].process.is_some()
+    }
+
+    /// Starts a machine's process, unless it has one.
+    pub fn start(&mut self, index: usize) {
+        let machine = &mut self.machines[index];
+        if machine.process.is_some() {
+            return;
+        }
+        let restarts = machine.starts;
+        machine.starts += 1;
+        if restarts > 0 {
+            self.network.count(Happened::Restarted);
+        }
+        let (mesh, events) = self.network.join(machine.node);
+        let clock = Arc::clone(&machine.clock);
+        let seed = self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ ((index as u64) << 32) ^ restarts;
+        let host = Host::new(clock.now());
+        let boot = (self.boot)(Seat { index, node: machine.node, restarts, seed, mesh, events, clock });
+        let main = host.runtime.spawn(machine.door.serve(boot));
+        machine.process = Some(Process { host, main, paused: None });
+    }
+
+    /// Starts all that have none.
+    pub fn start_all(&mut self) {
+        (0..self.machines.len()).for_each(|index| self.start(index));
+    }
+
+    /// Kills a machine's process (kill -9), if it has one.
+    pub fn kill(&mut self, index: usize) {
+        let machine = &mut self.machines[index];
+        let Some(process) = machine.process.take() else { return };
+        machine.door.shut();
+        self.network.kill(machine.node);
+        self.network.count(Happened::Killed);
+        process.host.runtime.shutdown_background();
+    }
+
+    /// Keeps a machine's process from running, if it runs.
+    pub fn pause(&mut self, index: usize, pause: Pause) {
+        let process = self.machines[index].process.as_mut();
+        if let Some(process) = process.filter(|process| process.paused.is_none()) {
+            process.paused = Some(pause);
+            self.network.count(if pause == Pause::Stop { Happened::Stopped } else { Happened::Suspended });
+        }
+    }
+
+    /// Lets it go on, if it was kept from running.
+    pub fn resume(&mut self, index: usize) {
+        let machine = &mut self.machines[index];
+        if let Some(process) = &mut machine.process
+            && let Some(pause) = process.paused.take()
+        {
+            process.host.wake(machine.clock.now(), pause);
+        }
+    }
+
+    /// Sets a machine's wall clock.
+    pub fn jump_wall(&mut self, index: usize, ms: i64) {
+        self.machines[index].clock.jump_wall(ms);
+        self.network.count(Happened::WallJumped);
+    }
+
+    /// Runs a client's program beside the nodes: on a runtime that no fault touches, at true time.
+    pub fn spawn_client(&self, client: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.clients.runtime.spawn(client)
+    }
+
+    /// One millisecond.
+    pub fn step(&mut self) {
+        self.time.tick();
+        self.network.turn();
+        let first = self.dice.random_range(0..self.machines.len());
+        for offset in 0..self.machines.len() {
+            let index = (first + offset) % self.machines.len();
+            let machine = &mut self.machines[index];
+            let Some(process) = machine.process.as_mut().filter(|process| process.paused.is_none()) else { continue };
+            process.host.run_to(machine.clock.now());
+            if process.main.is_finished() {
+                let end = (&mut process.main).now_or_never();
+                panic!("the node of machine {index} ended by itself at {} ms: {end:?}", self.time.now_ms());
+            }
+        }
+        self.clients.run_to(Tick(self.time.now_ms()));
+    }
+
+    /// Some milliseconds.
+    pub fn run_for(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.step();
+        }
+    }
+
+    /// Runs until `done`, at most `ms`; whether it came to be.
+    pub fn run_until(&mut self, ms: u64, mut done: impl FnMut(&Self) -> bool) -> bool {
+        for _ in 0..ms {
+            if done(self) {
+                return true;
+            }
+            self.step();
+        }
+        done(self)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for machine in &mut self.machines {
+            if let Some(process) = machine.process.take() {
+                machine.door.shut();
+                process.host.runtime.shutdown_background();
+            }
+        }
+    }
+}
