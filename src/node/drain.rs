@@ -24,6 +24,8 @@ use crate::{
 const CLOSING: Duration = Duration::from_secs(3);
 /// How long a single step of the hand-over may take before the next is tried.
 const STEP: Duration = Duration::from_secs(6);
+/// For how long a quorum of the voters has to be out of reach before nobody is expected to answer.
+const NOBODY: Duration = Duration::from_secs(1);
 
 /// Stops the node within `grace`.
 pub(super) async fn stop(node: &Running, grace: Duration) -> Drained {
@@ -73,9 +75,30 @@ async fn tell_leader(node: &Running, call: ControlCall) {
             tokio::time::sleep(LOOK).await;
         }
     };
-    if timeout(STEP, told).await.is_err() {
-        warn!(?call, "no leader heard of it");
+    tokio::select! {
+        told = timeout(STEP, told) => if told.is_err() {
+            warn!(?call, "no leader heard of it");
+        },
+        () = quorum_is_gone(node) => info!(?call, "not told to a leader: too few voters are there for one"),
     }
+}
+
+/// Where all nodes of a cluster stop together, the last ones have no leader left to wait for.
+async fn quorum_is_gone(node: &Running) {
+    let mut since = Instant::now();
+    while since.elapsed() < NOBODY {
+        tokio::time::sleep(LOOK).await;
+        if quorum_in_reach(node) {
+            since = Instant::now();
+        }
+    }
+}
+
+fn quorum_in_reach(node: &Running) -> bool {
+    let (view, status) = (node.gateway.route().view(), node.mesh.status());
+    let connected = &status.borrow().peers;
+    let reached = view.voters.iter().filter(|id| **id == node.id || connected.contains_key(id)).count();
+    reached * 2 > view.voters.len()
 }
 
 /// A leader hands its leadership over first, so that the others need not wait for an election.
