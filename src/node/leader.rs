@@ -43,6 +43,8 @@ use crate::{
 const INBOX: usize = 4_096;
 /// How often the task looks around when nothing happens.
 const LOOK: Duration = Duration::from_millis(200);
+/// Pause before a new leader tries again to read what it takes over.
+const TAKE_AGAIN: Duration = Duration::from_millis(20);
 /// A timer that fires so late was late: whoever is judged by it gets a fresh term.
 const LATE_MS: u64 = 500;
 /// Most answers that can be awaited at a time.
@@ -356,7 +358,12 @@ impl LeaderTask {
                 };
                 raft.with_state(read).ok()
             };
-            Outcome::TookOffice { term, state: office.await.map(Box::new) }
+            let state = office.await.map(Box::new);
+            if state.is_none() {
+                // Tried again while this node leads: no quorum confirms it now.
+                tokio::time::sleep(TAKE_AGAIN).await;
+            }
+            Outcome::TookOffice { term, state }
         });
     }
 

@@ -318,7 +318,7 @@ fn begin(world: &mut World, mut fault: Fault) -> Result<Fault, Fault> {
             FaultKind::Suspend => world.pause(victim, Pause::Suspend),
             FaultKind::WallJump => {
                 let ms = i64::try_from(fault.lasts_ms).expect("seconds") * 60;
-                world.jump_wall(victim, if fault.at_ms % 2 == 0 { ms } else { -ms });
+                world.jump_wall(victim, if fault.at_ms.is_multiple_of(2) { ms } else { -ms });
             }
             _ => {}
         }

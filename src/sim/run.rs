@@ -145,6 +145,7 @@ impl fmt::Display for Report {
         let unknown = self.history.iter().filter(|record| record.is_unknown()).count();
         let granted = self.grants_since(0);
         write!(f, "seed {}: {} operations, {granted} grants, {unknown} unknown", self.seed, self.history.len())?;
+        write!(f, ", {} of the grants in the calm", self.grants_since(self.calm_from_ms))?;
         for (kind, (windows, operations)) in self.overlaps() {
             write!(f, "; {windows} {kind:?} over {operations}")?;
         }

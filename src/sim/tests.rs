@@ -43,7 +43,7 @@ struct Table {
 }
 
 impl Table {
-    fn started(&mut self, now: Tick) {
+    fn restarted(&mut self, now: Tick) {
         self.sessions.values_mut().for_each(|(_, renewed)| *renewed = now);
         if mutant::on(Mutant::TokenCounterRestarts) {
             self.tokens = 0;
@@ -179,14 +179,16 @@ fn one_page() -> Boot {
     Arc::new(move |seat: Seat| {
         let disk = Arc::clone(&disk);
         async move {
-            let Seat { index, mesh, mut events, clock, .. } = seat;
+            let Seat { index, node, restarts, seed, mesh, mut events, clock } = seat;
+            assert_eq!(mesh.local(), node);
             let table = (index == 0).then_some(disk);
-            if let Some(table) = &table {
-                table.lock().unwrap().started(clock.now());
+            if let Some(table) = table.as_ref().filter(|_| restarts > 0) {
+                table.lock().unwrap().restarted(clock.now());
             }
             let front = Arc::new(Front { mesh, table, clock });
             let chatter = Arc::clone(&front.mesh);
             tokio::spawn(async move {
+                sleep(Duration::from_millis(seed % 50)).await;
                 loop {
                     chatter.broadcast(Topic::View, Bytes::from_static(b"I am here"));
                     sleep(Duration::from_millis(50)).await;

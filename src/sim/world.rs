@@ -170,11 +170,6 @@ impl World {
         self.machines.len()
     }
 
-    /// A machine's clock.
-    pub fn clock(&self, index: usize) -> &SimClock {
-        &self.machines[index].clock
-    }
-
     /// The way into a machine's node.
     pub fn door(&self, index: usize) -> Door {
         self.machines[index].door.clone()
@@ -184,11 +179,6 @@ impl World {
     pub fn running(&self) -> Vec<usize> {
         let runs = |index: &usize| self.machines[*index].process.as_ref().is_some_and(|p| p.paused.is_none());
         (0..self.machines.len()).filter(runs).collect()
-    }
-
-    /// Whether a machine has a process, stopped or not.
-    pub fn is_up(&self, index: usize) -> bool {
-        self.machines[index].process.is_some()
     }
 
     /// Starts a machine's process, unless it has one.

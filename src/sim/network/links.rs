@@ -1,8 +1,9 @@
 //! Connections: when they come up, when they break, and who hears of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rand::RngExt;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Happened, core::Net};
 use crate::{
@@ -167,17 +168,14 @@ impl Net {
 
     fn tell(&mut self, (node, life): Process, event: MeshEvent) {
         let Some(port) = self.ports.get(&node).filter(|port| port.life == life) else { return };
-        match port.events.try_send(event) {
-            Err(tokio::sync::mpsc::error::TrySendError::Full(event)) => {
-                panic!("{node} no longer takes the events of its mesh: no room for {event:?}")
-            }
-            Ok(()) | Err(_) => {}
+        if let Err(TrySendError::Full(event)) = port.events.try_send(event) {
+            panic!("{node} no longer takes the events of its mesh: no room for {event:?}");
         }
     }
 
     fn show_peers(&mut self, (node, life): Process, change: impl FnOnce(&mut BTreeMap<NodeId, PeerLink>)) {
         if let Some(port) = self.ports.get(&node).filter(|port| port.life == life) {
-            port.status.send_modify(|status| change(&mut std::sync::Arc::make_mut(status).peers));
+            port.status.send_modify(|status| change(&mut Arc::make_mut(status).peers));
         }
     }
 }
