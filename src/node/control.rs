@@ -306,8 +306,13 @@ impl ControlTask {
                 FoundingEffect::Initialise(voters) => {
                     if let Some(raft) = self.parts.raft.clone() {
                         self.work.spawn(async move {
-                            let voters = voters.into_iter().collect();
-                            Done::Initialised(raft.initialize(voters).await.map_err(|e| e.to_string()))
+                            // A founder that starts again asks for it again: a crash may have come first.
+                            let outcome = match raft.is_initialized().await {
+                                Ok(true) => Ok(()),
+                                Ok(false) => raft.initialize(voters.into_iter().collect()).await,
+                                Err(error) => Err(error),
+                            };
+                            Done::Initialised(outcome.map_err(|error| error.to_string()))
                         });
                     }
                 }
