@@ -341,10 +341,13 @@ impl ControlTask {
         self.perform(effects);
     }
 
-    /// A peer says who leads. A lock manager that follows one knows better.
+    /// A peer says who leads. A lock manager that follows somebody takes it as a confirmation only.
     fn learn(&self, leader: Leader) {
-        let follows = self.parts.raft.as_ref().is_some_and(|raft| raft.status().borrow().leader.is_some());
-        if !follows {
+        let followed = self.parts.raft.as_ref().and_then(|raft| {
+            let status = raft.status().borrow().clone();
+            status.leader.map(|node| Leader { term: status.term, node })
+        });
+        if followed.is_none_or(|followed| followed == leader) {
             self.parts.route.learn(leader);
         }
     }
