@@ -440,6 +440,7 @@ impl ControlTask {
                 self.barred(reason);
             }
             Ok(ControlReply::NotLeader(other)) => {
+                debug!(leader = %leader.node, ?other, ?call, "does not lead, or cannot decide");
                 self.forget_join(call);
                 self.parts.route.doubt(leader);
                 if let Some(other) = other {
@@ -619,6 +620,7 @@ impl ControlTask {
             }
         };
         if let Some(refusal) = self.refusal(from, &call) {
+            debug!(peer = %from, ?call, ?refusal, "refused a control call");
             // Who asks needs no answer once it has gone.
             let _ = reply.send(encode(&refusal));
             return;
@@ -657,9 +659,11 @@ impl ControlTask {
 
 /// Founders initialise once; on any later start their log says that it was done.
 async fn initialise(raft: &RaftNode<ControlState>, voters: Vec<NodeId>) -> Result<(), String> {
+    let outcome = raft.initialize(voters.into_iter().collect()).await;
+    // Done in an earlier run, or another founder was faster and has asked for our vote.
     match raft.is_initialized().await {
         Ok(true) => Ok(()),
-        _ => raft.initialize(voters.into_iter().collect()).await.map_err(|error| error.to_string()),
+        _ => outcome.map_err(|error| error.to_string()),
     }
 }
 

@@ -127,7 +127,8 @@ impl Gateway {
                 }
                 Asked::Answered(ClientReply::Failed(error)) => return Err(error),
                 Asked::Answered(reply) => return Ok(reply),
-                Asked::Superseded => {}
+                // A leader that refuses does not know this node as a member yet: that is no doubt about it.
+                Asked::Superseded | Asked::Refused => {}
                 Asked::Crowded => return Err(crowded(perhaps)),
                 Asked::OutOfTime => return Err(self.gave_up(perhaps)),
             }
@@ -147,6 +148,7 @@ impl Gateway {
         match self.exchange.ask(leader.node, question.id(), lane(ask), encode(ask)).await {
             Ok(bytes) => decode(&bytes).map_or(Asked::Unanswered, Asked::Answered),
             Err(AskError::TooManyOpen | AskError::Overloaded | AskError::Call(CallError::Busy(_))) => Asked::Crowded,
+            Err(AskError::Call(CallError::Refused(_))) => Asked::Refused,
             Err(AskError::Call(error)) if !error.may_have_arrived() => Asked::Undelivered,
             Err(AskError::AlreadyOpen | AskError::Stopped) => Asked::Undelivered,
             // Also what was refused may have been begun.
@@ -201,6 +203,8 @@ enum Asked {
     Undelivered,
     /// Somebody else leads meanwhile.
     Superseded,
+    /// Certainly not taken up: this node may not ask (yet).
+    Refused,
     /// Certainly not taken up: a bound was hit.
     Crowded,
     /// It may have got the request, and there is no more time.

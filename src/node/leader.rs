@@ -257,7 +257,7 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         led: led_watch,
         status: status.clone(),
         connected: parts.connected.clone(),
-        silence: parts.raft.settings().election_max * 2,
+        silence: parts.raft.settings().election_max * 3,
         metrics: parts.metrics.clone(),
     };
     let failure_timeout_ms = u64::try_from(parts.settings.failure_timeout.as_millis()).unwrap_or(u64::MAX);
@@ -353,7 +353,7 @@ impl LeaderTask {
     /// A leader without a quorum does not recommend itself.
     fn tell_whether_it_decides(&self, term: Term) {
         let me = Leader { term, node: self.parts.me };
-        let silence = self.parts.raft.settings().election_max * 2;
+        let silence = self.parts.raft.settings().election_max * 3;
         if decides(&self.status.borrow(), &self.parts.connected.borrow(), me.node, silence) {
             self.parts.route.learn(me);
         } else {
