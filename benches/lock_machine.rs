@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench lock_machine`. The memory is what the kernel counts for this process (Linux
 //! only), before and after a million locks are held.
+#![allow(clippy::print_stdout, reason = "a benchmark says what it measured")]
 
 use std::{fs, hint::black_box};
 

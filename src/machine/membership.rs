@@ -195,7 +195,8 @@ impl Membership {
             MemberChange::Remove(node) => self.remove(at, node, news),
             MemberChange::Admit(node) => match self.barred.remove(&node) {
                 Some(_) => {
-                    self.version += 1;
+                    // The view has changed, though the member has not.
+                    self.tell(node, self.members.get(&node).map(|member| member.liveness), news);
                     MemberAnswer::Done
                 }
                 None if self.members.contains_key(&node) => MemberAnswer::Done,

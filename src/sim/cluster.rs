@@ -38,6 +38,8 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// Seeds of an ordinary run. `docs/verification.md` tells of the longer ones (`SIM_SEEDS=200`).
+const SEEDS: u64 = 20;
 /// How long a sync of a simulated disk takes.
 const SYNC: Duration = Duration::from_millis(2);
 /// Entries that may wait for who follows the log.
@@ -160,7 +162,7 @@ fn show_logs() {
 
 /// Every second seed of those that are to be run, so that two tests share the cores.
 fn every_second(from: usize) -> Vec<u64> {
-    let seeds = seeds(200);
+    let seeds = seeds(SEEDS);
     if seeds.len() == 1 && from == 1 { Vec::new() } else { seeds.into_iter().skip(from).step_by(2).collect() }
 }
 

@@ -22,6 +22,7 @@
 //! always.
 
 #![allow(unreachable_pub, reason = "in here, `pub` means: for the rest of the simulation")]
+#![allow(clippy::print_stdout, reason = "runs tell their seeds and faults")]
 
 mod api;
 mod check;

@@ -391,3 +391,12 @@ pub(crate) fn voters(cluster: &Value) -> usize {
     let members = cluster["members"].as_array().unwrap();
     members.iter().filter(|member| matches!(member["raft"].as_str(), Some("voter" | "leader"))).count()
 }
+
+/// Tells `tests/run` that a test cannot run here, and why.
+pub(crate) fn skipped(reason: &str) {
+    println!("skipped: {reason}");
+    if let Ok(list) = std::env::var("SYNCMESH_SKIPPED") {
+        let mut list = std::fs::OpenOptions::new().append(true).open(list).expect("tests/run made the list");
+        std::io::Write::write_all(&mut list, format!("{reason}\n").as_bytes()).expect("the list can be written");
+    }
+}

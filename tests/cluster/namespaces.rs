@@ -32,7 +32,7 @@ impl Lan {
                 panic!("network namespaces are required and cannot be made: {reason}")
             }
             Err(reason) => {
-                println!("skipped: needs network namespaces: {reason}");
+                crate::harness::skipped(&format!("needs network namespaces: {reason}"));
                 None
             }
         }
