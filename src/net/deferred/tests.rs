@@ -219,8 +219,9 @@ async fn an_unreachable_peer_is_told_at_once_for_a_new_question_and_soon_for_a_d
     let _deferred = b.asked().await.answer.defer();
     tokio::time::sleep(Duration::from_millis(100)).await;
     set(&wire, |_, _, _| Fate::Unreachable);
+    let undelivered = Err(AskError::Call(CallError::Unreachable(b.id)));
     let lost = Err(AskError::Lost(CallError::Unreachable(b.id)));
-    assert_eq!(timeout(Duration::from_millis(10), a.ask(b.id, 2)).await.unwrap().unwrap(), lost);
+    assert_eq!(timeout(Duration::from_millis(10), a.ask(b.id, 2)).await.unwrap().unwrap(), undelivered);
     a.exchange.repeat(b.id).await;
     assert_eq!(timeout(Duration::from_millis(500), open).await.unwrap().unwrap(), lost);
 }
