@@ -375,7 +375,7 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until node `asked` shows so many voters.
+    /// Waits until node `asked` shows so many voters, and the change that led there is committed.
     pub(crate) async fn has_voters(&self, asked: usize, count: usize) {
         let node = &self.nodes[asked];
         eventually(&format!("there are {count} voters"), async || {
@@ -383,6 +383,9 @@ impl Cluster {
             holds(voters(&cluster) == count, cluster)
         })
         .await;
+        // What is shown is in the leader's log; what comes after it there and is granted commits it.
+        let granted = node.api.grant("settled").await;
+        node.api.release("settled", &granted.session).await.ok();
     }
 }
 
