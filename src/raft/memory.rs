@@ -21,15 +21,18 @@ use openraft::{
 };
 use tokio::time::sleep;
 
-use crate::raft::{
-    RaftStorageError, SnapshotStore,
-    codec::{from_cbor, to_cbor},
-    log::{READ_BYTES, index_range},
-    types::{Entry, LogId, Replicated, Types, Vote},
+use crate::{
+    ids::NodeId,
+    raft::{
+        RaftStorageError, SnapshotStore,
+        codec::{from_cbor, to_cbor},
+        log::{READ_BYTES, index_range},
+        types::{Entry, LogId, Replicated, Types, Vote},
+    },
 };
 
 /// What a crash does to votes. Forgetting them breaks Raft: that is for showing that a checker
-/// notices.
+/// notices. The term of the last entry is remembered: openraft asserts that a vote is no older.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Votes {
     #[default]
@@ -119,7 +122,8 @@ impl MemoryDisk {
         disk.life += 1;
         disk.unsynced.clear();
         if disk.votes == Votes::Forgotten {
-            disk.synced.vote = None;
+            let voted_for = NodeId::default();
+            disk.synced.vote = disk.synced.last().map(|last| Vote::new(last.leader_id.term, voted_for));
         }
         disk.now = disk.synced.clone();
     }
