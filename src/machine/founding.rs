@@ -6,7 +6,7 @@
 //! stores it and hands it on; the founders named in it, and nobody else, initialise Raft with
 //! exactly that membership. A founder that meets any cluster of its name joins that one instead.
 //!
-//! Driven by `node/control.rs`, which performs the effects and speaks to the peers.
+//! Driven by `node/control/`, which performs the effects and speaks to the peers.
 
 use std::collections::BTreeMap;
 
