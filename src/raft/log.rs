@@ -20,10 +20,13 @@ use openraft::{
 use raft_log::api::raft_log_writer::RaftLogWriter;
 use tokio::sync::oneshot;
 
-use crate::raft::{
-    codec::{DiskLogId, DiskPayload, DiskTypes, DiskVote, OnFlushed, from_cbor, to_cbor},
-    storage::{RaftStorageError, replace_file, sync_dir},
-    types::{Entry, LogId, Replicated, Types, Vote},
+use crate::{
+    durable,
+    raft::{
+        codec::{DiskLogId, DiskPayload, DiskTypes, DiskVote, OnFlushed, from_cbor, to_cbor},
+        storage::RaftStorageError,
+        types::{Entry, LogId, Replicated, Types, Vote},
+    },
 };
 
 /// Bytes of recent entries kept in memory: what followers that keep up and the state machine read.
@@ -97,10 +100,10 @@ impl DiskLog {
         id[..8].copy_from_slice(ID_MAGIC);
         id[8..].copy_from_slice(&log_id.to_be_bytes());
         let file = [&id[..], &crc32fast::hash(&id).to_be_bytes()].concat();
-        sync_dir(&wal_dir).map_err(RaftStorageError::io(&wal_dir))?;
-        replace_file(dir, ID_FILE, &file).map_err(RaftStorageError::io(dir))?;
+        durable::sync_dir(&wal_dir).map_err(RaftStorageError::io(&wal_dir))?;
+        durable::replace(&dir.join(ID_FILE), &file).map_err(RaftStorageError::io(dir))?;
         if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_dir(parent).map_err(RaftStorageError::io(parent))?;
+            durable::sync_dir(parent).map_err(RaftStorageError::io(parent))?;
         }
         Ok(log)
     }

@@ -14,10 +14,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    durable,
     ids::Tick,
     raft::{
         codec::{from_cbor, to_cbor},
-        storage::{RaftStorageError, replace_file},
+        storage::RaftStorageError,
         types::{Replicated, SnapshotMeta},
     },
 };
@@ -67,7 +68,7 @@ impl SnapshotStore for SnapshotFile {
     }
 
     fn keep(&self, image: &[u8]) -> Result<(), RaftStorageError> {
-        replace_file(&self.dir, FILE, image).map_err(RaftStorageError::io(&self.path()))
+        durable::replace(&self.path(), image).map_err(RaftStorageError::io(&self.path()))
     }
 
     fn path(&self) -> PathBuf {
