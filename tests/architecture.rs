@@ -99,6 +99,11 @@ const RESERVED: &[Reserved] = &[
         because: "only these write to disk: hand what is to be kept to one of them",
     },
     Reserved {
+        words: &["cbor4ii::"],
+        to: &["codec.rs"],
+        because: "there is one encoding, and one that decodes it with its bounds: use crate::codec",
+    },
+    Reserved {
         words: &["unbounded_channel", "UnboundedSender", "mpsc::unbounded", "crossbeam_channel::unbounded"],
         to: &[],
         because: "every channel is bounded by a named constant or setting",
@@ -257,6 +262,7 @@ fn every_rule_can_be_broken() {
         ("cli/lock.rs", "fn f() { println!(); }", "only cli/output.rs prints"),
         ("node/mod.rs", "fn f() { std::fs::write(a, b); }", "durable state"),
         ("node/mod.rs", "fn f() { crate::durable::replace(a, b); }", "only these write to disk"),
+        ("raft/log.rs", "use cbor4ii::serde;", "there is one encoding"),
         ("net/event_loop.rs", "fn f() { mpsc::unbounded_channel(); }", "every channel is bounded"),
         ("surprise/mod.rs", "", "has no place for `surprise`"),
     ] {

@@ -21,9 +21,9 @@ use raft_log::api::raft_log_writer::RaftLogWriter;
 use tokio::sync::oneshot;
 
 use crate::{
-    durable,
+    codec, durable,
     raft::{
-        codec::{DiskLogId, DiskPayload, DiskTypes, DiskVote, OnFlushed, from_cbor, to_cbor},
+        disk::{DiskLogId, DiskPayload, DiskTypes, DiskVote, OnFlushed},
         storage::RaftStorageError,
         types::{Entry, LogId, Replicated, Types, Vote},
     },
@@ -168,7 +168,7 @@ impl DiskLog {
             if size > limit && !entries.is_empty() {
                 break;
             }
-            entries.push(Entry::<S> { log_id: id.into(), payload: from_cbor(&payload.0)? });
+            entries.push(Entry::<S> { log_id: id.into(), payload: codec::decode(&payload.0)? });
         }
         Ok(entries)
     }
@@ -263,7 +263,7 @@ impl<S: Replicated> RaftLogStorage<Types<S>> for DiskLog {
     {
         let mut records = Vec::new();
         for entry in entries {
-            records.push((DiskLogId::from(entry.log_id), DiskPayload(to_cbor(&entry.payload)?)));
+            records.push((DiskLogId::from(entry.log_id), DiskPayload(codec::encode(&entry.payload))));
         }
         let mut wal = self.wal();
         wal.append(records)?;

@@ -21,11 +21,13 @@ use openraft::{
 };
 use tokio::time::sleep;
 
-use crate::raft::{
-    RaftStorageError, SnapshotStore,
-    codec::{from_cbor, to_cbor},
-    log::{READ_BYTES, index_range},
-    types::{Entry, LogId, Replicated, Types, Vote},
+use crate::{
+    codec,
+    raft::{
+        RaftStorageError, SnapshotStore,
+        log::{READ_BYTES, index_range},
+        types::{Entry, LogId, Replicated, Types, Vote},
+    },
 };
 
 /// What a crash does to votes. Forgetting them breaks Raft: that is for showing that a checker
@@ -212,7 +214,7 @@ impl MemoryLog {
             if size > limit && !entries.is_empty() {
                 break;
             }
-            entries.push(Entry::<S> { log_id: *id, payload: from_cbor(payload)? });
+            entries.push(Entry::<S> { log_id: *id, payload: codec::decode(payload)? });
         }
         Ok(entries)
     }
@@ -270,7 +272,7 @@ impl<S: Replicated> RaftLogStorage<Types<S>> for MemoryLog {
     {
         let mut writes = Vec::new();
         for entry in entries {
-            writes.push(Write::Append(entry.log_id, to_cbor(&entry.payload)?));
+            writes.push(Write::Append(entry.log_id, codec::encode(&entry.payload)));
         }
         let written = self.write(writes)?;
         let log = self.clone();

@@ -11,7 +11,7 @@
 //! ```
 
 mod apply;
-mod codec;
+mod disk;
 mod inbound;
 mod log;
 mod members;

@@ -14,10 +14,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    durable,
+    codec, durable,
     ids::Tick,
     raft::{
-        codec::{from_cbor, to_cbor},
         storage::RaftStorageError,
         types::{Replicated, SnapshotMeta},
     },
@@ -87,7 +86,7 @@ pub(crate) struct Header {
 
 /// The image of a state.
 pub(crate) fn encode<S: Replicated>(header: &Header, state: &S) -> io::Result<Bytes> {
-    let (header, state) = (to_cbor(header)?, to_cbor(state)?);
+    let (header, state) = (codec::encode(header), codec::encode(state));
     let header_bytes = u32::try_from(header.len()).map_err(|_| io::Error::other("the membership is too large"))?;
     let mut image = Vec::with_capacity(PREFIX_BYTES + header.len() + state.len() + CHECKSUM_BYTES);
     image.extend_from_slice(MAGIC);
@@ -117,7 +116,7 @@ fn parts(image: &Bytes) -> io::Result<(Header, Bytes)> {
     if state_at > content {
         return Err(damaged("its header is longer than it is"));
     }
-    Ok((from_cbor(&image[PREFIX_BYTES..state_at])?, image.slice(state_at..content)))
+    Ok((codec::decode(&image[PREFIX_BYTES..state_at])?, image.slice(state_at..content)))
 }
 
 /// The header of an image, all of which is checked.
@@ -128,5 +127,5 @@ pub(crate) fn decode_header(image: &Bytes) -> io::Result<Header> {
 /// The header and the state of an image.
 pub(crate) fn decode<S: Replicated>(image: &Bytes) -> io::Result<(Header, S)> {
     let (header, state) = parts(image)?;
-    Ok((header, from_cbor(&state)?))
+    Ok((header, codec::decode(&state)?))
 }

@@ -2,6 +2,7 @@
 
 use super::{state::SessionKey, *};
 use crate::{
+    codec::{decode, encode},
     error::CycleEdge,
     ids::{FencingToken, Incarnation, NodeId},
 };
@@ -51,8 +52,8 @@ impl Bench {
         self.seq += 1;
         self.effects.clear();
         let answer = self.table.request(Tick(self.seq), id(self.seq), request, &mut self.effects);
-        let bytes = cbor4ii::serde::to_vec(Vec::new(), &self.table).unwrap();
-        let back: LockTable = cbor4ii::serde::from_slice(&bytes).unwrap();
+        let bytes = encode(&self.table);
+        let back: LockTable = decode(&bytes).unwrap();
         assert_eq!(back, self.table);
         answer
     }
