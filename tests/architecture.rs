@@ -50,7 +50,7 @@ const ARROWS: &[Arrow] = &[
     Arrow {
         from: "client",
         leaves: Leaves::All,
-        to: &["api::ApiToken", "api::bodies", "api::problem", "machine::lock", "node::locks", "node::status"],
+        to: &["api::bodies", "api::problem", "machine::lock", "node::locks", "node::status"],
     },
     // `peer-info MULTIADDR` dials by itself; `node` and `dev` start what they run.
     Arrow { from: "cli", leaves: Leaves::All, to: &["client", "node", "api", "net", "machine::lock"] },

@@ -364,11 +364,6 @@ impl<S: Replicated> RaftNode<S> {
         self.inner.inbound.handle(from, &body).await
     }
 
-    /// Builds a snapshot, soon.
-    pub async fn snapshot_now(&self) -> Result<(), Stopped> {
-        self.raft().trigger().snapshot().await.map_err(|_| Stopped)
-    }
-
     /// Ends Raft on this node. What was acknowledged is on disk; what is under way is answered
     /// [`ProposeError::Unknown`].
     pub async fn shutdown(&self) {
