@@ -1,4 +1,4 @@
-//! Replacing a small file as a whole, so that a crash leaves the old content or the new one.
+//! Small files that are read and replaced as a whole: a crash leaves the old content or the new one.
 //!
 //! A leaf, used by the few that write to disk; `tests/architecture.rs` lists them.
 
@@ -8,6 +8,18 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+
+/// What `file` holds, if it is there.
+///
+/// # Errors
+/// The file system's, where it is there and cannot be read.
+pub(crate) fn read(file: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(file) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
 
 /// Makes `file` hold exactly `content`, readable by its owner only, and durable when this returns: the
 /// content is written beside it, synced, renamed over it, and the directory is synced.
@@ -46,11 +58,12 @@ mod tests {
     fn a_file_is_replaced_as_a_whole_and_is_private_whatever_a_crash_left() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("record.json");
+        assert_eq!(read(&file).unwrap(), None);
         for left in [b"a longer content that a crash left".as_slice(), b""] {
             fs::write(temporary(&file), left).unwrap();
             fs::set_permissions(temporary(&file), Permissions::from_mode(0o644)).unwrap();
             replace(&file, b"new").unwrap();
-            assert_eq!(fs::read(&file).unwrap(), b"new");
+            assert_eq!(read(&file).unwrap().unwrap(), b"new");
             assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
             assert!(!temporary(&file).exists());
         }

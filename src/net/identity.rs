@@ -172,13 +172,9 @@ impl DataDir {
     /// [`DataDirError::Damaged`] and [`DataDirError::Io`]; nothing is replaced then.
     pub fn identity(&self, existing_log: Option<u128>) -> Result<Identity, DataDirError> {
         let file = self.path.join(IDENTITY_FILE);
-        let found = match fs::read(&file) {
-            Ok(bytes) => {
-                Some(read_identity(&bytes).map_err(|reason| DataDirError::Damaged { file: file.clone(), reason })?)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed("read", &file)(error)),
-        };
+        let found = durable::read(&file).map_err(failed("read", &file))?;
+        let found = found.map(|bytes| read_identity(&bytes)).transpose();
+        let found = found.map_err(|reason| DataDirError::Damaged { file: file.clone(), reason })?;
         let (keypair, log_id, incarnation, fresh) = match found {
             Some((keypair, log_id, starts)) if existing_log == Some(log_id) => (keypair, log_id, starts + 1, false),
             found => {

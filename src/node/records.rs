@@ -69,11 +69,7 @@ impl RecordFile {
 
     /// Reads the record, if there is one.
     pub(crate) fn load(&self) -> io::Result<Option<ClusterRecord>> {
-        let text = match fs::read(self.path()) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let Some(text) = durable::read(&self.path())? else { return Ok(None) };
         serde_json::from_slice(&text).map(Some).map_err(|error| {
             let path = self.path();
             let path = path.display();

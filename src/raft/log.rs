@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
@@ -51,11 +52,7 @@ type Wal = raft_log::RaftLog<DiskTypes>;
 /// The id of the log in `dir`, if one was completely created there.
 pub fn existing_log_id(dir: &Path) -> Result<Option<u128>, RaftStorageError> {
     let path = dir.join(ID_FILE);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(RaftStorageError::io(&path)(error)),
-    };
+    let Some(bytes) = durable::read(&path).map_err(RaftStorageError::io(&path))? else { return Ok(None) };
     let checked = bytes.split_at_checked(24).filter(|(content, checksum)| {
         content.starts_with(ID_MAGIC) && *checksum == crc32fast::hash(content).to_be_bytes()
     });
@@ -160,17 +157,7 @@ impl DiskLog {
     /// Reads entries from `start` to before `end`, stopping after `limit` bytes.
     fn read<S: Replicated>(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry<S>>> {
         let wal = self.wal();
-        let mut entries = Vec::new();
-        let mut size = 0;
-        for entry in wal.read(start, end) {
-            let (id, payload) = entry?;
-            size += payload.0.len();
-            if size > limit && !entries.is_empty() {
-                break;
-            }
-            entries.push(Entry::<S> { log_id: id.into(), payload: codec::decode(&payload.0)? });
-        }
-        Ok(entries)
+        decoded::<S>(wal.read(start, end).map(|entry| entry.map(|(id, payload)| (id.into(), payload.0))), limit)
     }
 
     /// Waits until everything written so far is on disk.
@@ -183,6 +170,25 @@ impl DiskLog {
         }
         on_disk.await.unwrap_or_else(|_| Err(io::Error::other("the log was closed")))
     }
+}
+
+/// The entries of these payloads, up to the one that brings them to more than `limit` bytes; at least
+/// one if there is one.
+pub(crate) fn decoded<S: Replicated>(
+    payloads: impl Iterator<Item = io::Result<(LogId, Bytes)>>,
+    limit: usize,
+) -> io::Result<Vec<Entry<S>>> {
+    let mut entries = Vec::new();
+    let mut size = 0;
+    for entry in payloads {
+        let (log_id, payload) = entry?;
+        size += payload.len();
+        if size > limit && !entries.is_empty() {
+            break;
+        }
+        entries.push(Entry::<S> { log_id, payload: codec::decode(&payload)? });
+    }
+    Ok(entries)
 }
 
 /// The half-open range of indexes that `range` means.

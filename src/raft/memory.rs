@@ -25,7 +25,7 @@ use crate::{
     codec,
     raft::{
         RaftStorageError, SnapshotStore,
-        log::{READ_BYTES, index_range},
+        log::{READ_BYTES, decoded, index_range},
         types::{Entry, LogId, Replicated, Types, Vote},
     },
 };
@@ -207,16 +207,7 @@ impl MemoryLog {
 
     fn read<S: Replicated>(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry<S>>> {
         let disk = self.alive()?;
-        let mut size = 0;
-        let mut entries = Vec::new();
-        for (id, payload) in disk.now.entries.range(start..end.max(start)).map(|(_, entry)| entry) {
-            size += payload.len();
-            if size > limit && !entries.is_empty() {
-                break;
-            }
-            entries.push(Entry::<S> { log_id: *id, payload: codec::decode(payload)? });
-        }
-        Ok(entries)
+        decoded::<S>(disk.now.entries.range(start..end.max(start)).map(|(_, entry)| Ok(entry.clone())), limit)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{
     fmt::Debug,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -59,11 +59,8 @@ impl SnapshotFile {
 
 impl SnapshotStore for SnapshotFile {
     fn load(&self) -> Result<Option<Bytes>, RaftStorageError> {
-        match fs::read(self.path()) {
-            Ok(image) => Ok(Some(image.into())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(RaftStorageError::io(&self.path())(error)),
-        }
+        let image = durable::read(&self.path()).map_err(RaftStorageError::io(&self.path()))?;
+        Ok(image.map(Bytes::from))
     }
 
     fn keep(&self, image: &[u8]) -> Result<(), RaftStorageError> {
