@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     ids::{LockName, NodeId, SessionId},
     machine::lock::{Mode, Want},
+    time::millis,
 };
 
 /// How long an answer may take beyond the wait that the call itself asks for. A node answers within
@@ -48,16 +49,12 @@ impl AcquireOptions {
             }
         };
         put("session", self.session.as_ref().map(|session| session.as_str().into()));
-        put("wait_ms", Some(millis(self.wait)));
-        put("ttl_ms", self.ttl.map(millis));
-        put("lock_delay_ms", self.lock_delay.map(millis));
+        put("wait_ms", Some(millis(self.wait).into()));
+        put("ttl_ms", self.ttl.map(|ttl| millis(ttl).into()));
+        put("lock_delay_ms", self.lock_delay.map(|delay| millis(delay).into()));
         put("owner", self.owner.as_deref().map(Value::from));
         fields
     }
-}
-
-fn millis(duration: Duration) -> Value {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).into()
 }
 
 /// Percent-encodes all but RFC 3986's unreserved characters, `/` too.

@@ -14,6 +14,7 @@ use crate::{
     },
     node::wire::View,
     raft::RaftStatus,
+    time::millis,
 };
 
 impl LeaderTask {
@@ -86,7 +87,7 @@ impl LeaderTask {
             lock_managers,
             voters: status.voters.clone(),
             learners: status.learners.clone(),
-            dead_after_ms: u64::try_from(self.parts.settings.member_dead_timeout.as_millis()).unwrap_or(u64::MAX),
+            dead_after_ms: millis(self.parts.settings.member_dead_timeout),
         };
         let Some(change) = autopilot::decide(&situation) else { return };
         self.changing = true;
@@ -106,7 +107,7 @@ impl LeaderTask {
             return;
         }
         let wall = self.parts.clock.wall();
-        let limit = u64::try_from(self.parts.settings.member_forget_timeout.as_millis()).unwrap_or(u64::MAX);
+        let limit = millis(self.parts.settings.member_forget_timeout);
         let view = self.parts.route.view();
         let old = view.members.iter().filter(|(node, member)| {
             !member.serves() && wall.ms_since(member.since) >= limit && !view.voters.contains(node)

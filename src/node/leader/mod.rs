@@ -53,6 +53,7 @@ use crate::{
     },
     raft::{Applied, RaftNode, RaftStatus},
     telemetry::Metrics,
+    time::millis,
 };
 
 /// Requests to the task that may wait at a time.
@@ -141,7 +142,7 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
     let (led, led_watch) = watch::channel(None);
     let status = parts.raft.status();
     let handle = LeaderHandle::new(&parts, inbox, registrations, led_watch);
-    let failure_timeout_ms = u64::try_from(parts.settings.failure_timeout.as_millis()).unwrap_or(u64::MAX);
+    let failure_timeout_ms = millis(parts.settings.failure_timeout);
     let task = LeaderTask {
         parts,
         status,
@@ -179,7 +180,7 @@ impl LeaderTask {
         let mut expected = self.parts.clock.now();
         loop {
             let wake = self.wake_after(self.parts.clock.now());
-            let planned = expected.plus_ms(u64::try_from(wake.as_millis()).unwrap_or(0));
+            let planned = expected.plus_ms(millis(wake));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
