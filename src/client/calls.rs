@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     ids::{LockName, NodeId, SessionId},
-    machine::lock::{Mode, Want},
+    machine::lock::Want,
     time::millis,
 };
 
@@ -141,7 +141,7 @@ impl Call {
     /// `POST /v1/locks/{name}/acquire`.
     pub fn acquire(want: &Want, options: &AcquireOptions) -> Self {
         let mut fields = options.fields();
-        fields.insert("mode".to_owned(), mode(want.mode));
+        fields.insert("mode".to_owned(), want.mode.name().into());
         Self::post(lock_path(&want.lock, "/acquire"))
             .with_body(fields.into())
             .with_timeout(options.wait.saturating_add(ANSWER_TIMEOUT))
@@ -150,7 +150,7 @@ impl Call {
     /// `POST /v1/locks:acquire`.
     pub fn acquire_many(wants: &[Want], options: &AcquireOptions) -> Self {
         let mut fields = options.fields();
-        let locks = wants.iter().map(|want| json!({"name": want.lock.as_str(), "mode": mode(want.mode)})).collect();
+        let locks = wants.iter().map(|want| json!({"name": want.lock.as_str(), "mode": want.mode.name()})).collect();
         fields.insert("locks".to_owned(), Value::Array(locks));
         Self::post("/v1/locks:acquire")
             .with_body(fields.into())
@@ -234,16 +234,10 @@ impl Call {
     }
 }
 
-fn mode(mode: Mode) -> Value {
-    match mode {
-        Mode::Shared => "shared".into(),
-        Mode::Exclusive => "exclusive".into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::lock::Mode;
 
     #[test]
     fn names_are_one_segment_of_the_path_whatever_they_contain() {

@@ -9,7 +9,7 @@ use crate::{
     machine::{
         control::{Command, ControlState, Effect},
         leases::{KeepAliveOutcome, LeaseEffect, LeaseInput},
-        lock::{LockEffect, LockEvent, LockEventKind, LockTimer, Mode},
+        lock::{LockEffect, LockEvent, LockEventKind, LockTimer},
     },
     node::wire::ClientReply,
     raft::{Applied, ProposeError, RaftNode},
@@ -45,7 +45,7 @@ impl LeaderTask {
         let locks = self.parts.metrics.locks();
         let lasted = Duration::from_millis(event.lasted_ms);
         match event.kind {
-            LockEventKind::Granted => locks.granted(mode_name(event.mode), lasted),
+            LockEventKind::Granted => locks.granted(event.mode.name(), lasted),
             LockEventKind::Released | LockEventKind::Broken => locks.ended(lasted),
             LockEventKind::Expired => {
                 locks.ended(lasted);
@@ -136,13 +136,6 @@ pub(super) async fn propose_for_certain(raft: &RaftNode<ControlState>, command: 
             return false;
         }
         tokio::time::sleep(LOOK).await;
-    }
-}
-
-fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Shared => "shared",
-        Mode::Exclusive => "exclusive",
     }
 }
 
