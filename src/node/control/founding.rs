@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::{ControlParts, ControlTask, Done, Search, Standing};
 use crate::{
-    ids::{NodeId, Role},
+    ids::NodeId,
     machine::{
         control::ControlState,
         founding::{Candidacy, Founder, Founding, FoundingEffect, Mismatch},
@@ -25,11 +25,9 @@ const MAX_WARNED: usize = 1_024;
 /// The founding of this node, as far as it has come in earlier runs.
 pub(super) fn of(parts: &ControlParts) -> Founding {
     let settings = &parts.settings;
-    let lock_manager =
-        if settings.roles.contains(&Role::LockManager) { Candidacy::LockManager } else { Candidacy::Other };
     let founder = Founder {
         me: parts.mesh.local(),
-        lock_manager,
+        lock_manager: Candidacy::of(&settings.roles),
         cluster_name: settings.cluster_name.clone(),
         cache_protocol: settings.cache_protocol.clone(),
         queue_partitions: settings.queue_partitions,

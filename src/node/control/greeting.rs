@@ -72,12 +72,10 @@ impl ControlTask {
     /// What a peer says of itself.
     pub(super) fn heard(&mut self, peer: NodeId, mut hello: Hello) {
         hello.bound();
-        let lock_manager =
-            if hello.roles.contains(&Role::LockManager) { Candidacy::LockManager } else { Candidacy::Other };
         let report = Report {
             cluster_name: hello.cluster_name.clone(),
             cache_protocol: hello.cache_protocol.clone(),
-            lock_manager,
+            lock_manager: Candidacy::of(&hello.roles),
             record: hello.record.clone(),
         };
         let same_cluster = hello.record.is_some();
