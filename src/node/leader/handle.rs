@@ -1,10 +1,8 @@
 //! How others speak to the leader task: the handle to it, and how the task answers.
 
-use std::time::Duration;
-
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Connected, INBOX, LeaderParts, LeaderTask, members::trails_by, office::decides};
+use super::{INBOX, LeaderParts, LeaderTask, members::trails_by, office::Quorum};
 use crate::{
     ids::{Incarnation, LockName, NodeId, RequestId, SessionId, Term, Tick},
     machine::{leases::LeaseInput, lock::LockAnswer},
@@ -13,7 +11,6 @@ use crate::{
         route::Route,
         wire::{ClientReply, EventCursor, Leader, MembersReport},
     },
-    raft::RaftStatus,
     telemetry::Metrics,
 };
 
@@ -50,9 +47,7 @@ pub(crate) struct LeaderHandle {
     inbox: mpsc::Sender<Ask>,
     registrations: mpsc::Sender<Registration>,
     led: watch::Receiver<Option<Term>>,
-    status: watch::Receiver<RaftStatus>,
-    connected: Connected,
-    silence: Duration,
+    quorum: Quorum,
     metrics: Metrics,
 }
 
@@ -69,9 +64,7 @@ impl LeaderHandle {
             inbox,
             registrations,
             led,
-            status: parts.raft.status(),
-            connected: parts.connected.clone(),
-            silence: parts.raft.settings().election_max * 3,
+            quorum: Quorum::new(parts),
             metrics: parts.metrics.clone(),
         }
     }
@@ -96,7 +89,7 @@ impl LeaderHandle {
     /// Whether this node leads and is connected to a quorum: else it must not even append, because
     /// what is in its log may be committed later, after it was refused.
     pub(crate) fn can_decide(&self) -> bool {
-        self.led.borrow().is_some() && decides(&self.status.borrow(), &self.connected.borrow(), self.me, self.silence)
+        self.led.borrow().is_some() && self.quorum.is_there()
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {

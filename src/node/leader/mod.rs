@@ -33,7 +33,7 @@ pub(crate) use self::{
 };
 use self::{
     handle::{Ask, Registration},
-    office::Office,
+    office::{Office, Quorum},
 };
 use super::{
     lock_events::LockEvents,
@@ -106,6 +106,7 @@ pub(crate) struct LeaderParts {
 struct LeaderTask {
     parts: LeaderParts,
     status: watch::Receiver<RaftStatus>,
+    quorum: Quorum,
     led: watch::Sender<Option<Term>>,
     leases: LeaseKeeper,
     detector: Detector,
@@ -144,6 +145,7 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
     let handle = LeaderHandle::new(&parts, inbox, registrations, led_watch);
     let failure_timeout_ms = millis(parts.settings.failure_timeout);
     let task = LeaderTask {
+        quorum: Quorum::new(&parts),
         parts,
         status,
         led,

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tracing::info;
 
-use super::{LeaderTask, Outcome};
+use super::{Connected, LeaderParts, LeaderTask, Outcome};
 use crate::{
     ids::{LockName, NodeId, RequestId, SessionId, Term},
     machine::{
         control::{Command, ControlState},
         leases::LeaseInput,
     },
-    net::MeshStatus,
     node::wire::Leader,
     raft::{RaftStatus, ReadPolicy},
 };
@@ -28,21 +28,38 @@ pub(super) struct Office {
     delays: Vec<(LockName, u64, u64)>,
 }
 
-/// Whether a leader has a quorum: connected to it, and acknowledged by it lately. What is appended
-/// without one may be committed later, after it was refused.
-pub(super) fn decides(status: &RaftStatus, mesh: &MeshStatus, me: NodeId, silence: Duration) -> bool {
-    let reached = status.voters.iter().filter(|node| **node == me || mesh.peers.contains_key(node)).count();
-    let alone = status.voters.len() == 1 && reached == 1;
-    let acknowledged = status.quorum_acknowledged.is_some_and(|at| at.elapsed() < silence);
-    status.is_leader() && reached > status.voters.len() / 2 && (alone || acknowledged)
+/// What tells a leader whether it has a quorum.
+#[derive(Clone, Debug)]
+pub(super) struct Quorum {
+    me: NodeId,
+    status: watch::Receiver<RaftStatus>,
+    connected: Connected,
+    /// How long ago the last acknowledgement may be.
+    silence: Duration,
+}
+
+impl Quorum {
+    pub(super) fn new(parts: &LeaderParts) -> Self {
+        let silence = parts.raft.settings().election_max * 3;
+        Self { me: parts.me, status: parts.raft.status(), connected: parts.connected.clone(), silence }
+    }
+
+    /// Whether this node leads and has one: connected to it, and acknowledged by it lately. What is
+    /// appended without one may be committed later, after it was refused.
+    pub(super) fn is_there(&self) -> bool {
+        let (status, mesh) = (self.status.borrow(), self.connected.borrow());
+        let reached = status.voters.iter().filter(|node| **node == self.me || mesh.peers.contains_key(node)).count();
+        let alone = status.voters.len() == 1 && reached == 1;
+        let acknowledged = status.quorum_acknowledged.is_some_and(|at| at.elapsed() < self.silence);
+        status.is_leader() && reached > status.voters.len() / 2 && (alone || acknowledged)
+    }
 }
 
 impl LeaderTask {
     /// A leader without a quorum does not recommend itself.
     pub(super) fn tell_whether_it_decides(&self, term: Term) {
         let me = Leader { term, node: self.parts.me };
-        let silence = self.parts.raft.settings().election_max * 3;
-        if decides(&self.status.borrow(), &self.parts.connected.borrow(), me.node, silence) {
+        if self.quorum.is_there() {
             self.parts.route.learn(me);
         } else {
             self.parts.route.doubt(me);
