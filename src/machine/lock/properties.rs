@@ -264,7 +264,7 @@ impl Pair {
         }
         assert!(!self.model.has_cycle(), "sessions wait for each other in a circle");
         assert!(!self.model.has_forgotten_wait(), "a wait that could be granted waits");
-        let waiting: BTreeSet<RequestId> = self.table.waits().map(|(request, _)| request).collect();
+        let waiting: BTreeSet<RequestId> = self.table.waits(Tick(0)).map(|(request, _)| request).collect();
         assert_eq!(waiting, self.waiting);
         assert_eq!(self.table.token().0, self.model.token);
         let held: BTreeMap<_, _> = self

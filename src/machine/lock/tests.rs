@@ -330,6 +330,19 @@ fn the_end_of_a_session_frees_everything_it_had() {
 }
 
 #[test]
+fn what_is_left_of_a_wait_counts_from_when_each_request_asked_and_is_never_less_than_nothing() {
+    let mut b = Bench::with(&["s", "t"]);
+    b.try_acquire("s", &[("a", X)]);
+    b.wait("t", &[("a", X)]);
+    b.wait("t", &[("a", X)]);
+    let left = |at| b.table.waits(Tick(at)).collect::<Vec<_>>();
+    assert_eq!(left(0), [(id(2), 5_000), (id(3), 5_000)], "a wall clock that is behind the log says nothing");
+    assert_eq!(left(3), [(id(2), 4_999), (id(3), 5_000)]);
+    assert_eq!(left(5_002), [(id(2), 0), (id(3), 1)]);
+    assert_eq!(left(90_000), [(id(2), 0), (id(3), 0)]);
+}
+
+#[test]
 fn a_judgement_of_another_term_is_void() {
     let mut b = Bench::with(&["s", "t"]);
     b.try_acquire("s", &[("a", X)]);

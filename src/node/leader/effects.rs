@@ -21,6 +21,7 @@ impl LeaderTask {
             Applied::Reset { index } => {
                 self.told_index = index;
                 self.events.reset(index);
+                self.leases_step(LeaseInput::Reset);
                 self.view_stale = true;
             }
             Applied::Entry { index, effects, .. } => {

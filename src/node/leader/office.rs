@@ -1,6 +1,6 @@
 //! How the task comes to lead, and ceases to.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tracing::info;
@@ -91,7 +91,7 @@ impl LeaderTask {
         if self.taking.replace(term) == Some(term) {
             return;
         }
-        let raft = self.parts.raft.clone();
+        let (raft, clock) = (self.parts.raft.clone(), Arc::clone(&self.parts.clock));
         let record = self.parts.record.borrow().clone();
         self.work.spawn(async move {
             let office = async {
@@ -100,10 +100,11 @@ impl LeaderTask {
                 if raft.with_state(|state, _| state.cluster().is_none()).ok()? {
                     raft.propose(vec![Command::Found(Box::new(record?))]).await.ok()?;
                 }
+                let wall = clock.wall();
                 let read = |state: &ControlState, index: u64| Office {
                     index,
                     sessions: state.locks().terms().collect(),
-                    waits: state.locks().waits().collect(),
+                    waits: state.locks().waits(wall).collect(),
                     delays: state.locks().delays().collect(),
                 };
                 raft.with_state(read).ok()
