@@ -148,6 +148,11 @@ pub trait LockApi: Send + Sync + 'static {
     fn retire(&self) -> BoxFuture<'_, ()> {
         async {}.boxed()
     }
+
+    /// Waits until it ends by itself, and says why.
+    fn ended(&self) -> BoxFuture<'_, String> {
+        std::future::pending().boxed()
+    }
 }
 
 impl LockApi for Locks {
@@ -258,8 +263,9 @@ impl Door {
         self.0.lock().expect("no panic while locked").retire.cancel();
     }
 
-    /// Serves at this door, inside the node's runtime, from when `boot` is done until it is to retire.
-    pub fn serve(&self, boot: BoxFuture<'static, Arc<dyn LockApi>>) -> BoxFuture<'static, ()> {
+    /// Serves at this door, inside the node's runtime, from when `boot` is done until it has retired or
+    /// has ended by itself, for the reason that is returned.
+    pub fn serve(&self, boot: BoxFuture<'static, Arc<dyn LockApi>>) -> BoxFuture<'static, Result<(), String>> {
         let (knocks, queue) = mpsc::channel::<Knock>(DOOR_QUEUE);
         let retire = CancellationToken::new();
         *self.0.lock().expect("no panic while locked") =
@@ -268,12 +274,15 @@ impl Door {
         async move {
             let api = boot.await;
             door.0.lock().expect("no panic while locked").api = Some(Arc::clone(&api));
+            let retired = async {
+                retire.cancelled().await;
+                api.retire().await;
+            };
             tokio::select! {
-                () = answer(Arc::clone(&api), queue) => {}
-                () = async {
-                    retire.cancelled().await;
-                    api.retire().await;
-                } => {}
+                biased;
+                () = retired => Ok(()),
+                reason = api.ended() => Err(reason),
+                () = answer(Arc::clone(&api), queue) => Ok(()),
             }
         }
         .boxed()

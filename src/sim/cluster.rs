@@ -108,6 +108,10 @@ impl LockApi for SimNode {
         }
         .boxed()
     }
+
+    fn ended(&self) -> BoxFuture<'_, String> {
+        async { format!("{:?}", self.0.ended().await) }.boxed()
+    }
 }
 
 /// A fresh cluster of real nodes, the first of which founds it.

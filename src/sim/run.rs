@@ -110,6 +110,7 @@ pub fn run(seed: u64, plan: &RunPlan, boot: Boot) -> Report {
     let (windows, tally) = (ordeal.windows().to_vec(), world.network().tally());
     let mut report = Report { seed, schedule, windows, tally, history, calm_from_ms, violations: Vec::new() };
     report.violations = check(&report.history);
+    report.violations.extend(world.failures().iter().cloned().map(Violation::NodeFailed));
     if report.grants_since(calm_from_ms) == 0 {
         report.violations.push(Violation::NoProgress("no lock was granted after the faults were over".into()));
     }

@@ -109,9 +109,9 @@ impl Host {
 
 struct Process {
     host: Host,
-    main: JoinHandle<()>,
+    main: JoinHandle<Result<(), String>>,
     paused: Option<Pause>,
-    /// It was asked to end, and may.
+    /// It was asked to end.
     retiring: bool,
 }
 
@@ -133,6 +133,7 @@ pub struct World {
     boot: Boot,
     seed: u64,
     dice: StdRng,
+    failures: Vec<String>,
 }
 
 /// The node id of a machine on its first disk.
@@ -163,7 +164,7 @@ impl World {
             })
             .collect();
         let network = SimNetwork::new(seed, time.clone(), weather);
-        Self { clients: Host::new(Tick(0)), time, network, machines, boot, seed, dice }
+        Self { clients: Host::new(Tick(0)), time, network, machines, boot, seed, dice, failures: Vec::new() }
     }
 
     /// True time.
@@ -174,6 +175,11 @@ impl World {
     /// The mesh.
     pub fn network(&self) -> &SimNetwork {
         &self.network
+    }
+
+    /// Nodes that ended by themselves, and why.
+    pub fn failures(&self) -> &[String] {
+        &self.failures
     }
 
     /// How many machines there are.
@@ -294,11 +300,13 @@ impl World {
             let machine = &mut self.machines[index];
             let Some(process) = machine.process.as_mut().filter(|process| process.paused.is_none()) else { continue };
             process.host.run_to(machine.clock.now());
-            if process.main.is_finished() && process.retiring {
-                self.end(index);
-            } else if process.main.is_finished() {
+            if process.main.is_finished() {
                 let end = (&mut process.main).now_or_never();
-                panic!("the node of machine {index} ended by itself at {} ms: {end:?}", self.time.now_ms());
+                if let Some(Err(_) | Ok(Err(_))) = &end {
+                    let at_ms = self.time.now_ms();
+                    self.failures.push(format!("the node of machine {index} ended by itself at {at_ms} ms: {end:?}"));
+                }
+                self.end(index);
             }
         }
         self.clients.run_to(Tick(self.time.now_ms()));
