@@ -42,6 +42,8 @@ pub struct Situation {
     pub voters: BTreeSet<NodeId>,
     /// Who only follows now.
     pub learners: BTreeSet<NodeId>,
+    /// The voters to which a change leads that a former leader left half done.
+    pub halfway: Option<BTreeSet<NodeId>>,
     /// `MEMBER_DEAD_TIMEOUT` in milliseconds.
     pub dead_after_ms: u64,
 }
@@ -57,9 +59,11 @@ pub enum RaftChange {
     RemoveLearner(NodeId),
 }
 
-/// The next change, if any is wanted and safe.
+/// The next change, if any is wanted and safe. What was left half done is finished first: until then
+/// both the old and the new voters are needed for everything.
 pub fn decide(now: &Situation) -> Option<RaftChange> {
-    now.newcomer().or_else(|| now.departure()).or_else(|| now.promotion()).or_else(|| now.parity())
+    let finish = || now.halfway.clone().map(RaftChange::SetVoters);
+    finish().or_else(|| now.newcomer()).or_else(|| now.departure()).or_else(|| now.promotion()).or_else(|| now.parity())
 }
 
 impl Situation {
@@ -172,6 +176,7 @@ mod tests {
             lock_managers: voters.iter().chain(learners).map(|n| (node(*n), candidate.clone())).collect(),
             voters: set(voters),
             learners: set(learners),
+            halfway: None,
             dead_after_ms: 60_000,
         }
     }
@@ -186,6 +191,12 @@ mod tests {
     fn a_calm_cluster_of_odd_size_is_left_alone() {
         assert_eq!(decide(&calm(&[0, 1, 2], &[])), None);
         assert_eq!(decide(&calm(&[0], &[1])), None, "two voters would survive less than one");
+    }
+
+    #[test]
+    fn what_a_former_leader_left_half_done_is_finished_first() {
+        let left = Situation { halfway: Some(set(&[0, 1])), ..with(calm(&[0, 1, 2], &[]), 3, Liveness::Up, 0) };
+        assert_eq!(decide(&left), Some(RaftChange::SetVoters(set(&[0, 1]))));
     }
 
     #[test]

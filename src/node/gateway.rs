@@ -125,7 +125,7 @@ impl Gateway {
                 Asked::Answered(ClientReply::Unknown) | Asked::Unanswered | Asked::Undelivered => {
                     self.route.doubt(leader);
                 }
-                Asked::Answered(ClientReply::Failed(error)) => return Err(error),
+                Asked::Answered(ClientReply::Failed(error)) => return Err(honest(error, perhaps)),
                 Asked::Answered(reply) => return Ok(reply),
                 // A leader that refuses does not know this node as a member yet: that is no doubt about it.
                 Asked::Superseded | Asked::Refused => {}
@@ -228,6 +228,14 @@ impl Asked {
             _ => asked_at - PATIENCE,
         }
     }
+}
+
+/// What was not applied this time may have been applied by an earlier try.
+fn honest(mut error: Error, perhaps_applied: bool) -> Error {
+    if perhaps_applied && error.details.outcome == Some(Outcome::NotApplied) {
+        error.details.outcome = Some(Outcome::Unknown);
+    }
+    error
 }
 
 /// Too much is under way here or at the leader.

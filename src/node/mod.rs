@@ -93,10 +93,12 @@ impl Node {
         self.running.gateway.route().leader().is_some_and(|leader| leader.node == self.id())
     }
 
-    /// Who votes among the lock managers, as far as this node knows.
+    /// Who votes among the lock managers by this node's log; none while a change of them is under way.
     #[cfg(test)]
     pub(crate) fn voters(&self) -> std::collections::BTreeSet<NodeId> {
-        self.running.gateway.route().view().voters.iter().copied().collect()
+        let Some(raft) = &self.running.raft else { return Default::default() };
+        let status = raft.status().borrow().clone();
+        if status.changing == crate::raft::Changing::Settled { status.voters } else { Default::default() }
     }
 
     /// The lock service.

@@ -72,13 +72,16 @@ pub struct RaftStatus {
 }
 
 /// Whether the membership is settled.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Changing {
     /// The membership is committed and not joint.
     #[default]
     Settled,
-    /// A change is not committed yet, or its second step is to come.
+    /// A change is not committed yet.
     UnderWay,
+    /// The first step of a change is committed: old and new voters decide together until a second one
+    /// leaves it to these. Whoever began it may have died in between.
+    Halfway(BTreeSet<NodeId>),
 }
 
 impl RaftStatus {
@@ -100,7 +103,7 @@ impl RaftStatus {
         let index = |id: &Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index);
         let instant = |elapsed: Duration| Instant::now().checked_sub(elapsed);
         let membership = metrics.membership_config.membership();
-        let joint = membership.get_joint_config().len() > 1;
+        let halves = membership.get_joint_config();
         let committed = metrics.membership_config == metrics.committed_membership_config;
         let mut followers = BTreeMap::<NodeId, Follower>::new();
         for (peer, matched) in metrics.replication.iter().flatten().filter(|(peer, _)| **peer != metrics.id) {
@@ -125,7 +128,11 @@ impl RaftStatus {
             snapshot: index(&metrics.snapshot),
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
-            changing: if joint || !committed { Changing::UnderWay } else { Changing::Settled },
+            changing: match halves.as_slice() {
+                _ if !committed => Changing::UnderWay,
+                [_, .., new] => Changing::Halfway(new.clone()),
+                _ => Changing::Settled,
+            },
             followers,
             quorum_acknowledged: metrics.last_quorum_acked.and_then(|at| instant(at.elapsed())),
             failed: match &metrics.running_state {

@@ -278,10 +278,15 @@ impl Door {
                 retire.cancelled().await;
                 api.retire().await;
             };
+            let ended = async {
+                let reason = api.ended().await;
+                // Who retires ends, too.
+                if retire.is_cancelled() { std::future::pending().await } else { reason }
+            };
             tokio::select! {
                 biased;
                 () = retired => Ok(()),
-                reason = api.ended() => Err(reason),
+                reason = ended => Err(reason),
                 () = answer(Arc::clone(&api), queue) => Ok(()),
             }
         }

@@ -36,6 +36,9 @@ pub enum FaultKind {
     Partition,
     /// Nothing passes from one machine to some others; the other direction works.
     OneWay,
+    /// Nothing passes between two machines, which both reach the others (a partial partition:
+    /// Alquraan et al., "An Analysis of Network-Partitioning Failures in Cloud Systems", 2018).
+    Cut,
     /// Many messages are lost.
     Loss,
     /// Many messages take long.
@@ -63,7 +66,7 @@ impl FaultKind {
             Self::Retire => &[Happened::Retired],
             Self::Wipe => &[Happened::Wiped],
             Self::Suspend => &[Happened::Suspended],
-            Self::Partition | Self::OneWay => &[Happened::Blocked],
+            Self::Partition | Self::OneWay | Self::Cut => &[Happened::Blocked],
             Self::Loss => &[Happened::RequestLost, Happened::AnswerLost],
             Self::Slow => &[Happened::DelayedLong, Happened::Reordered],
             Self::Duplicate => &[Happened::Duplicated],
@@ -121,6 +124,7 @@ impl Default for FaultPlan {
             (FaultKind::Wipe, 1),
             (FaultKind::Partition, 5),
             (FaultKind::OneWay, 4),
+            (FaultKind::Cut, 2),
             (FaultKind::Loss, 2),
             (FaultKind::Slow, 2),
             (FaultKind::Duplicate, 1),
@@ -194,6 +198,7 @@ fn victims(kind: FaultKind, machines: usize, dice: &mut impl Rng) -> Vec<usize> 
         FaultKind::Partition => dice.random_range(1..=machines.div_ceil(2)).min(machines - 1),
         FaultKind::OneWay => dice.random_range(2..=machines),
         FaultKind::KillAll => machines,
+        FaultKind::Cut => 2,
         FaultKind::Loss | FaultKind::Slow | FaultKind::Duplicate => 0,
         _ => 1,
     };
@@ -294,6 +299,10 @@ impl Ordeal {
                 FaultKind::OneWay => {
                     let Some((from, others)) = fault.victims.split_first() else { continue };
                     blocked.extend(others.iter().map(|to| (world.node(*from), world.node(*to))));
+                }
+                FaultKind::Cut => {
+                    let [one, other] = [fault.victims[0], fault.victims[1]].map(|index| world.node(index));
+                    blocked.extend([(one, other), (other, one)]);
                 }
                 _ => {}
             }

@@ -13,7 +13,7 @@ use crate::{
         membership::{Liveness, MemberChange},
     },
     node::wire::View,
-    raft::RaftStatus,
+    raft::{Changing, RaftStatus},
     time::millis,
 };
 
@@ -69,6 +69,11 @@ impl LeaderTask {
         }
         let view = self.parts.route.view();
         let status = self.status.borrow().clone();
+        let halfway = match &status.changing {
+            Changing::UnderWay => return,
+            Changing::Halfway(voters) => Some(voters.clone()),
+            Changing::Settled => None,
+        };
         let candidate = |node: &NodeId, liveness: Liveness| Candidate {
             liveness,
             since_ms: self.seen.get(node).map_or(0, |(_, since)| now.ms_since(*since)),
@@ -87,6 +92,7 @@ impl LeaderTask {
             lock_managers,
             voters: status.voters.clone(),
             learners: status.learners.clone(),
+            halfway,
             dead_after_ms: millis(self.parts.settings.member_dead_timeout),
         };
         let Some(change) = autopilot::decide(&situation) else { return };

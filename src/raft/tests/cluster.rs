@@ -211,6 +211,31 @@ async fn leadership_is_not_handed_to_who_cannot_lead() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_of_voters_that_its_leader_left_half_done_is_finished_by_the_next() {
+    let mut cluster = Cluster::with(3, RaftSettings::default()).await;
+    let leader = cluster.leader().await;
+    cluster.boot(node(4)).await;
+    leader.add_learner(node(4)).await.unwrap();
+    let follower = cluster.nodes().into_iter().find(|node| node.id() != leader.id()).unwrap();
+    let mut status = follower.status();
+    eventually("the learner", async || (status.borrow().changing == Changing::Settled).then_some(())).await;
+    let changed = tokio::spawn({
+        let leader = leader.clone();
+        async move { leader.change_voters((1..=4).map(node).collect()).await }
+    });
+    let begun = status.wait_for(|status| status.changing != Changing::Settled);
+    _ = tokio::time::timeout(PATIENCE, begun).await.expect("the follower hears of the first step");
+    cluster.kill(leader.id()).await;
+    assert!(changed.await.unwrap().is_err());
+    let next = cluster.leader().await;
+    let halfway = Changing::Halfway((1..=4).map(node).collect());
+    eventually("the change to be known", async || (next.status().borrow().changing == halfway).then_some(())).await;
+    next.change_voters((1..=4).map(node).collect()).await.unwrap();
+    eventually("the change", async || (next.status().borrow().changing == Changing::Settled).then_some(())).await;
+    assert_eq!(next.status().borrow().voters.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_node_catches_up_by_snapshot_and_becomes_a_voter() {
     let mut cluster = Cluster::with(3, RaftSettings { max_request_bytes: 8 << 10, ..small_snapshots() }).await;
     for n in 0..80 {
