@@ -93,6 +93,14 @@ impl Node {
         self.running.gateway.route().leader().is_some_and(|leader| leader.node == self.id())
     }
 
+    /// The Raft term that this node leads.
+    #[cfg(test)]
+    pub(crate) fn led_term(&self) -> Option<u64> {
+        let status = self.running.raft.as_ref()?.status();
+        let status = status.borrow();
+        status.is_leader().then_some(status.term.0)
+    }
+
     /// Who votes among the lock managers by this node's log; none while a change of them is under way.
     #[cfg(test)]
     pub(crate) fn voters(&self) -> std::collections::BTreeSet<NodeId> {

@@ -139,6 +139,11 @@ pub trait LockApi: Send + Sync + 'static {
         false
     }
 
+    /// The term that it leads, from the moment of its election.
+    fn led_term(&self) -> Option<u64> {
+        None
+    }
+
     /// Who votes, as far as this node knows.
     fn voters(&self) -> BTreeSet<NodeId> {
         BTreeSet::new()
@@ -251,6 +256,11 @@ impl Door {
     /// Whether a process is there that believes that it leads.
     pub fn leads(&self) -> bool {
         self.0.lock().expect("no panic while locked").api.as_ref().is_some_and(|api| api.leads())
+    }
+
+    /// The term that the process leads.
+    pub fn led_term(&self) -> Option<u64> {
+        self.0.lock().expect("no panic while locked").api.as_ref().and_then(|api| api.led_term())
     }
 
     /// Who votes, as far as the process knows.

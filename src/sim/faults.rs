@@ -32,6 +32,9 @@ pub enum FaultKind {
     /// A machine gets an empty disk while all are up, and joins as new after the duration. Once in a
     /// run at most: what a quorum had synced is not lost then.
     Wipe,
+    /// The leader is killed, and whoever is elected next is cut off at that moment, while all others
+    /// are killed and started again: they must remember whom they have just voted for.
+    Coup,
     /// The machines are parted in two; nothing passes.
     Partition,
     /// Nothing passes from one machine to some others; the other direction works.
@@ -54,7 +57,14 @@ impl FaultKind {
     fn hits_processes(self) -> bool {
         matches!(
             self,
-            Self::Kill | Self::Bounce | Self::KillAll | Self::Stop | Self::Suspend | Self::Retire | Self::Wipe
+            Self::Kill
+                | Self::Bounce
+                | Self::KillAll
+                | Self::Stop
+                | Self::Suspend
+                | Self::Retire
+                | Self::Wipe
+                | Self::Coup
         )
     }
 
@@ -65,6 +75,7 @@ impl FaultKind {
             Self::Stop => &[Happened::Stopped],
             Self::Retire => &[Happened::Retired],
             Self::Wipe => &[Happened::Wiped],
+            Self::Coup => &[Happened::Overthrown],
             Self::Suspend => &[Happened::Suspended],
             Self::Partition | Self::OneWay | Self::Cut => &[Happened::Blocked],
             Self::Loss => &[Happened::RequestLost, Happened::AnswerLost],
@@ -122,6 +133,7 @@ impl Default for FaultPlan {
             (FaultKind::Suspend, 2),
             (FaultKind::Retire, 3),
             (FaultKind::Wipe, 1),
+            (FaultKind::Coup, 1),
             (FaultKind::Partition, 5),
             (FaultKind::OneWay, 4),
             (FaultKind::Cut, 2),
@@ -225,6 +237,10 @@ pub struct Ordeal {
     waiting: Vec<Fault>,
     active: Vec<Fault>,
     windows: Vec<Window>,
+    /// Whom each coup that is under way has cut off, by when it began.
+    overthrown: BTreeMap<u64, usize>,
+    /// The highest term in which anyone led so far.
+    led: u64,
     /// When all must be well again.
     until_ms: u64,
 }
@@ -235,8 +251,16 @@ const BOUNCE_MS: u64 = 40;
 impl Ordeal {
     /// `weather`: what the network is like without faults; `until_ms`: when all of them are over.
     pub fn new(schedule: Schedule, weather: Weather, until_ms: u64) -> Self {
-        let upcoming = schedule.0.into_iter().peekable();
-        Self { weather, upcoming, waiting: Vec::new(), active: Vec::new(), windows: Vec::new(), until_ms }
+        Self {
+            weather,
+            upcoming: schedule.0.into_iter().peekable(),
+            waiting: Vec::new(),
+            active: Vec::new(),
+            windows: Vec::new(),
+            overthrown: BTreeMap::new(),
+            led: 0,
+            until_ms,
+        }
     }
 
     /// Ends and begins what is due. Once per millisecond.
@@ -248,7 +272,9 @@ impl Ordeal {
         for fault in &over {
             changed = true;
             end(world, fault);
+            self.overthrown.remove(&fault.at_ms);
         }
+        changed |= self.overthrow(world);
         let mut due = std::mem::take(&mut self.waiting);
         due.extend(std::iter::from_fn(|| self.upcoming.next_if(|fault| fault.at_ms <= now)));
         for mut fault in due {
@@ -279,6 +305,22 @@ impl Ordeal {
         }
     }
 
+    /// Cuts off who has just been elected, if a coup waits for that.
+    fn overthrow(&mut self, world: &mut World) -> bool {
+        let leaders = world.running().into_iter().filter_map(|index| Some((world.door(index).led_term()?, index)));
+        let Some((term, elected)) = leaders.max().filter(|(term, _)| *term > self.led) else { return false };
+        self.led = term;
+        let waiting = |fault: &&Fault| fault.kind == FaultKind::Coup && !self.overthrown.contains_key(&fault.at_ms);
+        let Some(coup) = self.active.iter().find(waiting) else { return false };
+        self.overthrown.insert(coup.at_ms, elected);
+        world.network().count(Happened::Overthrown);
+        for other in world.running().into_iter().filter(|index| *index != elected) {
+            world.kill(other);
+            world.start(other);
+        }
+        true
+    }
+
     /// What happened when.
     pub fn windows(&self) -> &[Window] {
         &self.windows
@@ -299,6 +341,13 @@ impl Ordeal {
                 FaultKind::OneWay => {
                     let Some((from, others)) = fault.victims.split_first() else { continue };
                     blocked.extend(others.iter().map(|to| (world.node(*from), world.node(*to))));
+                }
+                FaultKind::Coup => {
+                    let Some(&inside) = self.overthrown.get(&fault.at_ms) else { continue };
+                    for outside in (0..world.machines()).filter(|index| *index != inside) {
+                        blocked.push((world.node(inside), world.node(outside)));
+                        blocked.push((world.node(outside), world.node(inside)));
+                    }
                 }
                 FaultKind::Cut => {
                     let [one, other] = [fault.victims[0], fault.victims[1]].map(|index| world.node(index));
@@ -347,6 +396,10 @@ fn begin(world: &mut World, mut fault: Fault) -> Result<Fault, Fault> {
     for &victim in &fault.victims {
         match fault.kind {
             FaultKind::Kill | FaultKind::KillAll => world.kill(victim),
+            FaultKind::Coup => {
+                world.kill(victim);
+                world.start(victim);
+            }
             FaultKind::Stop => world.pause(victim, Pause::Stop),
             FaultKind::Suspend => world.pause(victim, Pause::Suspend),
             FaultKind::Retire => world.retire(victim),

@@ -47,6 +47,8 @@ pub enum Happened {
     Retired,
     /// A machine got an empty disk, and with it a new identity.
     Wiped,
+    /// A leader was cut off the moment it was elected, and its voters restarted.
+    Overthrown,
     /// The leader said that others vote than before.
     VotersChanged,
 }
