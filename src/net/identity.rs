@@ -17,7 +17,10 @@ use libp2p::identity::{Keypair, ed25519};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Incarnation, NodeId};
+use crate::{
+    error::disk_cure,
+    ids::{Incarnation, NodeId},
+};
 
 const LOCK_FILE: &str = "lock";
 const IDENTITY_FILE: &str = "identity.json";
@@ -65,7 +68,7 @@ pub enum DataDirError {
         reason: String,
     },
     /// The file system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}: {}", path.display(), disk_cure(source))]
     Io {
         /// What was tried.
         action: &'static str,

@@ -264,6 +264,8 @@ impl Running {
         let mut standing = self.observer.standing.clone();
         let mut failed = self.failed.clone();
         tokio::select! {
+            // A failure ends the tasks that tell the rest: it is looked for first.
+            biased;
             reason = failed.wait_for(Option::is_some) => {
                 let reason = reason.ok().and_then(|reason| reason.clone());
                 End::Failed(reason.unwrap_or_else(|| "the node was stopped".into()))
@@ -271,7 +273,8 @@ impl Running {
             standing = standing.wait_for(|standing| matches!(standing, Standing::Left | Standing::Barred(_))) => {
                 match standing.as_deref() {
                     Ok(Standing::Barred(reason)) => End::Barred(reason.clone()),
-                    _ => End::Left,
+                    Ok(_) => End::Left,
+                    Err(_) => End::Failed("the node was stopped".into()),
                 }
             }
             reason = self.net_ended() => End::Failed(reason),

@@ -14,6 +14,7 @@ mod history;
 mod namespaces;
 
 mod discovery;
+mod disk_full;
 mod failures;
 mod founding;
 mod hostile;
