@@ -2,16 +2,16 @@
 //!
 //! Owns the configuration of each libp2p behaviour. The swarm task drives them and reads their events.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::time::Duration;
 
 use libp2p::{
-    PeerId, StreamProtocol, allow_block_list, connection_limits, gossipsub, identify,
+    PeerId, allow_block_list, connection_limits, gossipsub, identify,
     identity::Keypair,
     kad, mdns, memory_connection_limits, ping,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use super::{Mdns, NetError, NetLimits, NetSettings, Protocol, Topic, rpc, rpc::Rpc};
+use super::{Mdns, NetError, NetLimits, NetSettings, Protocol, Topic, event_loop, rpc, rpc::Rpc};
 
 /// Everything that a node speaks.
 #[derive(NetworkBehaviour)]
@@ -44,18 +44,12 @@ pub(super) struct Behaviour {
     pub(super) client: Rpc,
 }
 
-/// Kademlia's name on the wire.
-const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/syncmesh/kad/1");
 /// What identify says that we speak.
 pub(super) const IDENTIFY_PROTOCOL: &str = "/syncmesh/1";
 /// Pings are frequent, because they also find connections that died without a word.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// A ping unanswered for so long ends its connection.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// A Kademlia query gives up after this.
-const KAD_QUERY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Copies of a provider record: at most this many peers are asked to keep one.
-const KAD_REPLICATION: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
 /// Most bytes of a broadcast.
 pub(super) const MAX_GOSSIP_BYTES: usize = 64 * 1024;
 /// What gossipsub adds around a body: signature, key, topic, control messages.
@@ -96,7 +90,7 @@ impl Behaviour {
                     .with_hide_listen_addrs(!settings.announce.is_empty()),
             ),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
-            kad: kademlia(local),
+            kad: event_loop::kademlia::behaviour(local),
             gossip: gossip(&settings.keypair)?,
             mdns: local_discovery(settings.mdns, local).into(),
             raft: rpc::behaviour(Protocol::Raft),
@@ -125,18 +119,6 @@ fn connection_bounds(limits: &NetLimits) -> connection_limits::ConnectionLimits 
         .with_max_pending_outgoing(Some(limits.pending_outgoing))
         .with_max_established(Some(limits.established))
         .with_max_established_per_peer(Some(limits.established_per_peer))
-}
-
-fn kademlia(local: PeerId) -> kad::Behaviour<kad::store::MemoryStore> {
-    let mut config = kad::Config::new(KAD_PROTOCOL);
-    config
-        .set_kbucket_inserts(kad::BucketInserts::Manual)
-        .set_record_filtering(kad::StoreInserts::FilterBoth)
-        .set_query_timeout(KAD_QUERY_TIMEOUT)
-        .set_replication_factor(KAD_REPLICATION);
-    let mut kad = kad::Behaviour::with_config(local, kad::store::MemoryStore::new(local), config);
-    kad.set_mode(Some(kad::Mode::Server));
-    kad
 }
 
 fn gossip(keypair: &Keypair) -> Result<gossipsub::Behaviour, NetError> {

@@ -18,7 +18,7 @@ use crate::ids::NodeId;
 /// Peers in the book. Members are always taken; beyond this others are forgotten first, or not taken.
 const MAX_PEERS: usize = 1024;
 /// Addresses kept of one peer, from each source.
-const MAX_ADDRS: usize = 16;
+pub(super) const MAX_ADDRS: usize = 16;
 /// A peer that the node sent away is not dialled for so long.
 const SENT_AWAY: Duration = Duration::from_secs(30);
 
@@ -253,6 +253,17 @@ impl Book {
             known.keep == Keep::Member && !known.connected() && (known.failing() || known.addrs().is_empty())
         };
         self.peers.iter().filter(move |(_, known)| lost(known)).map(|(peer, _)| *peer)
+    }
+
+    /// Whether the replicated state has named any member yet.
+    pub(super) fn knows_members(&self) -> bool {
+        self.peers.values().any(Known::is_member)
+    }
+
+    /// Connected peers, and where they can be dialled.
+    pub(super) fn connected_addrs(&self) -> Vec<(NodeId, Vec<Multiaddr>)> {
+        let connected = self.peers.iter().filter(|(_, known)| known.connected());
+        connected.map(|(peer, known)| (*peer, known.addrs())).collect()
     }
 
     /// Connected peers, for people.

@@ -1,10 +1,11 @@
 //! The swarm task: the one place that touches libp2p's swarm.
 //!
 //! Owns the swarm, the address book, the calls in flight and what waits to be told to the node.
-//! `calls` has the exchanges, `peers` the connections. The task never waits for anything but its own
+//! `calls` has the exchanges, `peers` the connections, `kademlia` what is asked of the mesh at large. The task never waits for anything but its own
 //! inputs: a node that is slow to take its events costs refused calls, not a stalled mesh.
 
 mod calls;
+pub(super) mod kademlia;
 mod peers;
 
 pub(super) use self::peers::printable;
@@ -18,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use libp2p::{
-    Multiaddr, Swarm, gossipsub, kad, mdns,
+    Multiaddr, Swarm, gossipsub, mdns,
     metrics::{Metrics, Recorder},
     swarm::SwarmEvent,
 };
@@ -44,8 +45,6 @@ const TICK: Duration = Duration::from_millis(50);
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long closing the connections may take when the task is stopped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Kademlia is asked for at most one lost member in this time.
-const KAD_ASK_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) struct EventLoop {
     swarm: Swarm<Behaviour>,
@@ -56,7 +55,7 @@ pub(super) struct EventLoop {
     /// What peers say our address is.
     observed: Vec<Multiaddr>,
     barred: BTreeSet<NodeId>,
-    next_kad_ask: Instant,
+    rendezvous: kademlia::Rendezvous,
     status: watch::Sender<Arc<MeshStatus>>,
     status_stale: StatusAge,
     metrics: NetMetrics,
@@ -88,7 +87,7 @@ impl EventLoop {
             outbox: peers::Outbox::new(events),
             observed: Vec::new(),
             barred: BTreeSet::new(),
-            next_kad_ask: Instant::now(),
+            rendezvous: kademlia::Rendezvous::new(),
             status,
             status_stale: StatusAge::Stale,
             metrics,
@@ -152,6 +151,10 @@ impl EventLoop {
                     let members = inbox.members.borrow_and_update().clone();
                     self.on_members(&members);
                 }
+                Ok(()) = inbox.offered.changed() => {
+                    let offered = inbox.offered.borrow_and_update().clone();
+                    self.on_offer(offered);
+                }
                 Ok(()) = inbox.barred.changed() => {
                     let barred = inbox.barred.borrow_and_update().clone();
                     self.on_barred(&barred);
@@ -186,13 +189,14 @@ impl EventLoop {
         let now = Instant::now();
         self.expire_calls(now);
         self.dial_due(now);
-        self.ask_kademlia(now);
+        self.tend_rendezvous(now);
     }
 
     fn on_order(&mut self, order: Order) {
         match order {
             Order::Broadcast(topic, body) => self.broadcast(topic, &body),
             Order::Hint(peer, addrs, source) => self.on_hint(peer, addrs, source),
+            Order::Seek(topic) => self.on_seek(&topic),
             Order::Disconnect(peer) => {
                 self.book.send_away(peer, Instant::now());
                 // Err says that the peer is gone already.
@@ -278,21 +282,6 @@ impl EventLoop {
             && !self.outbox.offer(MeshEvent::Gossip { from, topic, body: message.data.into() })
         {
             self.metrics.bound("events");
-        }
-    }
-
-    fn on_kad(&mut self, event: kad::Event) {
-        let kad::Event::OutboundQueryProgressed { result: kad::QueryResult::GetClosestPeers(Ok(found)), .. } = event
-        else {
-            return;
-        };
-        let lost: BTreeSet<_> = self.book.lost_members().collect();
-        for found in found.peers {
-            if let Ok(peer) = NodeId::try_from(found.peer_id)
-                && lost.contains(&peer)
-            {
-                self.book.hint(peer, found.addrs, DiscoveredBy::Kademlia);
-            }
         }
     }
 
