@@ -24,6 +24,7 @@ pub mod locks;
 mod observe;
 mod probe;
 pub(crate) mod records;
+mod rendezvous;
 mod requests;
 mod route;
 pub(crate) mod running;

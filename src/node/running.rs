@@ -23,6 +23,7 @@ use super::{
     locks::Locks,
     observe::{Fixed, Observer},
     records::ClusterStore,
+    rendezvous::Rendezvous,
     requests::OpenRequests,
     route::Route,
     wire::{ControlCall, ControlReply},
@@ -229,6 +230,13 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         greeted: greeted_watch,
     };
     tasks.spawn("dispatch", dispatch.run(parts.mesh_events, stop.clone()));
+    let rendezvous = Rendezvous {
+        mesh: Arc::clone(&parts.mesh),
+        route: route.clone(),
+        record: observer.record.clone(),
+        roles: parts.control.roles.clone(),
+    };
+    tasks.spawn("rendezvous", rendezvous.run(stop.clone()));
     let events = Events::default();
     tasks.spawn("events", events::follow(events.clone(), route.clone(), Arc::clone(&parts.clock), stop.clone()));
 

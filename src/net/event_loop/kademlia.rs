@@ -198,7 +198,8 @@ impl EventLoop {
 
     /// Asks who offers this. One such query at a time: callers repeat theirs.
     pub(super) fn on_seek(&mut self, topic: &str) {
-        if self.rendezvous.seeking.is_none() && topic.len() <= MAX_TOPIC_BYTES {
+        let can = self.rendezvous.seeking.is_none() && self.swarm.connected_peers().next().is_some();
+        if can && topic.len() <= MAX_TOPIC_BYTES {
             self.borrow_table();
             self.rendezvous.seeking = Some(self.swarm.behaviour_mut().kad.get_providers(key(topic)));
         }
