@@ -11,7 +11,9 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use super::{Mdns, NetError, NetLimits, NetSettings, Protocol, Topic, event_loop, rpc, rpc::Rpc};
+use super::{
+    Mdns, NetError, NetLimits, NetSettings, Protocol, Topic, broadcast::MAX_MESSAGE_BYTES, event_loop, rpc, rpc::Rpc,
+};
 
 /// Everything that a node speaks.
 #[derive(NetworkBehaviour)]
@@ -50,9 +52,7 @@ pub(super) const IDENTIFY_PROTOCOL: &str = "/syncmesh/1";
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// A ping unanswered for so long ends its connection.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most bytes of a broadcast.
-pub(super) const MAX_GOSSIP_BYTES: usize = 64 * 1024;
-/// What gossipsub adds around a body: signature, key, topic, control messages.
+/// What gossipsub adds around a message: signature, key, topic, control messages.
 const GOSSIP_ENVELOPE_BYTES: usize = 2 * 1024;
 /// A node refuses new connections above this part of the machine's memory.
 const MEMORY_PART: f64 = 0.9;
@@ -125,7 +125,7 @@ fn gossip(keypair: &Keypair) -> Result<gossipsub::Behaviour, NetError> {
     let setup = |reason: String| NetError::Setup { what: "gossipsub", reason };
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(gossipsub::ValidationMode::Strict)
-        .max_transmit_size(MAX_GOSSIP_BYTES + GOSSIP_ENVELOPE_BYTES)
+        .max_transmit_size(MAX_MESSAGE_BYTES + GOSSIP_ENVELOPE_BYTES)
         .build()
         .map_err(|e| setup(e.to_string()))?;
     let signed = gossipsub::MessageAuthenticity::Signed(keypair.clone());

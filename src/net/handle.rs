@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    CallError, DiscoveredBy, Lane, Mesh, MeshStatus, Protocol, Topic, behaviour::MAX_GOSSIP_BYTES, metrics::NetMetrics,
+    CallError, DiscoveredBy, Lane, Mesh, MeshStatus, Protocol, Topic, broadcast::MAX_BODY_BYTES, metrics::NetMetrics,
 };
 use crate::ids::NodeId;
 
@@ -148,9 +148,9 @@ impl Mesh for Handle {
     }
 
     fn broadcast(&self, topic: Topic, body: Bytes) {
-        if body.len() > MAX_GOSSIP_BYTES {
+        if body.len() > MAX_BODY_BYTES {
             self.metrics.bound("broadcast-bytes");
-            tracing::error!(topic = topic.name(), bytes = body.len(), "a broadcast exceeds {MAX_GOSSIP_BYTES} bytes");
+            tracing::error!(topic = topic.name(), bytes = body.len(), "a broadcast exceeds {MAX_BODY_BYTES} bytes");
             return;
         }
         self.order(Order::Broadcast(topic, body));

@@ -5,6 +5,7 @@
 
 mod backoff;
 mod behaviour;
+mod broadcast;
 pub mod deferred;
 mod discovery;
 mod event_loop;
@@ -202,7 +203,8 @@ pub trait Mesh: Send + Sync + fmt::Debug + 'static {
         body: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, CallError>>;
 
-    /// Tells everyone who listens, perhaps, sometime: a hint that may be lost.
+    /// Tells everyone who listens, perhaps, sometime: a hint that may be lost. What is broadcast within
+    /// a millisecond travels together.
     fn broadcast(&self, topic: Topic, body: Bytes);
 
     /// The members of the cluster and where they listen, by the replicated state: the mesh keeps

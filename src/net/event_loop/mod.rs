@@ -25,13 +25,14 @@ use libp2p::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     DiscoveredBy, MeshEvent, MeshStatus, NetError, Protocol, Topic,
     behaviour::{Behaviour, BehaviourEvent},
+    broadcast::{self, Broadcasts},
     discovery::{Book, Bootstrap},
     handle::{Inbox, Order},
     metrics::NetMetrics,
@@ -56,6 +57,7 @@ pub(super) struct EventLoop {
     observed: Vec<Multiaddr>,
     barred: BTreeSet<NodeId>,
     rendezvous: kademlia::Rendezvous,
+    broadcasts: Broadcasts,
     status: watch::Sender<Arc<MeshStatus>>,
     status_stale: StatusAge,
     metrics: NetMetrics,
@@ -88,6 +90,7 @@ impl EventLoop {
             observed: Vec::new(),
             barred: BTreeSet::new(),
             rendezvous: kademlia::Rendezvous::new(),
+            broadcasts: Broadcasts::default(),
             status,
             status_stale: StatusAge::Stale,
             metrics,
@@ -139,6 +142,7 @@ impl EventLoop {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
+            let publish_at = self.broadcasts.due();
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = tick.tick() => self.on_tick(),
@@ -158,6 +162,9 @@ impl EventLoop {
                 Ok(()) = inbox.barred.changed() => {
                     let barred = inbox.barred.borrow_and_update().clone();
                     self.on_barred(&barred);
+                }
+                () = sleep_until(publish_at.unwrap_or_else(Instant::now)), if publish_at.is_some() => {
+                    self.publish_due(Instant::now());
                 }
                 () = self.outbox.flush(), if self.outbox.is_waiting() => {}
             }
@@ -206,7 +213,19 @@ impl EventLoop {
     }
 
     fn broadcast(&mut self, topic: Topic, body: &Bytes) {
-        match self.swarm.behaviour_mut().gossip.publish(topic.ident(), body.to_vec()) {
+        if let Some(full) = self.broadcasts.add(Instant::now(), topic, body) {
+            self.publish(topic, full);
+        }
+    }
+
+    fn publish_due(&mut self, now: Instant) {
+        while let Some((topic, message)) = self.broadcasts.take_due(now) {
+            self.publish(topic, message);
+        }
+    }
+
+    fn publish(&mut self, topic: Topic, message: Vec<u8>) {
+        match self.swarm.behaviour_mut().gossip.publish(topic.ident(), message) {
             Ok(_) | Err(gossipsub::PublishError::NoPeersSubscribedToTopic) => {}
             Err(gossipsub::PublishError::AllQueuesFull(_)) => self.metrics.bound("broadcast-queue"),
             Err(error) => tracing::warn!(topic = topic.name(), ?error, "a broadcast was not sent"),
@@ -277,11 +296,15 @@ impl EventLoop {
         let gossipsub::Event::Message { message, .. } = event else { return };
         let topic = Topic::ALL.into_iter().find(|topic| topic.ident().hash() == message.topic);
         let from = message.source.and_then(|source| NodeId::try_from(source).ok());
-        if let (Some(topic), Some(from)) = (topic, from)
-            && !self.barred.contains(&from)
-            && !self.outbox.offer(MeshEvent::Gossip { from, topic, body: message.data.into() })
-        {
-            self.metrics.bound("events");
+        let (Some(topic), Some(from)) = (topic, from) else { return };
+        let Some(bodies) = broadcast::bodies(message.data.into()).filter(|_| !self.barred.contains(&from)) else {
+            tracing::debug!(%from, topic = topic.name(), "a broadcast was not taken");
+            return;
+        };
+        for body in bodies {
+            if !self.outbox.offer(MeshEvent::Gossip { from, topic, body }) {
+                self.metrics.bound("events");
+            }
         }
     }
 
