@@ -90,75 +90,14 @@ fn topic(cluster: ClusterId, role: Role) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Mutex};
-
-    use bytes::Bytes;
-    use futures::future::BoxFuture;
-    use libp2p::Multiaddr;
-
     use super::*;
     use crate::{
-        ids::{NodeId, Term, Tick},
-        net::{CallError, DiscoveredBy, Lane, MeshStatus, PeerLink, Protocol, Topic},
-        node::wire::Leader,
+        ids::{Term, Tick},
+        node::{
+            recording::{Recording, node},
+            wire::Leader,
+        },
     };
-
-    /// Remembers what it is asked for.
-    #[derive(Debug)]
-    struct Recording {
-        status: watch::Sender<Arc<MeshStatus>>,
-        offered: Mutex<BTreeSet<String>>,
-        sought: Mutex<Vec<String>>,
-    }
-
-    impl Mesh for Recording {
-        fn local(&self) -> NodeId {
-            node(1)
-        }
-
-        fn call(&self, peer: NodeId, _: Protocol, _: Lane, _: Bytes) -> BoxFuture<'static, Result<Bytes, CallError>> {
-            Box::pin(std::future::ready(Err(CallError::Unreachable(peer))))
-        }
-
-        fn broadcast(&self, _: Topic, _: Bytes) {}
-
-        fn set_members(&self, _: BTreeMap<NodeId, Vec<Multiaddr>>) {}
-
-        fn set_barred(&self, _: Vec<NodeId>) {}
-
-        fn hint(&self, _: NodeId, _: Vec<Multiaddr>, _: DiscoveredBy) {}
-
-        fn offer(&self, topics: BTreeSet<String>) {
-            *self.offered.lock().unwrap() = topics;
-        }
-
-        fn seek(&self, topic: String) {
-            self.sought.lock().unwrap().push(topic);
-        }
-
-        fn disconnect(&self, _: NodeId) {}
-
-        fn status(&self) -> watch::Receiver<Arc<MeshStatus>> {
-            self.status.subscribe()
-        }
-    }
-
-    fn node(n: u8) -> NodeId {
-        NodeId::from_bytes([n; 32])
-    }
-
-    fn connected_to(peer: NodeId) -> MeshStatus {
-        let link = PeerLink {
-            peer,
-            agent: String::new(),
-            addr: Multiaddr::empty(),
-            transport: "tcp",
-            outbound: true,
-            rtt: None,
-            discovered_by: DiscoveredBy::Members,
-        };
-        MeshStatus { peers: BTreeMap::from([(peer, link)]), ..MeshStatus::default() }
-    }
 
     fn record() -> ClusterRecord {
         ClusterRecord {
@@ -173,11 +112,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn roles_are_offered_and_lock_managers_sought_while_no_leader_can_be_reached() {
-        let mesh = Arc::new(Recording {
-            status: watch::Sender::default(),
-            offered: Mutex::default(),
-            sought: Mutex::default(),
-        });
+        let mesh = Arc::new(Recording::default());
         let (route, known) = (Route::new(), watch::Sender::new(None));
         let task = Rendezvous {
             mesh: mesh.clone(),
@@ -203,7 +138,7 @@ mod tests {
         let before = sought();
         tokio::time::sleep(SEEK_EVERY * 2).await;
         assert!(sought() > before);
-        mesh.status.send_replace(Arc::new(connected_to(node(2))));
+        mesh.connect(node(2));
         tokio::time::sleep(LOOK * 2).await;
         let before = sought();
         tokio::time::sleep(SEEK_EVERY * 3).await;

@@ -19,6 +19,7 @@ use super::{
     dispatch::{self, Dispatch},
     events::{self, Events},
     gateway::Gateway,
+    hints::{self, ViewHints},
     leader::{self, LeaderParts, LeaderSettings},
     locks::Locks,
     observe::{Fixed, Observer},
@@ -222,10 +223,20 @@ pub(crate) fn assemble(parts: Parts) -> Running {
     };
     let (control, control_events) = mpsc::channel(CONTROL_INBOX);
     tasks.spawn("control", control::run(control_parts, control_events, stop.clone()));
+    let (hints, hinted) = mpsc::channel(hints::INBOX);
+    let view_hints = ViewHints {
+        mesh: Arc::clone(&parts.mesh),
+        route: route.clone(),
+        authority: authority.clone(),
+        incarnation: parts.control.incarnation,
+        draining: draining.clone(),
+    };
+    tasks.spawn("view-hints", view_hints.run(hinted, stop.clone()));
     let dispatch = Dispatch {
         control,
         client: exchange.clone(),
         raft: raft.clone(),
+        hints,
         route: route.clone(),
         greeted: greeted_watch,
     };

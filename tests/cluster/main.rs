@@ -22,5 +22,6 @@ mod identity;
 mod lock_run;
 mod locks;
 mod membership;
+mod mesh;
 mod quorum;
 mod start;
