@@ -12,7 +12,11 @@ use libp2p::{
 };
 
 use super::{
-    Mdns, NetError, NetLimits, NetSettings, Protocol, Topic, broadcast::MAX_MESSAGE_BYTES, event_loop, rpc, rpc::Rpc,
+    Mdns, NetError, NetLimits, NetSettings, Protocol, Topic,
+    admission::{self, Admission},
+    broadcast::MAX_MESSAGE_BYTES,
+    event_loop, rpc,
+    rpc::Rpc,
 };
 
 /// Everything that a node speaks.
@@ -20,6 +24,8 @@ use super::{
 pub(super) struct Behaviour {
     /// Refuses connections beyond the bounds.
     pub(super) limits: connection_limits::Behaviour,
+    /// Keeps room for members.
+    pub(super) admission: Admission,
     /// Refuses connections while memory is short.
     pub(super) memory: memory_connection_limits::Behaviour,
     /// Refuses barred peers.
@@ -54,7 +60,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// What gossipsub adds around a message: signature, key, topic, control messages.
 const GOSSIP_ENVELOPE_BYTES: usize = 2 * 1024;
-/// A node refuses new connections above this part of the machine's memory.
+/// A node refuses new connections above this part of the memory that it may use.
 const MEMORY_PART: f64 = 0.9;
 /// How often mDNS asks again.
 const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(30);
@@ -81,7 +87,8 @@ impl Behaviour {
         let local = settings.keypair.public().to_peer_id();
         Ok(Self {
             limits: connection_limits::Behaviour::new(connection_bounds(&settings.limits)),
-            memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_PART),
+            admission: Admission::new(&settings.limits),
+            memory: memory_bound(&settings.limits),
             barred: allow_block_list::Behaviour::default(),
             identify: identify::Behaviour::new(
                 identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), settings.keypair.public())
@@ -119,6 +126,14 @@ fn connection_bounds(limits: &NetLimits) -> connection_limits::ConnectionLimits 
         .with_max_pending_outgoing(Some(limits.pending_outgoing))
         .with_max_established(Some(limits.established))
         .with_max_established_per_peer(Some(limits.established_per_peer))
+}
+
+/// A part of what is there, or of what the process's control group allows if that is less.
+fn memory_bound(limits: &NetLimits) -> memory_connection_limits::Behaviour {
+    let machine = memory_connection_limits::Behaviour::with_max_percentage(MEMORY_PART);
+    let group = admission::allowed_memory().map(|bytes| bytes / 10 * 9);
+    let bound = limits.memory_bytes.or(group).unwrap_or(usize::MAX).min(machine.max_allowed_bytes());
+    memory_connection_limits::Behaviour::with_max_bytes(bound)
 }
 
 fn gossip(keypair: &Keypair) -> Result<gossipsub::Behaviour, NetError> {

@@ -128,7 +128,7 @@ impl Known {
 
     fn link(&self, peer: NodeId) -> Option<PeerLink> {
         let link = self.links.first()?;
-        let quic = link.addr.iter().any(|part| matches!(part, multiaddr::Protocol::QuicV1));
+        let quic = is_quic(&link.addr);
         Some(PeerLink {
             peer,
             agent: self.agent.clone(),
@@ -311,6 +311,11 @@ impl Bootstrap {
         let settled = peer.is_some_and(|peer| book.get(peer).is_some_and(met) || book.is_sent_away(peer, now));
         !self.ourselves && !settled && self.dialling.is_none() && self.backoff.ready(now)
     }
+}
+
+/// Whether an address is for QUIC.
+pub(super) fn is_quic(addr: &Multiaddr) -> bool {
+    addr.iter().any(|part| matches!(part, multiaddr::Protocol::QuicV1 | multiaddr::Protocol::Quic))
 }
 
 /// The peer that an address ends with.

@@ -3,6 +3,7 @@
 //! [`Mesh`] is implemented by libp2p ([`event_loop`](self)) and by the simulated network. It carries
 //! bytes between peers: it names no lock, queue or key.
 
+mod admission;
 mod backoff;
 mod behaviour;
 mod broadcast;

@@ -240,7 +240,10 @@ impl EventLoop {
         if !lost.is_empty() {
             let peer = lost[rand::random_range(0..lost.len())];
             self.borrow_table();
-            self.swarm.behaviour_mut().kad.get_closest_peers(peer.peer_id());
+            let kad = &mut self.swarm.behaviour_mut().kad;
+            // The query would try it where it is not, and then not believe others where it is.
+            kad.remove_peer(&peer.peer_id());
+            kad.get_closest_peers(peer.peer_id());
             self.rendezvous.ask_at = now + ASK_INTERVAL;
         }
     }

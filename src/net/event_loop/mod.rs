@@ -21,7 +21,7 @@ use futures::{FutureExt, StreamExt};
 use libp2p::{
     Multiaddr, Swarm, gossipsub, mdns,
     metrics::{Metrics, Recorder},
-    swarm::SwarmEvent,
+    swarm::{ListenError, SwarmEvent},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -245,7 +245,13 @@ impl EventLoop {
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
                 self.on_dial_error(peer_id, connection_id, &error);
             }
-            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, peer_id, .. } => {
+                let barred = peer_id
+                    .and_then(|peer| NodeId::try_from(peer).ok())
+                    .is_some_and(|peer| self.barred.contains(&peer));
+                if matches!(error, ListenError::Denied { .. }) && !barred {
+                    self.metrics.bound("connections");
+                }
                 tracing::debug!(from = %send_back_addr, %error, "an inbound connection failed");
             }
             SwarmEvent::NewListenAddr { address, .. } => {
@@ -264,9 +270,10 @@ impl EventLoop {
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) | BehaviourEvent::Barred(never) => {
-                match never {}
-            }
+            BehaviourEvent::Limits(never)
+            | BehaviourEvent::Admission(never)
+            | BehaviourEvent::Memory(never)
+            | BehaviourEvent::Barred(never) => match never {},
             BehaviourEvent::Identify(event) => {
                 self.libp2p_metrics.record(&event);
                 self.on_identify(event);

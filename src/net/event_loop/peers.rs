@@ -307,6 +307,7 @@ impl EventLoop {
 
     pub(super) fn on_members(&mut self, members: &Members) {
         self.book.set_members(members);
+        self.swarm.behaviour_mut().admission.set_members(members.keys().copied());
         self.on_members_for_kademlia(members);
         self.dial_due(Instant::now());
     }

@@ -18,10 +18,6 @@ async fn seek_until<T>(node: &Arc<dyn Mesh>, what: &str, done: impl Future<Outpu
     }
 }
 
-fn members(nodes: &[&TestNode]) -> BTreeMap<NodeId, Vec<Multiaddr>> {
-    nodes.iter().map(|node| (node.id(), vec![node.addr()])).collect()
-}
-
 #[tokio::test]
 async fn a_member_without_a_known_address_is_found_through_kademlia() {
     let middle = TestNode::start(settings()).await;
