@@ -4,7 +4,7 @@
 //! and labels metrics. Everything that crosses an edge is an [`Error`]; modules below keep typed
 //! errors of their own and convert here. Errors also travel between nodes, so they serialise.
 
-use std::{fmt, io};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -204,17 +204,5 @@ impl Error {
     /// `internal`: a fault of ours.
     pub fn internal(detail: impl fmt::Display) -> Self {
         Self::new(ErrorCode::Internal, format!("{detail}; please report this with `syncmesh debug bundle`"))
-    }
-}
-/// What an operator can do about a file system that refuses, as the end of a message.
-pub fn disk_cure(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free space on that disk (or enlarge it) and start the node again: nothing that was acknowledged is lost"
-        }
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-            "make it writable for the user that runs the node, and start the node again"
-        }
-        _ => "see to that disk, and start the node again: with its data, or without as a new one",
     }
 }

@@ -12,7 +12,7 @@
 //! main -> cli -> client, api          (commands talk HTTP; only `node` and `dev` start a node)
 //!         api -> node
 //!         node -> raft, net -> machine -> ids
-//! leaves for all: ids, error, codec, time, config (data only); clock, telemetry (not for machine)
+//! leaves for all: ids, error, codec, time, config (data only); clock, telemetry, durable (not for machine)
 //! ```
 //!
 //! * [`machine`]: the protocols, as pure state machines. Nothing there is async, reads a clock, draws
@@ -39,6 +39,7 @@ pub mod client;
 pub mod clock;
 pub mod codec;
 pub mod config;
+mod durable;
 pub mod error;
 pub mod ids;
 pub mod machine;

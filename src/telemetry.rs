@@ -68,17 +68,6 @@ struct HttpLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct RpcLabels {
-    protocol: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct ProtocolLabel {
-    protocol: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct RouteLabel {
     route: String,
 }
@@ -118,8 +107,6 @@ pub struct Metrics {
     registries: Arc<Mutex<Vec<Registry>>>,
     http_requests: Family<HttpLabels, Counter>,
     http_seconds: Histograms<RouteLabel>,
-    rpcs: Family<RpcLabels, Counter>,
-    rpc_seconds: Histograms<ProtocolLabel>,
     bounds_hit: Family<BoundLabel, Counter>,
     locks: LockMetrics,
 }
@@ -136,8 +123,6 @@ impl Metrics {
         let mut registry = Registry::with_prefix("syncmesh");
         let http_requests = Family::default();
         let http_seconds: Histograms<RouteLabel> = Family::new_with_constructor(latency);
-        let rpcs = Family::default();
-        let rpc_seconds: Histograms<ProtocolLabel> = Family::new_with_constructor(latency);
         let bounds_hit = Family::default();
         registry.register("http_requests", "HTTP requests by method, route and status", http_requests.clone());
         registry.register_with_unit(
@@ -146,17 +131,10 @@ impl Metrics {
             Unit::Seconds,
             http_seconds.clone(),
         );
-        registry.register("rpcs", "Calls to peers by protocol and outcome", rpcs.clone());
-        registry.register_with_unit(
-            "rpc_duration",
-            "Time from a call to a peer to its outcome",
-            Unit::Seconds,
-            rpc_seconds.clone(),
-        );
         registry.register("bounds_hit", "How often a bound refused or delayed work", bounds_hit.clone());
         let locks = LockMetrics::registered(&mut registry);
         let registries = Arc::new(Mutex::new(vec![registry]));
-        Self { registries, http_requests, http_seconds, rpcs, rpc_seconds, bounds_hit, locks }
+        Self { registries, http_requests, http_seconds, bounds_hit, locks }
     }
 
     /// Takes in what others count themselves, such as libp2p, under names of their own.
@@ -180,12 +158,6 @@ impl Metrics {
         let method = KNOWN_METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
         self.http_requests.get_or_create(&HttpLabels { method, route: route.to_owned(), status }).inc();
         self.http_seconds.get_or_create(&RouteLabel { route: route.to_owned() }).observe(took.as_secs_f64());
-    }
-
-    /// A call to a peer came to its end. `outcome` is `ok` or the kind of error.
-    pub fn rpc(&self, protocol: &'static str, outcome: &'static str, took: Duration) {
-        self.rpcs.get_or_create(&RpcLabels { protocol, outcome }).inc();
-        self.rpc_seconds.get_or_create(&ProtocolLabel { protocol }).observe(took.as_secs_f64());
     }
 
     /// A bound was hit: of a channel, map, retry, batch, wait or request. `bound` is its name in the code.
@@ -303,7 +275,6 @@ mod tests {
         let metrics = Metrics::new();
         metrics.http_request("GET", "/v1/locks/{name}", 200, Duration::from_millis(3));
         metrics.http_request("BREW", "/v1/locks/{name}", 405, Duration::from_millis(1));
-        metrics.rpc("raft", "timeout", Duration::from_secs(1));
         metrics.clone().bound_hit("net.inflight");
         metrics.locks().granted("shared", Duration::from_millis(1500));
         metrics.locks().set_totals(3, 2, 1);
@@ -311,7 +282,6 @@ mod tests {
         for line in [
             r#"syncmesh_http_requests_total{method="GET",route="/v1/locks/{name}",status="200"} 1"#,
             r#"syncmesh_http_requests_total{method="other",route="/v1/locks/{name}",status="405"} 1"#,
-            r#"syncmesh_rpcs_total{protocol="raft",outcome="timeout"} 1"#,
             r#"syncmesh_bounds_hit_total{bound="net.inflight"} 1"#,
             r#"syncmesh_lock_grants_total{mode="shared"} 1"#,
             "syncmesh_lock_wait_seconds_sum 1.5",

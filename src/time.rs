@@ -1,7 +1,9 @@
 //! Times as people and JSON write them.
 //!
-//! Owns one small conversion: a [`Tick`] of the Unix epoch to RFC 3339 in UTC with milliseconds. Reads
-//! no clock. A leaf, used by `node` and `api`.
+//! Owns two small conversions: a [`Tick`] of the Unix epoch to RFC 3339 in UTC with milliseconds, and a
+//! duration to whole milliseconds. Reads no clock. A leaf.
+
+use std::time::Duration;
 
 use crate::ids::Tick;
 
@@ -9,6 +11,11 @@ const MS_PER_DAY: u64 = 86_400_000;
 
 /// The last millisecond of the year 9999, the last that RFC 3339 can write.
 const LAST_MS: u64 = 253_402_300_799_999;
+
+/// A duration in whole milliseconds, rounded down; the longest that there is if it is longer.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// A moment of the Unix epoch, such as `2026-11-22T21:11:04.250Z`.
 pub fn rfc3339(at: Tick) -> String {

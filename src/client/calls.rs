@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     ids::{LockName, NodeId, SessionId},
-    machine::lock::{Mode, Want},
+    machine::lock::Want,
+    time::millis,
 };
 
 /// How long an answer may take beyond the wait that the call itself asks for. A node answers within
@@ -48,16 +49,12 @@ impl AcquireOptions {
             }
         };
         put("session", self.session.as_ref().map(|session| session.as_str().into()));
-        put("wait_ms", Some(millis(self.wait)));
-        put("ttl_ms", self.ttl.map(millis));
-        put("lock_delay_ms", self.lock_delay.map(millis));
+        put("wait_ms", Some(millis(self.wait).into()));
+        put("ttl_ms", self.ttl.map(|ttl| millis(ttl).into()));
+        put("lock_delay_ms", self.lock_delay.map(|delay| millis(delay).into()));
         put("owner", self.owner.as_deref().map(Value::from));
         fields
     }
-}
-
-fn millis(duration: Duration) -> Value {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).into()
 }
 
 /// Percent-encodes all but RFC 3986's unreserved characters, `/` too.
@@ -144,7 +141,7 @@ impl Call {
     /// `POST /v1/locks/{name}/acquire`.
     pub fn acquire(want: &Want, options: &AcquireOptions) -> Self {
         let mut fields = options.fields();
-        fields.insert("mode".to_owned(), mode(want.mode));
+        fields.insert("mode".to_owned(), want.mode.name().into());
         Self::post(lock_path(&want.lock, "/acquire"))
             .with_body(fields.into())
             .with_timeout(options.wait.saturating_add(ANSWER_TIMEOUT))
@@ -153,7 +150,7 @@ impl Call {
     /// `POST /v1/locks:acquire`.
     pub fn acquire_many(wants: &[Want], options: &AcquireOptions) -> Self {
         let mut fields = options.fields();
-        let locks = wants.iter().map(|want| json!({"name": want.lock.as_str(), "mode": mode(want.mode)})).collect();
+        let locks = wants.iter().map(|want| json!({"name": want.lock.as_str(), "mode": want.mode.name()})).collect();
         fields.insert("locks".to_owned(), Value::Array(locks));
         Self::post("/v1/locks:acquire")
             .with_body(fields.into())
@@ -237,16 +234,10 @@ impl Call {
     }
 }
 
-fn mode(mode: Mode) -> Value {
-    match mode {
-        Mode::Shared => "shared".into(),
-        Mode::Exclusive => "exclusive".into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::lock::Mode;
 
     #[test]
     fn names_are_one_segment_of_the_path_whatever_they_contain() {

@@ -16,6 +16,7 @@ use crate::{
     error::{Error, ErrorCode},
     ids::{FencingToken, LockName, SessionId, Tick},
     machine::lock::{Mode, Want},
+    time::millis,
 };
 
 /// By how many hundredths two clocks may run apart.
@@ -99,7 +100,7 @@ impl LockBuilder {
         let Self { client, want, options } = self;
         let sent = SystemClock.now();
         let grant: GrantBody = client.json(&Call::acquire(&want, &options)).await?;
-        let ttl_ms = options.ttl.map_or(grant.expires_in_ms, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        let ttl_ms = options.ttl.map_or(grant.expires_in_ms, millis);
         let mut until = believed_until(sent, grant.expires_in_ms);
         if SystemClock.now().ms_since(sent) > ttl_ms / 3 {
             // After a wait in line the request's own send time says little: ask anew.
@@ -176,7 +177,7 @@ impl RemoteGuard {
     /// Resolves as [`RemoteGuard::lost`], but `notice` earlier where the term runs out unconfirmed: time
     /// to stop what the lock protects.
     pub async fn lost_within(&self, notice: Duration) -> String {
-        let notice_ms = u64::try_from(notice.as_millis()).unwrap_or(u64::MAX);
+        let notice_ms = millis(notice);
         let mut changes = self.lease.clone();
         loop {
             let lease = changes.borrow_and_update().clone();
@@ -271,7 +272,7 @@ impl Keeper {
 
     /// Sleeps so long on the clock that leases are judged by.
     async fn sleep_on_boottime(&self, pause: Duration) {
-        let until = SystemClock.now().plus_ms(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+        let until = SystemClock.now().plus_ms(millis(pause));
         loop {
             let left_ms = until.ms_since(SystemClock.now());
             if left_ms == 0 {

@@ -196,9 +196,14 @@ impl ControlState {
         for effect in caused {
             effects.push(Effect::Lock(match effect {
                 LockEffect::Answered { requests, answer } => {
-                    let remember = |request| self.answers.settle(at, request, Answer::Lock(answer.clone()));
-                    let requests = requests.into_iter().flat_map(remember).collect();
-                    LockEffect::Answered { requests, answer }
+                    let remember =
+                        |request: &RequestId| self.answers.settle(at, *request, Answer::Lock(answer.clone()));
+                    let mut told: Vec<RequestId> = requests.iter().flat_map(remember).collect();
+                    // Also one that was abandoned while others waited under its key: its wait is over.
+                    let abandoned: Vec<RequestId> =
+                        requests.into_iter().filter(|request| !told.contains(request)).collect();
+                    told.extend(abandoned);
+                    LockEffect::Answered { requests: told, answer }
                 }
                 other => other,
             }));
@@ -241,4 +246,55 @@ fn key_conflict() -> Error {
     );
     error.details.field = Some("Idempotency-Key".into());
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::{Incarnation, LockName, NodeId, SessionId},
+        machine::{
+            lock::{Acquire, Mode, NewSession, Want},
+            membership::Joiner,
+        },
+    };
+
+    const NODE: NodeId = NodeId::from_bytes([7; 32]);
+
+    fn id(seq: u64) -> RequestId {
+        RequestId { node: NODE, incarnation: Incarnation(1), seq }
+    }
+
+    fn ask(state: &mut ControlState, seq: u64, key: Option<&str>, request: LockRequest) -> Vec<Effect> {
+        let key = key.map(|key| IdempotencyKey { key: key.to_owned(), fingerprint: 1 });
+        let change = Change { request: id(seq), done_below: 0, key, body: ChangeBody::Lock(request) };
+        let mut effects = Vec::new();
+        state.apply(Tick(seq), Term(1), Command::Change(Box::new(change)), &mut effects);
+        effects
+    }
+
+    #[test]
+    fn the_end_of_a_wait_is_told_under_its_own_request_too_when_that_was_abandoned() {
+        let mut state = ControlState::default();
+        let joiner =
+            Joiner { node: NODE, incarnation: Incarnation(1), roles: vec![], addrs: vec![], version: String::new() };
+        state.apply(Tick(0), Term(1), Command::Member(MemberChange::Join(joiner)), &mut Vec::new());
+        let lock = LockName::new("a").unwrap();
+        let [holder, waiter] = ["s", "t"].map(|name| SessionId::new(name).unwrap());
+        let acquire = |session: &SessionId| {
+            let open = Some(NewSession { session: session.clone(), ttl_ms: 30_000, owner: "".into() });
+            let wants = vec![Want { lock: lock.clone(), mode: Mode::Exclusive }];
+            LockRequest::Acquire(Acquire { session: session.clone(), open, wants, wait_ms: 5_000, lock_delay_ms: 0 })
+        };
+        ask(&mut state, 1, None, acquire(&holder));
+        ask(&mut state, 2, Some("key"), acquire(&waiter));
+        ask(&mut state, 3, Some("key"), acquire(&waiter));
+        ask(&mut state, 4, None, LockRequest::Abandon { request: id(2) });
+        let ended = ask(&mut state, 5, None, LockRequest::Release { session: holder, lock: lock.clone() });
+        let told = ended.iter().find_map(|effect| match effect {
+            Effect::Lock(LockEffect::Answered { requests, .. }) => Some(requests.clone()),
+            _ => None,
+        });
+        assert_eq!(told, Some(vec![id(3), id(2)]));
+    }
 }

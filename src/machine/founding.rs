@@ -6,12 +6,12 @@
 //! stores it and hands it on; the founders named in it, and nobody else, initialise Raft with
 //! exactly that membership. A founder that meets any cluster of its name joins that one instead.
 //!
-//! Driven by `node/control.rs`, which performs the effects and speaks to the peers.
+//! Driven by `node/control/`, which performs the effects and speaks to the peers.
 
 use std::collections::BTreeMap;
 
 use super::membership::ClusterRecord;
-use crate::ids::{ClusterId, NodeId, Tick};
+use crate::ids::{ClusterId, NodeId, Role, Tick};
 
 /// Most peers without a cluster that are remembered.
 const MAX_REPORTS: usize = 1_000;
@@ -42,6 +42,13 @@ pub enum Candidacy {
     LockManager,
     /// Anything else.
     Other,
+}
+
+impl Candidacy {
+    /// What the roles of a node make it.
+    pub fn of<'a>(roles: impl IntoIterator<Item = &'a Role>) -> Self {
+        if roles.into_iter().any(|role| *role == Role::LockManager) { Self::LockManager } else { Self::Other }
+    }
 }
 
 /// What a peer says of itself.

@@ -1,10 +1,11 @@
 //! The leader's judgement of time: which sessions, waits and delays are over (DESIGN.md, section 4,
 //! point 6).
 //!
-//! Only the leader keeps one of these, on its own boot-time clock; what it judges becomes true only by
-//! the entries that it proposes ([`LockTimer`]). The node calls [`LeaseKeeper::step`] with what the
-//! table caused ([`LeaseInput::from_effect`]), with keep-alives, and when [`LeaseKeeper::deadline`] has
-//! passed. It never reads a clock, and decides nothing about locks.
+//! Every lock manager has one of these, on its own boot-time clock. It judges only while its node leads
+//! (waits in line are followed before, too), and what it judges becomes true only by the entries that it
+//! proposes ([`LockTimer`]). The node calls [`LeaseKeeper::step`] with what the table caused
+//! ([`LeaseInput::from_effect`]), with keep-alives, and when [`LeaseKeeper::deadline`] has passed. It
+//! never reads a clock, and decides nothing about locks.
 //!
 //! # What is guaranteed
 //!
@@ -18,6 +19,10 @@
 //!   logged once half of it has passed, and then counts for the next leader, which logs what is left
 //!   of that in its turn. A keep-alive after such a remainder was *proposed* is answered only after
 //!   the entry that clears it is applied, so that no later leader counts less than was answered.
+//! * **A wait outlasts a change of leader by nothing but the time without one.** Each node counts it from
+//!   when it saw it begin, which is never before it did. For waits that it did not see begin, a new
+//!   leader takes what is left by the times in the log: too little by as much as two wall clocks
+//!   disagree.
 //! * **A keep-alive that is being confirmed holds expiry back**, for without a quorum no expiry could
 //!   be committed either.
 //! * A keep-alive costs no change of the index: a session stands in it at or before its next moment
@@ -31,12 +36,14 @@ use crate::{
 mod keeper;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 pub use keeper::LeaseKeeper;
 
 /// Most sessions or requests in one proposal.
 pub const MAX_BATCH: usize = 1_000;
-/// Most moments handled in one step; the deadline stays in the past while there are more.
+/// Most waits, and most other moments, handled in one step; the deadline stays in the past while there
+/// are more.
 pub const MAX_DUE_PER_STEP: usize = 10_000;
 /// Most keep-alives that wait for their answers.
 pub const MAX_ASKERS: usize = 1_000_000;
@@ -56,13 +63,15 @@ pub enum LeaseInput {
         term: Term,
         /// Session, full term and logged remainder in milliseconds.
         sessions: Vec<(SessionId, u64, Option<u64>)>,
-        /// Request and full length in milliseconds.
+        /// Request and what is left of its wait by the times in the log, in milliseconds.
         waits: Vec<(RequestId, u64)>,
         /// Lock, ticket and full length in milliseconds.
         delays: Vec<(LockName, u64, u64)>,
     },
     /// This node leads no more.
     Deposed,
+    /// The table was replaced as a whole: what began and ended meanwhile was not told here.
+    Reset,
     /// A session was opened.
     Opened {
         /// Which.

@@ -8,8 +8,8 @@
 use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -18,7 +18,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::disk_cure,
+    durable,
     ids::{Incarnation, NodeId},
 };
 
@@ -68,7 +68,7 @@ pub enum DataDirError {
         reason: String,
     },
     /// The file system refused.
-    #[error("cannot {action} {}: {source}: {}", path.display(), disk_cure(source))]
+    #[error("cannot {action} {}: {source}: {}", path.display(), durable::cure(source))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -172,13 +172,9 @@ impl DataDir {
     /// [`DataDirError::Damaged`] and [`DataDirError::Io`]; nothing is replaced then.
     pub fn identity(&self, existing_log: Option<u128>) -> Result<Identity, DataDirError> {
         let file = self.path.join(IDENTITY_FILE);
-        let found = match fs::read(&file) {
-            Ok(bytes) => {
-                Some(read_identity(&bytes).map_err(|reason| DataDirError::Damaged { file: file.clone(), reason })?)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed("read", &file)(error)),
-        };
+        let found = durable::read(&file).map_err(failed("read", &file))?;
+        let found = found.map(|bytes| read_identity(&bytes)).transpose();
+        let found = found.map_err(|reason| DataDirError::Damaged { file: file.clone(), reason })?;
         let (keypair, log_id, incarnation, fresh) = match found {
             Some((keypair, log_id, starts)) if existing_log == Some(log_id) => (keypair, log_id, starts + 1, false),
             found => {
@@ -203,31 +199,9 @@ impl DataDir {
             incarnation,
         };
         let json = serde_json::to_vec_pretty(&content).expect("a struct of strings and numbers is JSON");
-        write_durably(&file, &json)?;
+        durable::replace(&file, &json).map_err(failed("write", &file))?;
         Ok(Identity { keypair: keypair.into(), node_id, log_id, incarnation: Incarnation(incarnation), fresh })
     }
-}
-
-/// Replaces a file as a whole, readable by its owner only, and durable when this returns: the new
-/// content is written beside it, synced, renamed over it, and the directory is synced.
-///
-/// # Errors
-/// [`DataDirError::Io`]; the old content is still there then.
-pub fn write_durably(file: &Path, content: &[u8]) -> Result<(), DataDirError> {
-    let temporary = file.with_extension("tmp");
-    let mut out = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(failed("write", &temporary))?;
-    // The mode above counts for a new file only, and one that a crash left may have another.
-    out.set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed("protect", &temporary))?;
-    out.write_all(content).and_then(|()| out.sync_all()).map_err(failed("write", &temporary))?;
-    fs::rename(&temporary, file).map_err(failed("replace", file))?;
-    let dir = file.parent().unwrap_or_else(|| Path::new("."));
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))
 }
 
 fn read_identity(bytes: &[u8]) -> Result<(ed25519::Keypair, u128, u64), String> {
@@ -266,6 +240,8 @@ fn holder(dir: &Path) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {

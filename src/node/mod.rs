@@ -97,6 +97,12 @@ impl Node {
         self.running.gateway.route().leader().is_some_and(|leader| leader.node == self.id())
     }
 
+    /// Who votes among the lock managers, as far as this node knows.
+    #[cfg(test)]
+    pub(crate) fn voters(&self) -> std::collections::BTreeSet<NodeId> {
+        self.running.gateway.route().view().voters.iter().copied().collect()
+    }
+
     /// The lock service.
     pub fn locks(&self) -> Locks {
         self.running.locks.clone()

@@ -7,7 +7,7 @@ use std::{
 
 use futures::future::BoxFuture;
 
-use crate::machine::membership::ClusterRecord;
+use crate::{durable, machine::membership::ClusterRecord};
 
 /// Where a node keeps the record of its cluster.
 pub(crate) trait ClusterStore: fmt::Debug + Send + Sync {
@@ -55,7 +55,7 @@ impl RecordFile {
         // The log first: without it, what is left is of no node any more.
         ignore_missing(fs::rename(raft_dir(&self.dir), retired.join("raft")))?;
         ignore_missing(fs::rename(self.path(), retired.join("cluster.json")))?;
-        fs::File::open(&self.dir)?.sync_all()
+        durable::sync_dir(&self.dir)
     }
 
     fn left_mark(&self) -> PathBuf {
@@ -69,11 +69,7 @@ impl RecordFile {
 
     /// Reads the record, if there is one.
     pub(crate) fn load(&self) -> io::Result<Option<ClusterRecord>> {
-        let text = match fs::read(self.path()) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let Some(text) = durable::read(&self.path())? else { return Ok(None) };
         serde_json::from_slice(&text).map(Some).map_err(|error| {
             let path = self.path();
             let path = path.display();
@@ -88,14 +84,14 @@ impl ClusterStore for RecordFile {
         let path = self.path();
         Box::pin(blocking(move || {
             let text = serde_json::to_vec_pretty(&record).map_err(io::Error::other)?;
-            crate::net::identity::write_durably(&path, &text).map_err(io::Error::other)
+            durable::replace(&path, &text)
         }))
     }
 
     fn retire(&self) -> BoxFuture<'static, io::Result<()>> {
         let record = self.clone();
         Box::pin(blocking(move || {
-            crate::net::identity::write_durably(&record.left_mark(), b"left a cluster\n").map_err(io::Error::other)?;
+            durable::replace(&record.left_mark(), b"left a cluster\n")?;
             record.set_aside()
         }))
     }

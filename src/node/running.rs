@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    durable,
     ids::{ClusterId, NodeId},
     machine::{
         control::{ControlState, Effect},
@@ -332,8 +333,8 @@ impl Running {
             "listen_addrs": listen,
         });
         let text = content.to_string();
-        let write = move || crate::net::identity::write_durably(&dir.join("node.json"), text.as_bytes());
-        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?.map_err(io::Error::other)
+        let write = move || durable::replace(&dir.join("node.json"), text.as_bytes());
+        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
         existing_log_id,
     },
     telemetry::Metrics,
+    time::millis,
 };
 
 /// Entries of the log that may wait for those who follow it.
@@ -95,7 +96,7 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
             member_forget_timeout: config.member_forget_timeout,
         },
         reads: reads(&config),
-        lock_delay_ms: u64::try_from(config.lock_delay.as_millis()).unwrap_or(u64::MAX),
+        lock_delay_ms: millis(config.lock_delay),
         mesh,
         mesh_events,
         net: Some(net_task),

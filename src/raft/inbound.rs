@@ -53,7 +53,7 @@ impl<S: Replicated> Inbound<S> {
 
     pub(crate) async fn handle(&self, from: NodeId, body: &[u8]) -> Bytes {
         let reply = self.answer(from, body).await.unwrap_or_else(|error| Reply::Refused(error.to_string()));
-        to_wire(&reply).unwrap_or_default()
+        to_wire(&reply)
     }
 
     async fn answer(&self, from: NodeId, body: &[u8]) -> io::Result<Reply<S>> {

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
@@ -20,10 +21,13 @@ use openraft::{
 use raft_log::api::raft_log_writer::RaftLogWriter;
 use tokio::sync::oneshot;
 
-use crate::raft::{
-    codec::{DiskLogId, DiskPayload, DiskTypes, DiskVote, OnFlushed, from_cbor, to_cbor},
-    storage::{RaftStorageError, replace_file, sync_dir},
-    types::{Entry, LogId, Replicated, Types, Vote},
+use crate::{
+    codec, durable,
+    raft::{
+        disk::{DiskLogId, DiskPayload, DiskTypes, DiskVote, OnFlushed},
+        storage::RaftStorageError,
+        types::{Entry, LogId, Replicated, Types, Vote},
+    },
 };
 
 /// Bytes of recent entries kept in memory: what followers that keep up and the state machine read.
@@ -48,11 +52,7 @@ type Wal = raft_log::RaftLog<DiskTypes>;
 /// The id of the log in `dir`, if one was completely created there.
 pub fn existing_log_id(dir: &Path) -> Result<Option<u128>, RaftStorageError> {
     let path = dir.join(ID_FILE);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(RaftStorageError::io(&path)(error)),
-    };
+    let Some(bytes) = durable::read(&path).map_err(RaftStorageError::io(&path))? else { return Ok(None) };
     let checked = bytes.split_at_checked(24).filter(|(content, checksum)| {
         content.starts_with(ID_MAGIC) && *checksum == crc32fast::hash(content).to_be_bytes()
     });
@@ -97,10 +97,10 @@ impl DiskLog {
         id[..8].copy_from_slice(ID_MAGIC);
         id[8..].copy_from_slice(&log_id.to_be_bytes());
         let file = [&id[..], &crc32fast::hash(&id).to_be_bytes()].concat();
-        sync_dir(&wal_dir).map_err(RaftStorageError::io(&wal_dir))?;
-        replace_file(dir, ID_FILE, &file).map_err(RaftStorageError::io(dir))?;
+        durable::sync_dir(&wal_dir).map_err(RaftStorageError::io(&wal_dir))?;
+        durable::replace(&dir.join(ID_FILE), &file).map_err(RaftStorageError::io(dir))?;
         if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_dir(parent).map_err(RaftStorageError::io(parent))?;
+            durable::sync_dir(parent).map_err(RaftStorageError::io(parent))?;
         }
         Ok(log)
     }
@@ -157,17 +157,7 @@ impl DiskLog {
     /// Reads entries from `start` to before `end`, stopping after `limit` bytes.
     fn read<S: Replicated>(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry<S>>> {
         let wal = self.wal();
-        let mut entries = Vec::new();
-        let mut size = 0;
-        for entry in wal.read(start, end) {
-            let (id, payload) = entry?;
-            size += payload.0.len();
-            if size > limit && !entries.is_empty() {
-                break;
-            }
-            entries.push(Entry::<S> { log_id: id.into(), payload: from_cbor(&payload.0)? });
-        }
-        Ok(entries)
+        decoded::<S>(wal.read(start, end).map(|entry| entry.map(|(id, payload)| (id.into(), payload.0))), limit)
     }
 
     /// Writes and does not wait for the disk. What fails names the directory and the cure.
@@ -190,6 +180,25 @@ impl DiskLog {
         let named = RaftStorageError::io(&self.dir.join(WAL_DIR));
         |error| named(error).into()
     }
+}
+
+/// The entries of these payloads, up to the one that brings them to more than `limit` bytes; at least
+/// one if there is one.
+pub(crate) fn decoded<S: Replicated>(
+    payloads: impl Iterator<Item = io::Result<(LogId, Bytes)>>,
+    limit: usize,
+) -> io::Result<Vec<Entry<S>>> {
+    let mut entries = Vec::new();
+    let mut size = 0;
+    for entry in payloads {
+        let (log_id, payload) = entry?;
+        size += payload.len();
+        if size > limit && !entries.is_empty() {
+            break;
+        }
+        entries.push(Entry::<S> { log_id, payload: codec::decode(&payload)? });
+    }
+    Ok(entries)
 }
 
 /// The half-open range of indexes that `range` means.
@@ -271,7 +280,7 @@ impl<S: Replicated> RaftLogStorage<Types<S>> for DiskLog {
     {
         let mut records = Vec::new();
         for entry in entries {
-            records.push((DiskLogId::from(entry.log_id), DiskPayload(to_cbor(&entry.payload)?)));
+            records.push((DiskLogId::from(entry.log_id), DiskPayload(codec::encode(&entry.payload))));
         }
         let named = self.named();
         let flushed = OnFlushed::new(|result| callback.io_completed(result.map_err(named)));

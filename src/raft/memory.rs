@@ -21,15 +21,18 @@ use openraft::{
 };
 use tokio::time::sleep;
 
-use crate::raft::{
-    RaftStorageError, SnapshotStore,
-    codec::{from_cbor, to_cbor},
-    log::{READ_BYTES, index_range},
-    types::{Entry, LogId, Replicated, Types, Vote},
+use crate::{
+    codec,
+    ids::NodeId,
+    raft::{
+        RaftStorageError, SnapshotStore,
+        log::{READ_BYTES, decoded, index_range},
+        types::{Entry, LogId, Replicated, Types, Vote},
+    },
 };
 
 /// What a crash does to votes. Forgetting them breaks Raft: that is for showing that a checker
-/// notices.
+/// notices. The term of the last entry is remembered: openraft asserts that a vote is no older.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Votes {
     #[default]
@@ -119,7 +122,8 @@ impl MemoryDisk {
         disk.life += 1;
         disk.unsynced.clear();
         if disk.votes == Votes::Forgotten {
-            disk.synced.vote = None;
+            let voted_for = NodeId::default();
+            disk.synced.vote = disk.synced.last().map(|last| Vote::new(last.leader_id.term, voted_for));
         }
         disk.now = disk.synced.clone();
     }
@@ -205,16 +209,7 @@ impl MemoryLog {
 
     fn read<S: Replicated>(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry<S>>> {
         let disk = self.alive()?;
-        let mut size = 0;
-        let mut entries = Vec::new();
-        for (id, payload) in disk.now.entries.range(start..end.max(start)).map(|(_, entry)| entry) {
-            size += payload.len();
-            if size > limit && !entries.is_empty() {
-                break;
-            }
-            entries.push(Entry::<S> { log_id: *id, payload: from_cbor(payload)? });
-        }
-        Ok(entries)
+        decoded::<S>(disk.now.entries.range(start..end.max(start)).map(|(_, entry)| Ok(entry.clone())), limit)
     }
 }
 
@@ -270,7 +265,7 @@ impl<S: Replicated> RaftLogStorage<Types<S>> for MemoryLog {
     {
         let mut writes = Vec::new();
         for entry in entries {
-            writes.push(Write::Append(entry.log_id, to_cbor(&entry.payload)?));
+            writes.push(Write::Append(entry.log_id, codec::encode(&entry.payload)));
         }
         let written = self.write(writes)?;
         let log = self.clone();

@@ -11,7 +11,7 @@
 //! ```
 
 mod apply;
-mod codec;
+mod disk;
 mod inbound;
 mod log;
 mod members;
@@ -68,6 +68,7 @@ use crate::{
         propose::{Proposals, Proposer, quorum_lost},
         read::{Confirmed, Rounds, confirm},
     },
+    time::millis,
 };
 
 /// How long sending and installing a snapshot may take.
@@ -113,19 +114,18 @@ impl Default for RaftSettings {
 
 impl RaftSettings {
     fn config(&self) -> Result<Config, RaftStartError> {
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let config = Config {
             cluster_name: "syncmesh".to_owned(),
-            election_timeout_min: ms(self.election_min),
-            election_timeout_max: ms(self.election_max),
-            heartbeat_interval: ms(self.heartbeat),
-            install_snapshot_timeout: ms(SNAPSHOT_DEADLINE),
+            election_timeout_min: millis(self.election_min),
+            election_timeout_max: millis(self.election_max),
+            heartbeat_interval: millis(self.heartbeat),
+            install_snapshot_timeout: millis(SNAPSHOT_DEADLINE),
             max_payload_entries: MAX_APPEND_ENTRIES,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
             replication_lag_threshold: self.snapshot_entries.saturating_add(self.kept_entries),
             max_in_snapshot_log_to_keep: self.kept_entries,
             purge_batch_size: 256.min(self.kept_entries.max(1)),
-            removed_leader_step_down: StepDownPolicy::After(ms(self.election_min)),
+            removed_leader_step_down: StepDownPolicy::After(millis(self.election_min)),
             enable_pre_vote: Some(true),
             // Followers write an entry while the leader does, not after it.
             broadcast_submitted_on_append: Some(true),
@@ -362,11 +362,6 @@ impl<S: Replicated> RaftNode<S> {
     /// Answers a request of another lock manager. The mesh vouches for `from`.
     pub async fn handle(&self, from: NodeId, body: Bytes) -> Bytes {
         self.inner.inbound.handle(from, &body).await
-    }
-
-    /// Builds a snapshot, soon.
-    pub async fn snapshot_now(&self) -> Result<(), Stopped> {
-        self.raft().trigger().snapshot().await.map_err(|_| Stopped)
     }
 
     /// Ends Raft on this node. What was acknowledged is on disk; what is under way is answered

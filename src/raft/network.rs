@@ -30,11 +30,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
 use crate::{
+    codec,
     ids::NodeId,
     net::{CallError, Lane, Mesh, Protocol},
     raft::{
         apply::Image,
-        codec::{from_cbor, to_cbor},
         types::{Replicated, Types, Vote},
     },
 };
@@ -88,16 +88,16 @@ pub(crate) enum Reply<S: Replicated> {
 }
 
 /// A message on the wire.
-pub(crate) fn to_wire<T: Serialize>(message: &T) -> io::Result<Bytes> {
+pub(crate) fn to_wire<T: Serialize>(message: &T) -> Bytes {
     let mut wire = Vec::from([VERSION]);
-    wire.extend_from_slice(&to_cbor(message)?);
-    Ok(wire.into())
+    wire.extend_from_slice(&codec::encode(message));
+    wire.into()
 }
 
 /// The message in bytes that somebody sent.
 pub(crate) fn from_wire<T: DeserializeOwned>(wire: &[u8]) -> io::Result<T> {
     match wire.split_first() {
-        Some((&VERSION, message)) => from_cbor(message),
+        Some((&VERSION, message)) => Ok(codec::decode(message)?),
         Some((version, _)) => {
             Err(io::Error::other(format!("version {version} of the raft protocol is not known here")))
         }
@@ -189,7 +189,7 @@ impl<S: Replicated> Peer<S> {
     }
 
     async fn ask(&self, request: &Request<S>, within: Duration) -> Result<Reply<S>, Failure> {
-        self.send(to_wire(request)?, within).await
+        self.send(to_wire(request), within).await
     }
 
     fn unexpected(&self) -> Failure {
@@ -206,7 +206,7 @@ impl<S: Replicated> Peer<S> {
         let (body, sent, last) = loop {
             let (sent, last) = (rpc.entries.len(), rpc.entries.last().map(|entry| entry.log_id));
             let request = Request::Append(rpc);
-            let body = to_wire(&request)?;
+            let body = to_wire(&request);
             if body.len() <= self.net.max_request_bytes {
                 break (body, sent, last);
             }

@@ -4,14 +4,13 @@
 //! following one, up to a limit of commands and bytes. Each caller learns its own answers, or
 //! whether its commands certainly had no effect.
 
-use std::{future, io, sync::Arc, time::Duration};
+use std::{future, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use openraft::{
     Raft,
     errors::{ClientWriteError, RaftError},
 };
-use serde::Serialize;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
@@ -20,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
+    codec::encoded_len,
     ids::NodeId,
     raft::{
         apply::Machine,
@@ -96,28 +96,6 @@ impl<S: Replicated> Proposals<S> {
         })?;
         // The proposer drops what it has not sent only when it stops; what it has sent, it answers.
         answer.await.unwrap_or(Err(ProposeError::Unknown))
-    }
-}
-
-/// Counts bytes instead of keeping them.
-struct Length(usize);
-
-impl io::Write for Length {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn encoded_len(value: &impl Serialize) -> usize {
-    let mut length = Length(0);
-    match cbor4ii::serde::to_writer(&mut length, value) {
-        Ok(()) => length.0,
-        Err(_) => usize::MAX,
     }
 }
 

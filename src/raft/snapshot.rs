@@ -6,7 +6,7 @@
 
 use std::{
     fmt::Debug,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -14,10 +14,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    codec, durable,
     ids::Tick,
     raft::{
-        codec::{from_cbor, to_cbor},
-        storage::{RaftStorageError, replace_file},
+        storage::RaftStorageError,
         types::{Replicated, SnapshotMeta},
     },
 };
@@ -59,15 +59,12 @@ impl SnapshotFile {
 
 impl SnapshotStore for SnapshotFile {
     fn load(&self) -> Result<Option<Bytes>, RaftStorageError> {
-        match fs::read(self.path()) {
-            Ok(image) => Ok(Some(image.into())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(RaftStorageError::io(&self.path())(error)),
-        }
+        let image = durable::read(&self.path()).map_err(RaftStorageError::io(&self.path()))?;
+        Ok(image.map(Bytes::from))
     }
 
     fn keep(&self, image: &[u8]) -> Result<(), RaftStorageError> {
-        replace_file(&self.dir, FILE, image).map_err(RaftStorageError::io(&self.path()))
+        durable::replace(&self.path(), image).map_err(RaftStorageError::io(&self.path()))
     }
 
     fn path(&self) -> PathBuf {
@@ -86,7 +83,7 @@ pub(crate) struct Header {
 
 /// The image of a state.
 pub(crate) fn encode<S: Replicated>(header: &Header, state: &S) -> io::Result<Bytes> {
-    let (header, state) = (to_cbor(header)?, to_cbor(state)?);
+    let (header, state) = (codec::encode(header), codec::encode(state));
     let header_bytes = u32::try_from(header.len()).map_err(|_| io::Error::other("the membership is too large"))?;
     let mut image = Vec::with_capacity(PREFIX_BYTES + header.len() + state.len() + CHECKSUM_BYTES);
     image.extend_from_slice(MAGIC);
@@ -116,7 +113,7 @@ fn parts(image: &Bytes) -> io::Result<(Header, Bytes)> {
     if state_at > content {
         return Err(damaged("its header is longer than it is"));
     }
-    Ok((from_cbor(&image[PREFIX_BYTES..state_at])?, image.slice(state_at..content)))
+    Ok((codec::decode(&image[PREFIX_BYTES..state_at])?, image.slice(state_at..content)))
 }
 
 /// The header of an image, all of which is checked.
@@ -127,5 +124,5 @@ pub(crate) fn decode_header(image: &Bytes) -> io::Result<Header> {
 /// The header and the state of an image.
 pub(crate) fn decode<S: Replicated>(image: &Bytes) -> io::Result<(Header, S)> {
     let (header, state) = parts(image)?;
-    Ok((header, from_cbor(&state)?))
+    Ok((header, codec::decode(&state)?))
 }

@@ -87,12 +87,6 @@ impl RaftStatus {
         self.role == RaftRole::Leader
     }
 
-    /// Milliseconds since a quorum acknowledged this leader, none where it does not lead or was
-    /// never acknowledged.
-    pub fn millis_since_quorum_ack(&self) -> Option<u64> {
-        self.quorum_acknowledged.map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
-    }
-
     /// On a leader: the voter that is best placed to lead next. Heard of within `recent`, then by
     /// how much of the log it has.
     pub fn successor(&self, recent: Duration) -> Option<NodeId> {

@@ -1,12 +1,11 @@
-//! What the durable parts of Raft share: their error, and how a small file is replaced.
+//! Why the durable parts of Raft cannot be used.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
-use crate::error::disk_cure;
+use crate::durable;
 
 /// Why the log or the snapshot cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +24,7 @@ pub enum RaftStorageError {
         what: String,
     },
     /// The file system refused.
-    #[error("{}: {source}: {}", path.display(), disk_cure(source))]
+    #[error("{}: {source}: {}", path.display(), durable::cure(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -52,19 +51,4 @@ impl From<RaftStorageError> for io::Error {
             RaftStorageError::Io { ref source, .. } => Self::new(source.kind(), error.to_string()),
         }
     }
-}
-
-/// Makes `dir/name` hold exactly `bytes`, durably: after a crash it is the old file or the new one.
-pub(crate) fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = dir.join(format!("{name}.tmp"));
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join(name))?;
-    sync_dir(dir)
-}
-
-/// Makes the names in a directory durable.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

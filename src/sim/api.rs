@@ -5,15 +5,19 @@
 //! holds. A request that was inside when the process died, or whose client hung up, has an unknown
 //! outcome; one that found no process had none.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::{Error, ErrorCode, Outcome},
-    ids::{FencingToken, LockName, SessionId},
+    ids::{FencingToken, LockName, NodeId, SessionId},
     machine::lock::{Mode, Want},
     node::locks::{AcquireRequest, IdempotencyKey, Locks},
 };
@@ -134,6 +138,21 @@ pub trait LockApi: Send + Sync + 'static {
     fn leads(&self) -> bool {
         false
     }
+
+    /// Who votes, as far as this node knows.
+    fn voters(&self) -> BTreeSet<NodeId> {
+        BTreeSet::new()
+    }
+
+    /// Hands its duties over and ends.
+    fn retire(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+
+    /// Waits until it ends by itself, and says why.
+    fn ended(&self) -> BoxFuture<'_, String> {
+        std::future::pending().boxed()
+    }
 }
 
 impl LockApi for Locks {
@@ -215,6 +234,7 @@ pub struct Door(Arc<Mutex<Doorway>>);
 struct Doorway {
     knocks: Option<mpsc::Sender<Knock>>,
     api: Option<Arc<dyn LockApi>>,
+    retire: CancellationToken,
 }
 
 impl Door {
@@ -233,25 +253,36 @@ impl Door {
         self.0.lock().expect("no panic while locked").api.as_ref().is_some_and(|api| api.leads())
     }
 
-    /// Serves at this door, inside the node's runtime, from when `boot` is done.
-    pub fn serve(&self, boot: BoxFuture<'static, Arc<dyn LockApi>>) -> BoxFuture<'static, ()> {
-        let (knocks, mut queue) = mpsc::channel::<Knock>(DOOR_QUEUE);
-        self.0.lock().expect("no panic while locked").knocks = Some(knocks);
+    /// Who votes, as far as the process knows.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.0.lock().expect("no panic while locked").api.as_ref().map(|api| api.voters()).unwrap_or_default()
+    }
+
+    /// Asks the process to end; it serves until it has handed its duties over.
+    pub fn retire(&self) {
+        self.0.lock().expect("no panic while locked").retire.cancel();
+    }
+
+    /// Serves at this door, inside the node's runtime, from when `boot` is done until it has retired or
+    /// has ended by itself, for the reason that is returned.
+    pub fn serve(&self, boot: BoxFuture<'static, Arc<dyn LockApi>>) -> BoxFuture<'static, Result<(), String>> {
+        let (knocks, queue) = mpsc::channel::<Knock>(DOOR_QUEUE);
+        let retire = CancellationToken::new();
+        *self.0.lock().expect("no panic while locked") =
+            Doorway { knocks: Some(knocks), api: None, retire: retire.clone() };
         let door = self.clone();
         async move {
             let api = boot.await;
             door.0.lock().expect("no panic while locked").api = Some(Arc::clone(&api));
-            while let Some(Knock { ask, key, mut reply }) = queue.recv().await {
-                let api = Arc::clone(&api);
-                tokio::spawn(async move {
-                    let answer = tokio::select! {
-                        biased;
-                        () = reply.closed() => return,
-                        answer = api.perform(ask, key) => answer,
-                    };
-                    // A client that hung up meanwhile does not want it.
-                    let _ = reply.send(answer);
-                });
+            let retired = async {
+                retire.cancelled().await;
+                api.retire().await;
+            };
+            tokio::select! {
+                biased;
+                () = retired => Ok(()),
+                reason = api.ended() => Err(reason),
+                () = answer(Arc::clone(&api), queue) => Ok(()),
             }
         }
         .boxed()
@@ -260,5 +291,20 @@ impl Door {
     /// The process is gone: whoever knocks from now on finds nobody.
     pub fn shut(&self) {
         *self.0.lock().expect("no panic while locked") = Doorway::default();
+    }
+}
+
+async fn answer(api: Arc<dyn LockApi>, mut queue: mpsc::Receiver<Knock>) {
+    while let Some(Knock { ask, key, mut reply }) = queue.recv().await {
+        let api = Arc::clone(&api);
+        tokio::spawn(async move {
+            let answer = tokio::select! {
+                biased;
+                () = reply.closed() => return,
+                answer = api.perform(ask, key) => answer,
+            };
+            // A client that hung up meanwhile does not want it.
+            let _ = reply.send(answer);
+        });
     }
 }

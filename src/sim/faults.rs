@@ -9,7 +9,7 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
     network::{Happened, Weather},
-    world::{Pause, World, node_id},
+    world::{Pause, World},
 };
 use crate::ids::NodeId;
 
@@ -26,6 +26,12 @@ pub enum FaultKind {
     Stop,
     /// A machine is suspended for the duration.
     Suspend,
+    /// A process is asked to hand its duties over and to end (SIGTERM), killed if it has not done so
+    /// after the duration, and started again.
+    Retire,
+    /// A machine gets an empty disk while all are up, and joins as new after the duration. Once in a
+    /// run at most: what a quorum had synced is not lost then.
+    Wipe,
     /// The machines are parted in two; nothing passes.
     Partition,
     /// Nothing passes from one machine to some others; the other direction works.
@@ -43,7 +49,10 @@ pub enum FaultKind {
 impl FaultKind {
     /// Whether it takes processes, each of which one fault can have at a time.
     fn hits_processes(self) -> bool {
-        matches!(self, Self::Kill | Self::Bounce | Self::KillAll | Self::Stop | Self::Suspend)
+        matches!(
+            self,
+            Self::Kill | Self::Bounce | Self::KillAll | Self::Stop | Self::Suspend | Self::Retire | Self::Wipe
+        )
     }
 
     /// What the tally must show if a fault of this kind really happened.
@@ -51,6 +60,8 @@ impl FaultKind {
         match self {
             Self::Kill | Self::Bounce | Self::KillAll => &[Happened::Killed, Happened::Restarted],
             Self::Stop => &[Happened::Stopped],
+            Self::Retire => &[Happened::Retired],
+            Self::Wipe => &[Happened::Wiped],
             Self::Suspend => &[Happened::Suspended],
             Self::Partition | Self::OneWay => &[Happened::Blocked],
             Self::Loss => &[Happened::RequestLost, Happened::AnswerLost],
@@ -106,6 +117,8 @@ impl Default for FaultPlan {
             (FaultKind::KillAll, 1),
             (FaultKind::Stop, 4),
             (FaultKind::Suspend, 2),
+            (FaultKind::Retire, 3),
+            (FaultKind::Wipe, 1),
             (FaultKind::Partition, 5),
             (FaultKind::OneWay, 4),
             (FaultKind::Loss, 2),
@@ -113,7 +126,7 @@ impl Default for FaultPlan {
             (FaultKind::Duplicate, 1),
             (FaultKind::WallJump, 1),
         ];
-        Self { mix, gap_ms: 200..=2_500, lasts_ms: 100..=4_000, leader_percent: 60 }
+        Self { mix, gap_ms: 200..=2_500, lasts_ms: 250..=4_000, leader_percent: 60 }
     }
 }
 
@@ -131,7 +144,10 @@ impl Schedule {
             if at_ms >= until_ms {
                 return Self(faults);
             }
-            let kind = weighted(&plan.mix, &mut dice);
+            let mut kind = weighted(&plan.mix, &mut dice);
+            if kind == FaultKind::Wipe && faults.iter().any(|fault: &Fault| fault.kind == FaultKind::Wipe) {
+                kind = FaultKind::Kill;
+            }
             let lasts_ms = dice.random_range(plan.lasts_ms.clone()).min(until_ms - at_ms);
             let aim = if dice.random_ratio(plan.leader_percent, 100) { Aim::Leader } else { Aim::Anyone };
             faults.push(Fault { kind, at_ms, lasts_ms, victims: victims(kind, machines, &mut dice), aim });
@@ -204,16 +220,18 @@ pub struct Ordeal {
     waiting: Vec<Fault>,
     active: Vec<Fault>,
     windows: Vec<Window>,
+    /// When all must be well again.
+    until_ms: u64,
 }
 
 /// How long a bounced process runs before it is killed again, and how long it is dead, in ms.
 const BOUNCE_MS: u64 = 40;
 
 impl Ordeal {
-    /// `weather`: what the network is like without faults.
-    pub fn new(schedule: Schedule, weather: Weather) -> Self {
+    /// `weather`: what the network is like without faults; `until_ms`: when all of them are over.
+    pub fn new(schedule: Schedule, weather: Weather, until_ms: u64) -> Self {
         let upcoming = schedule.0.into_iter().peekable();
-        Self { weather, upcoming, waiting: Vec::new(), active: Vec::new(), windows: Vec::new() }
+        Self { weather, upcoming, waiting: Vec::new(), active: Vec::new(), windows: Vec::new(), until_ms }
     }
 
     /// Ends and begins what is due. Once per millisecond.
@@ -228,7 +246,10 @@ impl Ordeal {
         }
         let mut due = std::mem::take(&mut self.waiting);
         due.extend(std::iter::from_fn(|| self.upcoming.next_if(|fault| fault.at_ms <= now)));
-        for fault in due {
+        for mut fault in due {
+            // What has to wait goes on as long, if there is time.
+            fault.lasts_ms = fault.lasts_ms.min(self.until_ms.saturating_sub(now));
+            fault.at_ms = now;
             match begin(world, fault) {
                 Ok(fault) => {
                     let until_ms = fault.at_ms + fault.lasts_ms;
@@ -236,7 +257,7 @@ impl Ordeal {
                     self.active.push(fault);
                     changed = true;
                 }
-                Err(fault) if now < fault.at_ms + fault.lasts_ms => self.waiting.push(fault),
+                Err(fault) if fault.lasts_ms > 0 => self.waiting.push(fault),
                 Err(_) => {}
             }
         }
@@ -248,7 +269,7 @@ impl Ordeal {
             }
         }
         if changed {
-            world.network().set_blocked(self.blocked(world.machines()));
+            world.network().set_blocked(self.blocked(world));
             world.network().set_weather(self.weather_now());
         }
     }
@@ -258,21 +279,21 @@ impl Ordeal {
         &self.windows
     }
 
-    fn blocked(&self, machines: usize) -> Vec<(NodeId, NodeId)> {
+    fn blocked(&self, world: &World) -> Vec<(NodeId, NodeId)> {
         let mut blocked = Vec::new();
         for fault in &self.active {
             match fault.kind {
                 FaultKind::Partition => {
                     for inside in fault.victims.iter().copied() {
-                        for outside in (0..machines).filter(|index| !fault.victims.contains(index)) {
-                            blocked.push((node_id(inside), node_id(outside)));
-                            blocked.push((node_id(outside), node_id(inside)));
+                        for outside in (0..world.machines()).filter(|index| !fault.victims.contains(index)) {
+                            blocked.push((world.node(inside), world.node(outside)));
+                            blocked.push((world.node(outside), world.node(inside)));
                         }
                     }
                 }
                 FaultKind::OneWay => {
                     let Some((from, others)) = fault.victims.split_first() else { continue };
-                    blocked.extend(others.iter().map(|to| (node_id(*from), node_id(*to))));
+                    blocked.extend(others.iter().map(|to| (world.node(*from), world.node(*to))));
                 }
                 _ => {}
             }
@@ -302,6 +323,9 @@ fn begin(world: &mut World, mut fault: Fault) -> Result<Fault, Fault> {
         let place = fault.victims.iter().position(|victim| *victim == leader);
         if let Some(place) = place { fault.victims.swap(0, place) } else { fault.victims[0] = leader }
     }
+    if fault.kind == FaultKind::Wipe && !can_spare_a_disk(world, &running, leader) {
+        return Err(fault);
+    }
     if fault.kind.hits_processes() {
         // A process that another fault has is left to it.
         fault.victims.retain(|victim| running.contains(victim));
@@ -316,6 +340,8 @@ fn begin(world: &mut World, mut fault: Fault) -> Result<Fault, Fault> {
             FaultKind::Kill | FaultKind::KillAll => world.kill(victim),
             FaultKind::Stop => world.pause(victim, Pause::Stop),
             FaultKind::Suspend => world.pause(victim, Pause::Suspend),
+            FaultKind::Retire => world.retire(victim),
+            FaultKind::Wipe => world.wipe(victim),
             FaultKind::WallJump => {
                 let ms = i64::try_from(fault.lasts_ms).expect("seconds") * 60;
                 world.jump_wall(victim, if fault.at_ms.is_multiple_of(2) { ms } else { -ms });
@@ -326,10 +352,22 @@ fn begin(world: &mut World, mut fault: Fault) -> Result<Fault, Fault> {
     Ok(fault)
 }
 
+/// Whether what a quorum has synced is still on a quorum's disks without any one of them, and the
+/// others can decide without it.
+fn can_spare_a_disk(world: &World, running: &[usize], leader: Option<usize>) -> bool {
+    let voters = leader.map(|leader| world.door(leader).voters()).unwrap_or_default();
+    let up = running.iter().filter(|index| voters.contains(&world.node(**index))).count();
+    voters.len() >= 3 && up == voters.len() || running.len() == world.machines() && voters.is_empty()
+}
+
 fn end(world: &mut World, fault: &Fault) {
     for &victim in &fault.victims {
         match fault.kind {
-            FaultKind::Kill | FaultKind::Bounce | FaultKind::KillAll => world.start(victim),
+            FaultKind::Kill | FaultKind::Bounce | FaultKind::KillAll | FaultKind::Wipe => world.start(victim),
+            FaultKind::Retire => {
+                world.kill(victim);
+                world.start(victim);
+            }
             FaultKind::Stop | FaultKind::Suspend => world.resume(victim),
             _ => {}
         }

@@ -146,18 +146,19 @@ impl Caller {
         let recorder = self.scene.recorder.clone();
         let pending = recorder.invoke(self.number, ask.clone());
         let sent = self.clock.now();
-        let answer = self.attempts(ask).await;
+        let (answer, repeated) = self.attempts(ask).await;
         let lease_until_ms = match &answer {
             Answer::Opened { ttl_ms, .. } | Answer::Alive { ttl_ms } => {
                 Some(self.clock.true_ms(deadline(sent, *ttl_ms)))
             }
             _ => None,
         };
-        recorder.finish(pending, answer.clone(), lease_until_ms);
+        recorder.finish(pending, answer.clone(), repeated, lease_until_ms);
         answer
     }
 
-    async fn attempts(&mut self, ask: Ask) -> Answer {
+    /// The answer, and whether an attempt before it had none.
+    async fn attempts(&mut self, ask: Ask) -> (Answer, bool) {
         let keyed = !matches!(ask, Ask::KeepAlive(_) | Ask::Show(_));
         self.keys += 1;
         let key = keyed.then(|| format!("{}-{}", self.number, self.keys));
@@ -167,12 +168,12 @@ impl Caller {
             match &answer {
                 Answer::Unknown => perhaps_done = true,
                 Answer::Refused(_) => {}
-                _ => return answer,
+                _ => return (answer, perhaps_done),
             }
             self.at = self.dice.random_range(0..self.scene.doors.len());
             // A keep-alive that was sent again counts from when it was first sent: too careful.
             if attempt == 3 || !self.chance(60) {
-                return if perhaps_done { Answer::Unknown } else { answer };
+                return (if perhaps_done { Answer::Unknown } else { answer }, perhaps_done);
             }
             self.pause(5..=150).await;
         }

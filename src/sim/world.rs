@@ -31,8 +31,10 @@ use crate::{
 pub struct Seat {
     /// Which machine of the world, from 0.
     pub index: usize,
-    /// Its node id, the same after a restart.
+    /// Its node id, the same after a restart, another one on another disk.
     pub node: NodeId,
+    /// How many disks the machine had before this one.
+    pub disk: u64,
     /// How often it was started before. What the last process had not synced is lost: `boot` tells
     /// its store so when this is not 0.
     pub restarts: u64,
@@ -107,12 +109,15 @@ impl Host {
 
 struct Process {
     host: Host,
-    main: JoinHandle<()>,
+    main: JoinHandle<Result<(), String>>,
     paused: Option<Pause>,
+    /// It was asked to end.
+    retiring: bool,
 }
 
 struct Machine {
     node: NodeId,
+    disk: u64,
     clock: Arc<SimClock>,
     door: Door,
     process: Option<Process>,
@@ -128,12 +133,18 @@ pub struct World {
     boot: Boot,
     seed: u64,
     dice: StdRng,
+    failures: Vec<String>,
 }
 
-/// The node id of a machine.
+/// The node id of a machine on its first disk.
 pub fn node_id(index: usize) -> NodeId {
+    node_id_on(index, 0)
+}
+
+fn node_id_on(index: usize, disk: u64) -> NodeId {
     let mut bytes = [0xA5; 32];
     bytes[..8].copy_from_slice(&(index as u64 + 1).to_be_bytes());
+    bytes[8..16].copy_from_slice(&disk.to_be_bytes());
     NodeId::from_bytes(bytes)
 }
 
@@ -145,6 +156,7 @@ impl World {
         let machines = (0..machines)
             .map(|index| Machine {
                 node: node_id(index),
+                disk: 0,
                 clock: Arc::new(SimClock::draw(time.clone(), &mut dice)),
                 door: Door::default(),
                 process: None,
@@ -152,7 +164,7 @@ impl World {
             })
             .collect();
         let network = SimNetwork::new(seed, time.clone(), weather);
-        Self { clients: Host::new(Tick(0)), time, network, machines, boot, seed, dice }
+        Self { clients: Host::new(Tick(0)), time, network, machines, boot, seed, dice, failures: Vec::new() }
     }
 
     /// True time.
@@ -165,6 +177,11 @@ impl World {
         &self.network
     }
 
+    /// Nodes that ended by themselves, and why.
+    pub fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
     /// How many machines there are.
     pub fn machines(&self) -> usize {
         self.machines.len()
@@ -175,9 +192,15 @@ impl World {
         self.machines[index].door.clone()
     }
 
-    /// The machines whose process runs, stopped ones not counted.
+    /// The node id that a machine has now.
+    pub fn node(&self, index: usize) -> NodeId {
+        self.machines[index].node
+    }
+
+    /// The machines whose process runs, those not counted that are stopped or about to end.
     pub fn running(&self) -> Vec<usize> {
-        let runs = |index: &usize| self.machines[*index].process.as_ref().is_some_and(|p| p.paused.is_none());
+        let up = |process: &Process| process.paused.is_none() && !process.retiring;
+        let runs = |index: &usize| self.machines[*index].process.as_ref().is_some_and(up);
         (0..self.machines.len()).filter(runs).collect()
     }
 
@@ -196,24 +219,45 @@ impl World {
         let clock = Arc::clone(&machine.clock);
         let seed = self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ ((index as u64) << 32) ^ restarts;
         let host = Host::new(clock.now());
-        let boot = (self.boot)(Seat { index, node: machine.node, restarts, seed, mesh, events, clock });
+        let (node, disk) = (machine.node, machine.disk);
+        let boot = (self.boot)(Seat { index, node, disk, restarts, seed, mesh, events, clock });
         let main = host.runtime.spawn(machine.door.serve(boot));
-        machine.process = Some(Process { host, main, paused: None });
+        machine.process = Some(Process { host, main, paused: None, retiring: false });
     }
 
-    /// Starts all that have none.
-    pub fn start_all(&mut self) {
-        (0..self.machines.len()).for_each(|index| self.start(index));
+    /// Asks a machine's process to hand its duties over and to end (SIGTERM), if it has one.
+    pub fn retire(&mut self, index: usize) {
+        let machine = &mut self.machines[index];
+        if let Some(process) = &mut machine.process {
+            process.retiring = true;
+            machine.door.retire();
+            self.network.count(Happened::Retired);
+        }
+    }
+
+    /// Kills a machine's process and replaces its disk by an empty one.
+    pub fn wipe(&mut self, index: usize) {
+        self.kill(index);
+        let machine = &mut self.machines[index];
+        machine.disk += 1;
+        machine.node = node_id_on(index, machine.disk);
+        self.network.count(Happened::Wiped);
     }
 
     /// Kills a machine's process (kill -9), if it has one.
     pub fn kill(&mut self, index: usize) {
+        if self.end(index) {
+            self.network.count(Happened::Killed);
+        }
+    }
+
+    fn end(&mut self, index: usize) -> bool {
         let machine = &mut self.machines[index];
-        let Some(process) = machine.process.take() else { return };
+        let Some(process) = machine.process.take() else { return false };
         machine.door.shut();
         self.network.kill(machine.node);
-        self.network.count(Happened::Killed);
         process.host.runtime.shutdown_background();
+        true
     }
 
     /// Keeps a machine's process from running, if it runs.
@@ -258,7 +302,11 @@ impl World {
             process.host.run_to(machine.clock.now());
             if process.main.is_finished() {
                 let end = (&mut process.main).now_or_never();
-                panic!("the node of machine {index} ended by itself at {} ms: {end:?}", self.time.now_ms());
+                if let Some(Err(_) | Ok(Err(_))) = &end {
+                    let at_ms = self.time.now_ms();
+                    self.failures.push(format!("the node of machine {index} ended by itself at {at_ms} ms: {end:?}"));
+                }
+                self.end(index);
             }
         }
         self.clients.run_to(Tick(self.time.now_ms()));

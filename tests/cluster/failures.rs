@@ -180,3 +180,24 @@ async fn the_answer_to_a_repeated_request_survives_the_leader() {
         assert_eq!(again[field], first[field], "{field}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_ends_in_time_though_the_leader_dies_meanwhile() {
+    const WAIT: Duration = Duration::from_secs(12);
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let api = cluster.nodes[(leader + 1) % 3].api.clone();
+    api.grant("printer").await;
+    let wait_ms = u64::try_from(WAIT.as_millis()).unwrap();
+    let waits = api.clone();
+    let waiting = tokio::spawn(async move { waits.acquire("printer", wait_ms, 60_000).await });
+    // The later the leader dies, the plainer it is whether the next one begins the wait anew.
+    tokio::time::sleep(WAIT * 2 / 3).await;
+    assert_eq!(api.show("printer").await.ok()["waiters"].as_array().map(Vec::len), Some(1));
+    cluster.nodes[leader].kill();
+    let answer = waiting.await.unwrap();
+    assert_eq!(answer.slug(), "lock-timeout", "{answer:?}");
+    let took = answer.took();
+    println!("a wait of {WAIT:?} whose leader died ended after {took:?}");
+    assert!(took >= WAIT && took < WAIT * 3 / 2, "a wait of {WAIT:?} ended after {took:?}");
+}

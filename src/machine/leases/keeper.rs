@@ -1,10 +1,10 @@
-//! The keeper itself: leases, waits and delays by their next moment, keep-alives by round.
+//! The keeper itself: leases and delays by their next moment, keep-alives by round.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     KeepAliveOutcome, LeaseEffect, LeaseInput, MARK_GRID_MS, MAX_ASKERS, MAX_BATCH, MAX_DUE_PER_STEP, MIN_SPLIT_MS,
-    RETRY_MS,
+    RETRY_MS, waits::Waits,
 };
 use crate::{
     ids::{LockName, RequestId, SessionId, Term, Tick},
@@ -55,7 +55,6 @@ struct Delay {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Moment {
     Session(SessionId),
-    Wait(RequestId),
     Delay(LockName),
 }
 
@@ -64,8 +63,7 @@ enum Moment {
 pub struct LeaseKeeper {
     term: Option<Term>,
     leases: BTreeMap<SessionId, Lease>,
-    /// When each wait is over; `None`: proposed.
-    waits: BTreeMap<RequestId, Option<Tick>>,
+    waits: Waits,
     delays: BTreeMap<LockName, Delay>,
     index: BTreeSet<(Tick, Moment)>,
     proposals: BTreeMap<u64, LockTimer>,
@@ -95,7 +93,9 @@ impl LeaseKeeper {
 
     /// When to call [`Self::step`] with [`LeaseInput::Due`]. Never too late, sometimes too early.
     pub fn deadline(&self) -> Option<Tick> {
-        self.index.first().map(|(at, _)| *at)
+        self.term?;
+        let moment = self.index.first().map(|(at, _)| *at);
+        moment.into_iter().chain(self.waits.next()).min()
     }
 
     /// What is left of a session's term, in milliseconds; `None` if it is not known here.
@@ -115,7 +115,12 @@ impl LeaseKeeper {
             }
             LeaseInput::Deposed => self.depose(effects),
             LeaseInput::KeepAlive { session, asker } => self.keep_alive(session, asker, effects),
+            LeaseInput::WaitBegan { request, wait_ms } => self.waits.begin(request, now.plus_ms(wait_ms)),
+            LeaseInput::WaitsEnded { requests } => requests.iter().for_each(|request| self.waits.end(request)),
+            // What a leader knows it took over from a later state.
+            LeaseInput::Reset if self.term.is_none() => self.waits = Waits::default(),
             _ if self.term.is_none() => {}
+            LeaseInput::Reset => {}
             LeaseInput::Opened { session, ttl_ms } => self.open(now, session, ttl_ms, None),
             LeaseInput::Closed { session } => self.close(&session, effects),
             LeaseInput::Remainder { session, remainder_ms: Some(_), .. } => {
@@ -124,8 +129,6 @@ impl LeaseKeeper {
                 }
             }
             LeaseInput::Remainder { session, term, remainder_ms: None } => self.cleared(&session, term, effects),
-            LeaseInput::WaitBegan { request, wait_ms } => self.time_wait(request, now.plus_ms(wait_ms)),
-            LeaseInput::WaitsEnded { requests } => requests.iter().for_each(|request| self.end_wait(request)),
             LeaseInput::DelayBegan { lock, ticket, delay_ms } => {
                 self.time_delay(lock, ticket, now.plus_ms(delay_ms));
             }
@@ -150,9 +153,7 @@ impl LeaseKeeper {
         for (session, ttl_ms, remainder_ms) in sessions {
             self.open(now, session, ttl_ms, remainder_ms);
         }
-        for (request, wait_ms) in waits {
-            self.time_wait(request, now.plus_ms(wait_ms));
-        }
+        self.waits.resume(now, waits);
         for (lock, ticket, delay_ms) in delays {
             self.time_delay(lock, ticket, now.plus_ms(delay_ms));
         }
@@ -175,7 +176,6 @@ impl LeaseKeeper {
         let askers: Vec<u64> = running.into_iter().chain(coming).map(|(_, asker)| asker).chain(held).collect();
         self.answer_all(askers, KeepAliveOutcome::NotLeader, effects);
         self.term = None;
-        self.waits.clear();
         self.delays.clear();
         self.index.clear();
         self.proposals.clear();
@@ -299,6 +299,7 @@ impl LeaseKeeper {
     }
 
     fn due(&mut self, now: Tick, gathered: &mut Gathered) {
+        gathered.waits = self.waits.over(now, MAX_DUE_PER_STEP);
         for _ in 0..MAX_DUE_PER_STEP {
             if self.index.first().is_none_or(|(at, _)| *at > now) {
                 return;
@@ -306,10 +307,6 @@ impl LeaseKeeper {
             let Some((_, moment)) = self.index.pop_first() else { return };
             match moment {
                 Moment::Session(session) => self.session_due(now, session, gathered),
-                Moment::Wait(request) => {
-                    self.waits.insert(request, None);
-                    gathered.waits.push(request);
-                }
                 Moment::Delay(lock) => {
                     if let Some(delay) = self.delays.get_mut(&lock) {
                         delay.due = None;
@@ -392,11 +389,7 @@ impl LeaseKeeper {
                 }
             }
             Some(LockTimer::WaitsOver { requests, .. }) => {
-                for request in requests {
-                    if self.waits.contains_key(&request) {
-                        self.time_wait(request, again);
-                    }
-                }
+                requests.into_iter().for_each(|request| self.waits.again(request, again));
             }
             Some(LockTimer::Reopen { lock, ticket }) => self.reopening_failed(lock, ticket, again),
         }
@@ -433,18 +426,6 @@ impl LeaseKeeper {
         lease.clearing = false;
         let held = std::mem::take(&mut lease.held);
         self.answer_all(held, KeepAliveOutcome::Unconfirmed, effects);
-    }
-
-    fn time_wait(&mut self, request: RequestId, due: Tick) {
-        self.end_wait(&request);
-        self.waits.insert(request, Some(due));
-        self.index.insert((due, Moment::Wait(request)));
-    }
-
-    fn end_wait(&mut self, request: &RequestId) {
-        if let Some(Some(due)) = self.waits.remove(request) {
-            self.index.remove(&(due, Moment::Wait(*request)));
-        }
     }
 
     fn time_delay(&mut self, lock: LockName, ticket: u64, due: Tick) {

@@ -189,9 +189,10 @@ impl Step<'_> {
 
     /// The same session asks again for what it waits for: one wait, several who hear of its end.
     fn join(&mut self, key: WaitKey, entrant: Entrant) -> Result<LockAnswer, Refusal> {
+        let since = self.at;
         let wait = self.table.waits.get_mut(&key).expect("the wait was found in this step");
         within(wait.askers.len() + 1, MAX_REQUESTS_PER_WAIT, Bound::RequestsOfAWait)?;
-        wait.askers.push(Asker { request: entrant.request, wait_ms: entrant.wait_ms });
+        wait.askers.push(Asker { request: entrant.request, since, wait_ms: entrant.wait_ms });
         wait.delay_ms = wait.delay_ms.max(entrant.delay_ms);
         self.table.waiting.insert(entrant.request, key);
         self.effects.push(LockEffect::WaitBegan { request: entrant.request, wait_ms: entrant.wait_ms });
@@ -221,7 +222,7 @@ impl Step<'_> {
                 lasted_ms: 0,
             }));
         }
-        let askers = vec![Asker { request, wait_ms }];
+        let askers = vec![Asker { request, since: self.at, wait_ms }];
         self.table.add_wait(key, Wait { session, since: self.at, delay_ms, opened_session, claims, askers });
         self.effects.push(LockEffect::WaitBegan { request, wait_ms });
         Ok(LockAnswer::Waiting)

@@ -9,7 +9,10 @@ use super::{
     tests::{id, lock, session},
     *,
 };
-use crate::ids::FencingToken;
+use crate::{
+    codec::{decode, encode},
+    ids::FencingToken,
+};
 
 const SESSIONS: [&str; 5] = ["p", "q", "r", "s", "t"];
 const LOCKS: [&str; 4] = ["a", "b", "c", "d"];
@@ -201,10 +204,10 @@ impl Pair {
         let told: Vec<Told> = effects.into_iter().filter_map(|effect| self.tell(effect)).collect();
         assert_eq!(told, expected);
         self.check_state();
-        let bytes = cbor4ii::serde::to_vec(Vec::new(), &self.table).unwrap();
-        let read: LockTable = cbor4ii::serde::from_slice(&bytes).unwrap();
+        let bytes = encode(&self.table);
+        let read: LockTable = decode(&bytes).unwrap();
         assert_eq!(read, self.table);
-        assert_eq!(cbor4ii::serde::to_vec(Vec::new(), &read).unwrap(), bytes);
+        assert_eq!(encode(&read), bytes);
     }
 
     fn tell(&mut self, effect: LockEffect) -> Option<Told> {
@@ -261,7 +264,7 @@ impl Pair {
         }
         assert!(!self.model.has_cycle(), "sessions wait for each other in a circle");
         assert!(!self.model.has_forgotten_wait(), "a wait that could be granted waits");
-        let waiting: BTreeSet<RequestId> = self.table.waits().map(|(request, _)| request).collect();
+        let waiting: BTreeSet<RequestId> = self.table.waits(Tick(0)).map(|(request, _)| request).collect();
         assert_eq!(waiting, self.waiting);
         assert_eq!(self.table.token().0, self.model.token);
         let held: BTreeMap<_, _> = self

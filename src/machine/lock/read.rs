@@ -6,7 +6,7 @@ use super::{
     HolderView, LockTable, LockView, Mode, SessionView, WaiterView,
     state::{Session, SessionKey},
 };
-use crate::ids::{FencingToken, LockName, RequestId, SessionId};
+use crate::ids::{FencingToken, LockName, RequestId, SessionId, Tick};
 
 impl LockTable {
     /// A lock that is held, waited for, or closed after the loss of a holder; `None`: free.
@@ -117,9 +117,11 @@ impl LockTable {
         self.sessions.values().map(|row| (row.id.clone(), row.ttl_ms, row.remainder_ms))
     }
 
-    /// Every request that waits, with its full length in milliseconds, for a new leader.
-    pub fn waits(&self) -> impl Iterator<Item = (RequestId, u64)> + '_ {
-        self.waits.values().flat_map(|wait| wait.askers.iter().map(|asker| (asker.request, asker.wait_ms)))
+    /// Every request that waits, with what is left of its wait at `at`, in milliseconds, for a new
+    /// leader. Like the times of entries, `at` is of a wall clock; one that is behind them says nothing.
+    pub fn waits(&self, at: Tick) -> impl Iterator<Item = (RequestId, u64)> + '_ {
+        let askers = self.waits.values().flat_map(|wait| &wait.askers);
+        askers.map(move |asker| (asker.request, asker.wait_ms.saturating_sub(at.ms_since(asker.since))))
     }
 
     /// Every closed lock, with the ticket of its delay and its full length in milliseconds, for a new

@@ -91,6 +91,8 @@ pub(super) struct Claim {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Asker {
     pub(super) request: RequestId,
+    /// When it asked, which may be later than the wait began.
+    pub(super) since: Tick,
     pub(super) wait_ms: u64,
 }
 

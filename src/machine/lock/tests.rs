@@ -2,6 +2,7 @@
 
 use super::{state::SessionKey, *};
 use crate::{
+    codec::{decode, encode},
     error::CycleEdge,
     ids::{FencingToken, Incarnation, NodeId},
 };
@@ -51,8 +52,8 @@ impl Bench {
         self.seq += 1;
         self.effects.clear();
         let answer = self.table.request(Tick(self.seq), id(self.seq), request, &mut self.effects);
-        let bytes = cbor4ii::serde::to_vec(Vec::new(), &self.table).unwrap();
-        let back: LockTable = cbor4ii::serde::from_slice(&bytes).unwrap();
+        let bytes = encode(&self.table);
+        let back: LockTable = decode(&bytes).unwrap();
         assert_eq!(back, self.table);
         answer
     }
@@ -326,6 +327,19 @@ fn the_end_of_a_session_frees_everything_it_had() {
     }
     assert_eq!(b.release("s", "a"), refused(Refusal::SessionExpired));
     assert_eq!(b.release("t", "a"), refused(Refusal::NotHolder));
+}
+
+#[test]
+fn what_is_left_of_a_wait_counts_from_when_each_request_asked_and_is_never_less_than_nothing() {
+    let mut b = Bench::with(&["s", "t"]);
+    b.try_acquire("s", &[("a", X)]);
+    b.wait("t", &[("a", X)]);
+    b.wait("t", &[("a", X)]);
+    let left = |at| b.table.waits(Tick(at)).collect::<Vec<_>>();
+    assert_eq!(left(0), [(id(2), 5_000), (id(3), 5_000)], "a wall clock that is behind the log says nothing");
+    assert_eq!(left(3), [(id(2), 4_999), (id(3), 5_000)]);
+    assert_eq!(left(5_002), [(id(2), 0), (id(3), 1)]);
+    assert_eq!(left(90_000), [(id(2), 0), (id(3), 0)]);
 }
 
 #[test]

@@ -20,6 +20,16 @@ pub enum Mode {
     Exclusive,
 }
 
+impl Mode {
+    /// The word for it in JSON, metrics and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Exclusive => "exclusive",
+        }
+    }
+}
+
 /// One lock wanted, in one mode.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Want {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::codec::{decode, encode};
 
 type Memory = AnswerMemory<u32>;
 const GONE: u32 = 0;
@@ -13,8 +14,8 @@ fn id(node: u8, incarnation: u64, seq: u64) -> RequestId {
 
 fn admit(memory: &mut Memory, request: RequestId, key: Option<(&str, u64)>) -> Admission<u32> {
     let admission = memory.admit(Tick(1), request, 0, key);
-    let bytes = cbor4ii::serde::to_vec(Vec::new(), memory).unwrap();
-    assert_eq!(&cbor4ii::serde::from_slice::<Memory>(&bytes).unwrap(), memory);
+    let bytes = encode(memory);
+    assert_eq!(&decode::<Memory>(&bytes).unwrap(), memory);
     admission
 }
 

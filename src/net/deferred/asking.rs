@@ -153,16 +153,6 @@ impl Asking {
         }
     }
 
-    /// Asks another peer instead, at once.
-    pub(super) fn retarget(&mut self, id: RequestId, to: NodeId) -> Step {
-        let Some(open) = self.open.get_mut(&id) else { return Step::Rest };
-        open.peer = to;
-        open.sending = 0;
-        open.accepted = Accepted::Deferred;
-        open.failures = 0;
-        open.send(id)
-    }
-
     /// The questions that are open at a peer.
     pub(super) fn at(&self, peer: NodeId) -> Vec<RequestId> {
         self.open.iter().filter(|(_, open)| open.peer == peer).map(|(id, _)| *id).collect()

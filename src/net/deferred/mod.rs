@@ -76,8 +76,6 @@ pub enum AskError {
 #[derive(Debug)]
 enum Command {
     Ask(Question),
-    RetargetAll { from: NodeId, to: NodeId },
-    Retarget { id: RequestId, to: NodeId },
     Repeat { peer: NodeId },
 }
 
@@ -129,16 +127,6 @@ impl Exchange {
         let question = Question { peer, id, lane, body, answer, abandoned };
         self.commands.send(Command::Ask(question)).await.map_err(|_| AskError::Stopped)?;
         answered.await.unwrap_or(Err(AskError::Stopped))
-    }
-
-    /// Asks all open questions of `from` at `to` instead, at once: the leader changed.
-    pub async fn retarget_all(&self, from: NodeId, to: NodeId) {
-        self.command(Command::RetargetAll { from, to }).await;
-    }
-
-    /// Asks one open question at `to` instead, at once.
-    pub async fn retarget(&self, id: RequestId, to: NodeId) {
-        self.command(Command::Retarget { id, to }).await;
     }
 
     /// Repeats all open questions of `peer` at once: its connection was lost, or is back.

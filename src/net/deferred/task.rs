@@ -123,16 +123,6 @@ impl ExchangeTask {
                 let step = self.asking.ask(question);
                 self.act(step);
             }
-            Command::Retarget { id, to } => {
-                let step = self.asking.retarget(id, to);
-                self.act(step);
-            }
-            Command::RetargetAll { from, to } => {
-                for id in self.asking.at(from) {
-                    let step = self.asking.retarget(id, to);
-                    self.act(step);
-                }
-            }
             Command::Repeat { peer } => {
                 for id in self.asking.at(peer) {
                     let step = self.asking.repeat(id);

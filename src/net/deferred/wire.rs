@@ -1,17 +1,19 @@
 //! The envelope: a batch of messages one way, a batch of replies back, in CBOR.
 //!
-//! Owns the bounds on what is decoded: the number of messages, and no byte beyond the last one.
+//! Owns the bounds on what is in one: the number of messages, and the bytes of their bodies.
 
 use std::{fmt, marker::PhantomData};
 
 use bytes::Bytes;
-use cbor4ii::{core::utils::SliceReader, serde::Deserializer};
 use serde::{
     Deserialize, Serialize,
     de::{SeqAccess, Visitor},
 };
 
-use crate::ids::{Incarnation, NodeId, RequestId};
+use crate::{
+    codec::{self, Unreadable},
+    ids::{Incarnation, NodeId, RequestId},
+};
 
 /// Messages in one exchange.
 pub(super) const MAX_BATCH: usize = 256;
@@ -74,26 +76,12 @@ pub(super) enum Reply {
     Noted,
 }
 
-/// Why bytes are no envelope.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum Malformed {
-    #[error("not a batch of messages: {0}")]
-    Cbor(String),
-    #[error("{0} bytes follow the last message")]
-    Trailing(usize),
-}
-
 pub(super) fn encode<T: Serialize>(batch: &[T]) -> Bytes {
-    let bytes = cbor4ii::serde::to_vec(Vec::new(), &batch).expect("a batch of plain data has a CBOR form");
-    bytes.into()
+    codec::encode(&batch)
 }
 
-pub(super) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<Vec<T>, Malformed> {
-    let mut deserializer = Deserializer::new(SliceReader::new(bytes));
-    let Bounded(batch) = Bounded::deserialize(&mut deserializer).map_err(|e| Malformed::Cbor(e.to_string()))?;
-    let mut rest = deserializer.into_inner();
-    let left = cbor4ii::core::dec::Read::fill(&mut rest, 1).map_or(0, |rest| rest.as_ref().len());
-    if left > 0 { Err(Malformed::Trailing(left)) } else { Ok(batch) }
+pub(super) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<Vec<T>, Unreadable> {
+    codec::decode(bytes).map(|Bounded(batch)| batch)
 }
 
 /// A list of at most [`MAX_BATCH`] elements, refused before more are decoded.
@@ -145,7 +133,7 @@ mod tests {
         let bytes = encode(&batch);
         assert_eq!(decode::<Message>(&bytes).unwrap(), batch);
         let longer = [&bytes[..], b"\0"].concat();
-        assert_eq!(decode::<Message>(&longer), Err(Malformed::Trailing(1)));
+        assert!(decode::<Message>(&longer).is_err());
         for end in 0..bytes.len() {
             assert!(decode::<Message>(&bytes[..end]).is_err(), "cut at {end}");
         }

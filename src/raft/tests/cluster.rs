@@ -282,15 +282,14 @@ async fn nobody_speaks_for_another_and_noise_is_refused() {
     };
     let vote = Vote::new(99, node(3));
     let rpc = VoteRequest { vote, last_log_id: None, leadership_transfer: true };
-    let claim = to_wire(&Request::<Journal>::Vote(rpc)).unwrap();
+    let claim = to_wire(&Request::<Journal>::Vote(rpc));
     refused(node(1), claim.clone()).await;
     let vote = Vote::new_committed(99, node(3));
     let chunk = Chunk { vote, transfer: 0, offset: 0, total: u64::MAX, data: Bytes::new() };
-    refused(node(3), to_wire(&Request::<Journal>::Chunk(chunk.clone())).unwrap()).await;
-    refused(node(3), to_wire(&Request::<Journal>::Chunk(Chunk { offset: 7, total: 9, ..chunk.clone() })).unwrap())
-        .await;
+    refused(node(3), to_wire(&Request::<Journal>::Chunk(chunk.clone()))).await;
+    refused(node(3), to_wire(&Request::<Journal>::Chunk(Chunk { offset: 7, total: 9, ..chunk.clone() }))).await;
     let noise = Chunk { total: 5, data: Bytes::from_static(b"noise"), ..chunk };
-    refused(node(3), to_wire(&Request::<Journal>::Chunk(noise)).unwrap()).await;
+    refused(node(3), to_wire(&Request::<Journal>::Chunk(noise))).await;
     refused(node(3), Bytes::new()).await;
     refused(node(3), Bytes::from_static(b"\x02future")).await;
     for length in 0..claim.len() {

@@ -4,8 +4,9 @@
 //!
 //! Besides what clients asked, each session that touched the lock may end once, by itself, not before
 //! its last answered keep-alive allows, and each acquire without an answer may be taken back (a node
-//! surrenders a grant that nobody got to hear of). Operations of unknown outcome may take effect at
-//! any time from when they were asked, or never.
+//! surrenders a grant that nobody got to hear of): also one that was asked again until it was answered,
+//! before that answer. Operations of unknown outcome may take effect at any time from when they were
+//! asked, or never.
 //!
 //! Sessions span locks, so an order is sought for each lock alone: sound, and weaker than for all
 //! locks at once. The search of Wing and Gong (`todc-utils`) takes minutes where many outcomes are
@@ -50,8 +51,28 @@ fn check_lock(lock: &LockName, history: &[Record]) -> Option<Violation> {
     }
 }
 
-/// An operation and from when until when it may have taken effect; `None`: any time later, or never.
-pub(super) type Timed = (Moment, Option<Moment>, Op);
+/// An operation and when it may have taken effect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Timed {
+    pub(super) from: Moment,
+    /// `None`: any time after.
+    pub(super) until: Option<Moment>,
+    /// Whether it certainly did, because somebody was told so.
+    pub(super) certain: bool,
+    pub(super) op: Op,
+}
+
+impl Timed {
+    /// It took effect before its answer.
+    pub(super) fn answered(from: Moment, until: Moment, op: Op) -> Self {
+        Self { from, until: Some(until), certain: true, op }
+    }
+
+    /// It may have taken effect, up to a moment if there is one.
+    pub(super) fn perhaps(from: Moment, until: Option<Moment>, op: Op) -> Self {
+        Self { from, until, certain: false, op }
+    }
+}
 
 /// What a search came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,7 +112,8 @@ impl Config {
 }
 
 /// The search: moments in order, and at each answer all ways in which its operation may have taken
-/// effect by then, after as few others as possible.
+/// effect by then, after as few others as possible; likewise, and without it, at the last moment of
+/// what may have taken effect unheard.
 pub(super) struct Search {
     operations: Vec<Timed>,
     steps: usize,
@@ -103,39 +125,47 @@ impl Search {
     }
 
     pub(super) fn run(mut self) -> Verdict {
-        let mut answers: Vec<(Moment, usize)> =
-            self.operations.iter().enumerate().filter_map(|(index, (_, until, _))| Some(((*until)?, index))).collect();
-        answers.sort();
+        let ends = self.operations.iter().enumerate().filter_map(|(index, t)| Some((t.until?, t.certain, index)));
+        let mut ends: Vec<(Moment, bool, usize)> = ends.collect();
+        ends.sort();
         let start = Config { lock: Lock::default(), open: BTreeSet::new(), unheard: BTreeSet::new() };
         let mut configs = vec![start];
-        for (answered, index) in answers {
-            configs = self.answer(configs, answered, index);
+        for (moment, certain, index) in ends {
+            let without = if certain { Vec::new() } else { configs.clone() };
+            configs = self.explain(configs, without, moment, index);
             if self.steps > MAX_STEPS {
                 return Verdict::Undecided;
             }
             if configs.is_empty() {
-                return Verdict::Not { answered };
+                return Verdict::Not { answered: moment };
             }
         }
         Verdict::Linearizable
     }
 
-    /// All configurations in which the operation has taken effect before its answer.
-    fn answer(&mut self, configs: Vec<Config>, answered: Moment, index: usize) -> Vec<Config> {
-        let begun = |(from, until, _): &Timed| *from < answered && until.is_none_or(|until| until >= answered);
+    /// All configurations in which the operation has taken effect before its last moment, beside those
+    /// `without` it.
+    fn explain(&mut self, configs: Vec<Config>, without: Vec<Config>, moment: Moment, index: usize) -> Vec<Config> {
+        let begun = |timed: &Timed| timed.from < moment && timed.until.is_none_or(|until| until >= moment);
         // That a session is over stays true, so its discovery need not take effect before its answer.
         let can_wait = |op: &Op| matches!(op, Op::Dead { .. } | Op::Deadlock);
         let candidates: Vec<usize> = (0..self.operations.len())
-            .filter(|i| begun(&self.operations[*i]) && (*i == index || !can_wait(&self.operations[*i].2)))
+            .filter(|i| begun(&self.operations[*i]) && (*i == index || !can_wait(&self.operations[*i].op)))
             .collect();
-        let named: BTreeSet<Who> = candidates.iter().flat_map(|i| self.named(*i)).collect();
-        let mourned = match self.operations[index].2 {
+        let named: BTreeSet<Who> = if self.operations[index].certain {
+            candidates.iter().flat_map(|i| self.named(*i)).collect()
+        } else {
+            // What took effect by its last moment may be needed by whatever comes after.
+            let open = |i: &usize| self.operations[*i].until.is_none_or(|until| until >= moment);
+            (0..self.operations.len()).filter(open).flat_map(|i| self.named(i)).collect()
+        };
+        let mourned = match self.operations[index].op {
             Op::Dead { who } => Some(who),
             _ => None,
         };
-        let (mut explained, mut seen, mut todo) = (Vec::new(), Vec::new(), VecDeque::from(configs));
+        let (mut explained, mut seen, mut todo) = (without, Vec::new(), VecDeque::from(configs));
         while let Some(mut config) = todo.pop_front() {
-            if config.open.remove(&index) {
+            if config.open.remove(&index) || config.unheard.iter().any(|(unheard, _)| *unheard == index) {
                 keep(&mut explained, config, mourned);
                 continue;
             }
@@ -156,18 +186,17 @@ impl Search {
     /// Whose holds an answered operation can need: an acquire that nobody heard of can wait with its
     /// effect until one does, because whoever it would have kept out it keeps out then.
     fn named(&self, index: usize) -> Vec<Who> {
-        match &self.operations[index] {
-            (_, None, _) => Vec::new(),
-            (_, _, Op::Granted { who, .. } | Op::Released { who }) => vec![*who],
-            (_, _, Op::Held { holders, .. }) => holders.clone(),
-            (_, _, Op::Shown { holders, .. }) => holders.keys().copied().collect(),
+        match &self.operations[index].op {
+            Op::Granted { who, .. } | Op::Released { who } => vec![*who],
+            Op::Held { holders, .. } => holders.clone(),
+            Op::Shown { holders, .. } => holders.keys().copied().collect(),
             _ => Vec::new(),
         }
     }
 
     fn effect(&self, config: &Config, index: usize, named: &BTreeSet<Who>) -> Option<Config> {
-        let (_, until, op) = &self.operations[index];
-        if until.is_some() {
+        let Timed { certain, op, .. } = &self.operations[index];
+        if *certain {
             if config.open.contains(&index) {
                 return None;
             }
@@ -186,8 +215,8 @@ impl Search {
         if !next.lock.apply(op) {
             return None;
         }
-        match (until, op.who()) {
-            (None, Some(who)) => next.unheard.insert((index, who)),
+        match (certain, op.who()) {
+            (false, Some(who)) => next.unheard.insert((index, who)),
             _ => next.open.insert(index),
         };
         Some(next)
@@ -208,7 +237,7 @@ fn keep(configs: &mut Vec<Config>, config: Config, mourned: Option<Who>) -> bool
 struct Projection<'a> {
     history: &'a [Record],
     sessions: BTreeMap<&'a SessionId, Who>,
-    timed: Vec<(Moment, Option<Moment>, Op)>,
+    timed: Vec<Timed>,
 }
 
 impl<'a> Projection<'a> {
@@ -228,13 +257,7 @@ impl<'a> Projection<'a> {
     }
 
     fn add(&mut self, ask: usize, record: &'a Record) {
-        let (from, until) = (record.invoked, record.returned);
         let op = match (&record.ask, &record.answer) {
-            (Ask::Acquire { session, mode, .. }, Answer::Unknown) => {
-                let who = self.who(session);
-                self.timed.push((from, None, Op::MaybeSurrendered { who, ask }));
-                Op::MaybeAcquired { who, mode: *mode, ask }
-            }
             (Ask::Acquire { session, .. }, Answer::Granted { token, mode }) => {
                 Op::Granted { who: self.who(session), mode: *mode, token: *token }
             }
@@ -242,7 +265,6 @@ impl<'a> Projection<'a> {
                 Op::Held { who: self.who(session), holders: holders.iter().map(|h| self.who(h)).collect() }
             }
             (Ask::Acquire { .. }, Answer::Deadlock) => Op::Deadlock,
-            (Ask::Release { session, .. }, Answer::Unknown) => Op::MaybeReleased { who: self.who(session) },
             (Ask::Release { session, .. }, Answer::Released) => Op::Released { who: self.who(session) },
             (Ask::Release { session, .. }, Answer::NotHolder) => Op::NotHolder { who: self.who(session) },
             (Ask::Acquire { session, .. } | Ask::Release { session, .. }, Answer::SessionExpired) => {
@@ -252,26 +274,52 @@ impl<'a> Projection<'a> {
                 let holders = holders.iter().map(|(session, token)| (self.who(session), *token)).collect();
                 Op::Shown { mode: *mode, holders }
             }
-            // A look that was not answered says nothing.
-            (Ask::Show(_), Answer::Unknown) => return,
+            (_, Answer::Unknown) => return self.add_unheard(ask, record),
             (ask, answer) => panic!("{answer:?} is no answer to {ask:?}"),
         };
-        self.timed.push((from, until, op));
+        if record.repeated {
+            self.add_unheard(ask, record);
+        }
+        let returned = record.returned.expect("what was answered has returned");
+        self.timed.push(Timed::answered(record.invoked, returned, op));
+    }
+
+    /// Adds what may have come of it unheard. What is answered under its key stays as it was answered,
+    /// so only an acquire, which is given up when its client hangs up, may have come to more than that.
+    fn add_unheard(&mut self, ask: usize, record: &'a Record) {
+        let (from, until) = (record.invoked, record.returned);
+        match (&record.ask, until) {
+            (Ask::Acquire { session, mode, .. }, _) => {
+                let (who, mode) = (self.who(session), *mode);
+                self.timed.push(Timed::perhaps(from, until, Op::MaybeAcquired { who, mode, ask }));
+                self.timed.push(Timed::perhaps(from, until, Op::MaybeSurrendered { who, ask }));
+            }
+            (Ask::Release { session, .. }, None) => {
+                let who = self.who(session);
+                self.timed.push(Timed::perhaps(from, None, Op::MaybeReleased { who }));
+            }
+            // A look that was not answered says nothing.
+            _ => {}
+        }
     }
 
     /// Adds what the sessions that touched the lock did elsewhere.
-    fn finish(mut self) -> Vec<(Moment, Option<Moment>, Op)> {
+    fn finish(mut self) -> Vec<Timed> {
         for (&session, &who) in &self.sessions {
             let of_session = || self.history.iter().filter(|record| record.ask.session() == Some(session));
-            self.timed.push((earliest_expiry(session, self.history), None, Op::End { who }));
+            self.timed.push(Timed::perhaps(earliest_expiry(session, self.history), None, Op::End { who }));
             for close in of_session().filter(|record| matches!(record.ask, Ask::Close(_))) {
-                if close.is_unknown() || close.answer == Answer::Closed {
-                    self.timed.push((close.invoked, close.returned, Op::End { who }));
+                match close.returned {
+                    None => self.timed.push(Timed::perhaps(close.invoked, None, Op::End { who })),
+                    Some(returned) if close.answer == Answer::Closed => {
+                        self.timed.push(Timed::answered(close.invoked, returned, Op::End { who }));
+                    }
+                    Some(_) => {}
                 }
             }
             let dead = of_session().filter(|record| record.answer == Answer::SessionExpired);
-            if let Some(first) = dead.min_by_key(|record| record.returned) {
-                self.timed.push((first.invoked, first.returned, Op::Dead { who }));
+            if let Some((first, returned)) = dead.filter_map(|r| Some((r, r.returned?))).min_by_key(|(_, at)| *at) {
+                self.timed.push(Timed::answered(first.invoked, returned, Op::Dead { who }));
             }
         }
         self.timed

@@ -27,6 +27,8 @@ pub enum Violation {
     Undecided(String),
     /// The service did not come back after the faults.
     NoProgress(String),
+    /// A node ended by itself.
+    NodeFailed(String),
 }
 
 impl fmt::Display for Violation {
@@ -37,6 +39,7 @@ impl fmt::Display for Violation {
             Self::NotLinearizable(detail) => ("linearizability", detail),
             Self::Undecided(detail) => ("undecided", detail),
             Self::NoProgress(detail) => ("progress", detail),
+            Self::NodeFailed(detail) => ("failed node", detail),
         };
         write!(f, "{what}: {detail}")
     }

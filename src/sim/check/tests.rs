@@ -52,7 +52,7 @@ impl Tale {
         let renews = matches!(answer, Answer::Opened { .. } | Answer::Alive { .. });
         let lease_until_ms = renews.then_some(ms.0 + LEASE_MS);
         let invoked = Moment { ms: ms.0, order };
-        self.0.push(Record { client: 0, ask, invoked, returned, answer, lease_until_ms });
+        self.0.push(Record { client: 0, ask, invoked, returned, answer, repeated: false, lease_until_ms });
         self
     }
 
@@ -62,6 +62,12 @@ impl Tale {
 
     fn acquires(self, ms: (u64, u64), name: &str, mode: Mode, answer: Answer) -> Self {
         self.says(ms, Ask::Acquire { session: session(name), lock: lock(), mode, wait_ms: 0 }, answer)
+    }
+
+    /// It was asked before, under the same key, and that was not answered.
+    fn repeatedly(mut self) -> Self {
+        self.0.last_mut().unwrap().repeated = true;
+        self
     }
 
     fn releases(self, ms: (u64, u64), name: &str, answer: Answer) -> Self {
@@ -326,13 +332,26 @@ impl Specification for LockSpec {
     }
 }
 
+/// Whether it finds an order for any choice of those that may have taken effect up to a moment.
 fn wing_and_gong(operations: &[Timed]) -> bool {
+    let (passing, lasting): (Vec<&Timed>, Vec<&Timed>) =
+        operations.iter().partition(|timed| !timed.certain && timed.until.is_some());
+    (0..1u32 << passing.len()).any(|choice| {
+        let chosen = passing.iter().enumerate().filter(|(nth, _)| choice >> nth & 1 == 1).map(|(_, timed)| *timed);
+        wing_and_gong_of(lasting.iter().copied().chain(chosen))
+    })
+}
+
+fn wing_and_gong_of<'a>(operations: impl Iterator<Item = &'a Timed>) -> bool {
     let mut events = Vec::new();
-    for (process, (from, until, op)) in operations.iter().enumerate() {
+    for (process, Timed { from, until, op, .. }) in operations.enumerate() {
         events.push(((false, Some(*from)), process, Action::Call(op.clone())));
         events.push(((until.is_none(), *until), process, Action::Response(op.clone())));
     }
     events.sort_by_key(|(moment, ..)| *moment);
+    if events.is_empty() {
+        return true;
+    }
     let actions = events.into_iter().map(|(_, process, action)| (process, action)).collect();
     WGLChecker::<LockSpec>::is_linearizable(History::from_actions(actions))
 }
@@ -365,16 +384,36 @@ proptest! {
             .into_iter()
             .enumerate()
             .map(|(index, (start, length, open, op))| {
-                let open = open && matches!(op, Op::End { .. })
-                    || matches!(op, Op::MaybeAcquired { .. } | Op::MaybeSurrendered { .. } | Op::MaybeReleased { .. });
+                let maybe =
+                    matches!(op, Op::MaybeAcquired { .. } | Op::MaybeSurrendered { .. } | Op::MaybeReleased { .. });
+                let open = open && (maybe || matches!(op, Op::End { .. }));
                 let at = |ms, order| Moment { ms, order: 2 * index as u64 + order };
-                (at(start, 0), (!open).then(|| at(start + length, 1)), op)
+                let until = (!open).then(|| at(start + length, 1));
+                Timed { from: at(start, 0), until, certain: !maybe && !open, op }
             })
             .collect();
         let expected = wing_and_gong(&operations);
         let found = Search::new(operations.clone()).run();
         prop_assert_eq!(found == Verdict::Linearizable, expected, "{:?} {:?}", found, operations);
     }
+}
+
+#[test]
+fn an_acquire_that_is_repeated_may_have_held_the_lock_before_its_answer_but_not_after() {
+    let repeated = |answer| Tale::of_two().acquires((10, 50), "a", Exclusive, answer).repeatedly();
+    for answer in [held(&["b"]), granted(3, Exclusive)] {
+        let tale = repeated(answer).acquires((20, 25), "b", Exclusive, held(&["a"]));
+        let tale = tale.acquires((30, 35), "b", Exclusive, granted(2, Exclusive));
+        let seen_once = |tale: Tale| tale.releases((40, 45), "b", Answer::Released);
+        if matches!(tale.0[2].answer, Answer::Held { .. }) {
+            assert!(tale.is_linearizable());
+        } else {
+            assert!(seen_once(tale).is_linearizable());
+        }
+    }
+    let late = repeated(held(&["b"])).acquires((20, 35), "b", Exclusive, granted(2, Exclusive));
+    let late = late.releases((51, 55), "b", Answer::Released);
+    assert!(!late.acquires((60, 65), "b", Exclusive, held(&["a"])).is_linearizable());
 }
 
 #[test]

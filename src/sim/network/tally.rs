@@ -43,6 +43,12 @@ pub enum Happened {
     Suspended,
     /// A wall clock was set.
     WallJumped,
+    /// A process was asked to hand its duties over and to end (SIGTERM).
+    Retired,
+    /// A machine got an empty disk, and with it a new identity.
+    Wiped,
+    /// The leader said that others vote than before.
+    VotersChanged,
 }
 
 /// Counts by kind.
@@ -53,6 +59,13 @@ impl Tally {
     /// Counts one.
     pub fn count(&mut self, what: Happened) {
         *self.0.entry(what).or_default() += 1;
+    }
+
+    /// Counts what another run counted, too.
+    pub fn add(&mut self, other: &Self) {
+        for (what, count) in &other.0 {
+            *self.0.entry(*what).or_default() += count;
+        }
     }
 
     /// How often it happened.

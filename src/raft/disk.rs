@@ -9,7 +9,6 @@ use std::{cmp::Ordering, fmt, io};
 
 use bytes::Bytes;
 use raft_log::codeq::{Decode, Encode};
-use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     ids::NodeId,
@@ -18,16 +17,6 @@ use crate::{
 
 /// Most bytes of one entry that is read back. More is damage, not an entry.
 const MAX_ENTRY_BYTES: usize = 64 << 20;
-
-/// CBOR of a value.
-pub(crate) fn to_cbor<T: Serialize>(value: &T) -> io::Result<Bytes> {
-    cbor4ii::serde::to_vec(Vec::new(), value).map(Bytes::from).map_err(|error| damaged(&error))
-}
-
-/// The value of CBOR.
-pub(crate) fn from_cbor<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
-    cbor4ii::serde::from_slice(bytes).map_err(|error| damaged(&error))
-}
 
 fn damaged(what: &dyn fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_string())

@@ -1,0 +1,139 @@
+//! How the task comes by a cluster: what the [`Founding`] wants done.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{ControlParts, ControlTask, Done, Search, Standing};
+use crate::{
+    ids::NodeId,
+    machine::{
+        control::ControlState,
+        founding::{Candidacy, Founder, Founding, FoundingEffect, Mismatch},
+    },
+    raft::RaftNode,
+};
+
+/// How long a founder looks for a cluster that is there already before it founds one.
+const LOOK_FIRST: Duration = Duration::from_millis(1_500);
+/// How often a node without a cluster says so.
+const SAY_SO: Duration = Duration::from_secs(10);
+/// Most peers whose mismatch is remembered as said.
+const MAX_WARNED: usize = 1_024;
+
+/// The founding of this node, as far as it has come in earlier runs.
+pub(super) fn of(parts: &ControlParts) -> Founding {
+    let settings = &parts.settings;
+    let founder = Founder {
+        me: parts.mesh.local(),
+        lock_manager: Candidacy::of(&settings.roles),
+        cluster_name: settings.cluster_name.clone(),
+        cache_protocol: settings.cache_protocol.clone(),
+        queue_partitions: settings.queue_partitions,
+        expect: settings.expect,
+        fresh_id: parts.fresh_id,
+    };
+    Founding::new(founder, parts.known_record.borrow().clone())
+}
+
+impl ControlTask {
+    /// Acts on what the disk holds. A founder without a record that has somewhere to look for a cluster
+    /// looks there first.
+    pub(super) fn begin(&mut self) {
+        let mut effects = Vec::new();
+        let wall = self.parts.clock.wall();
+        if self.founding.record().is_none() && self.parts.settings.search == Search::Elsewhere {
+            self.found_at = Some(Instant::now() + LOOK_FIRST);
+        } else {
+            self.founding.may_found(wall, &mut effects);
+        }
+        self.founding.started(&mut effects);
+        self.perform(effects);
+    }
+
+    /// The search is over, once everyone here has said whether there is a cluster.
+    pub(super) fn found_when_due(&mut self) {
+        let Some(at) = self.found_at else { return };
+        let greeted = self.parts.greeted.borrow().clone();
+        let all_heard = self.peers.keys().all(|peer| greeted.contains_key(peer) || self.warned.contains(peer));
+        if Instant::now() >= at && (all_heard || at.elapsed() > LOOK_FIRST) {
+            self.found_at = None;
+            let mut effects = Vec::new();
+            self.founding.may_found(self.parts.clock.wall(), &mut effects);
+            self.perform(effects);
+        }
+    }
+
+    pub(super) fn perform(&mut self, effects: Vec<FoundingEffect>) {
+        for effect in effects {
+            match effect {
+                FoundingEffect::Store(record) => {
+                    let records = Arc::clone(&self.parts.records);
+                    self.work.spawn(async move { Done::Stored(records.save(record).await.map_err(|e| e.to_string())) });
+                }
+                FoundingEffect::Announce => {
+                    if let Some(record) = self.founding.record() {
+                        info!(cluster = %record.cluster_id, name = %record.cluster_name, "belongs to the cluster");
+                    }
+                    let peers: Vec<_> = self.peers.keys().copied().collect();
+                    peers.into_iter().for_each(|peer| self.greet(peer));
+                }
+                FoundingEffect::Initialise(voters) => {
+                    if let Some(raft) = self.parts.raft.clone() {
+                        self.work.spawn(async move { Done::Initialised(initialise(&raft, voters).await) });
+                    }
+                }
+                FoundingEffect::Refuse(mismatch) => self.refuse(&mismatch),
+            }
+        }
+    }
+
+    fn refuse(&mut self, mismatch: &Mismatch) {
+        let (Mismatch::Name { peer, .. } | Mismatch::Cluster { peer, .. } | Mismatch::CacheProtocol { peer, .. }) =
+            mismatch;
+        if self.warned.len() < MAX_WARNED && self.warned.insert(*peer) {
+            warn!(%peer, "refused: {mismatch}");
+        }
+        self.parts.mesh.disconnect(*peer);
+    }
+
+    pub(super) fn say_so(&mut self) {
+        let lock_managers = self.founding.lock_managers_waiting();
+        let expect = self.founding.expect();
+        let standing = Standing::Looking { lock_managers, expect };
+        self.parts.standing.send_if_modified(|known| {
+            let news = *known != standing;
+            *known = standing;
+            news
+        });
+        if self.said_at.is_some_and(|at| at.elapsed() < SAY_SO) {
+            return;
+        }
+        // A node that has just started gives its peers a moment before it complains.
+        if self.said_at.replace(Instant::now()).is_none() {
+            return;
+        }
+        match expect {
+            Some(expect) => warn!(
+                "waits for lock managers before it founds the cluster: {lock_managers} of BOOTSTRAP_EXPECT={expect} are \
+                 here; start the others with this node in BOOTSTRAP_PEERS"
+            ),
+            None => warn!(
+                peers = self.peers.len(),
+                "has no cluster yet and waits: exactly one node must be started with BOOTSTRAP_EXPECT=n to found one, or \
+                 BOOTSTRAP_PEERS must name a member of one"
+            ),
+        }
+    }
+}
+
+/// Founders initialise once; on any later start their log says that it was done.
+async fn initialise(raft: &RaftNode<ControlState>, voters: Vec<NodeId>) -> Result<(), String> {
+    let outcome = raft.initialize(voters.into_iter().collect()).await;
+    // Done in an earlier run, or another founder was faster and has asked for our vote.
+    match raft.is_initialized().await {
+        Ok(true) => Ok(()),
+        _ => outcome.map_err(|error| error.to_string()),
+    }
+}

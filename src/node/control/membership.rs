@@ -1,0 +1,152 @@
+//! What the task tells the leader, and what it hears from it: joining, heartbeats, views.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::{debug, error, info};
+
+use super::{ControlTask, Done, Standing, VERSION, reply};
+use crate::{
+    codec::encode,
+    ids::NodeId,
+    machine::membership::{Joiner, Liveness},
+    net::{CallError, Lane, Mesh, Protocol},
+    node::{
+        authority::Authority,
+        wire::{ControlCall, ControlReply, Leader, Refused},
+    },
+};
+
+/// What was told to a leader.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Told {
+    Join,
+    Heartbeat,
+}
+
+impl ControlTask {
+    fn joiner(&self) -> Joiner {
+        let settings = &self.parts.settings;
+        Joiner {
+            node: self.me(),
+            incarnation: settings.incarnation,
+            roles: settings.roles.iter().copied().collect(),
+            addrs: self.addrs(),
+            version: VERSION.to_owned(),
+        }
+    }
+
+    pub(super) fn tell_leader(&mut self) {
+        let Some(leader) = self.parts.route.leader() else { return };
+        let joiner = self.joiner();
+        let (call, told) = if self.joined_as.as_ref() == Some(&joiner) {
+            if self.told_at.elapsed() < self.parts.settings.heartbeat {
+                return;
+            }
+            let view = self.parts.route.view().version;
+            (ControlCall::Heartbeat { incarnation: joiner.incarnation, view }, Told::Heartbeat)
+        } else {
+            self.joined_as = Some(joiner.clone());
+            (ControlCall::Join(Box::new(joiner)), Told::Join)
+        };
+        self.telling = true;
+        self.told_at = Instant::now();
+        let (me, authority) = (self.me(), self.parts.authority.clone());
+        let mesh = Arc::clone(&self.parts.mesh);
+        let (route, patience) = (self.parts.route.clone(), self.parts.settings.heartbeat * 2);
+        self.work.spawn(async move {
+            // A leader that is silent must not keep this node from telling the next one.
+            let outcome = tokio::select! {
+                outcome = tell(&*mesh, authority.as_ref(), me, leader.node, call) => outcome,
+                () = route.other_leader_than(leader) => Err(CallError::Timeout(leader.node)),
+                () = tokio::time::sleep(patience) => Err(CallError::Timeout(leader.node)),
+            };
+            Done::Told { leader, call: told, outcome }
+        });
+    }
+
+    pub(super) fn answered(&mut self, leader: Leader, call: Told, outcome: Result<ControlReply, CallError>) {
+        match outcome {
+            Ok(ControlReply::Joined(view)) => {
+                self.parts.route.install(*view);
+                if *self.parts.standing.borrow() != Standing::Member {
+                    info!(leader = %leader.node, "is a member of the cluster");
+                }
+                self.parts.standing.send_replace(Standing::Member);
+            }
+            Ok(ControlReply::Alive { leader, view }) => {
+                self.learn(leader);
+                if let Some(view) = view {
+                    self.parts.route.install(*view);
+                }
+            }
+            Ok(ControlReply::JoinFirst) => self.joined_as = None,
+            Ok(ControlReply::Refused(reason @ (Refused::Barred | Refused::OlderIncarnation | Refused::Full))) => {
+                self.barred(reason);
+            }
+            Ok(ControlReply::NotLeader(other)) => {
+                debug!(leader = %leader.node, ?other, ?call, "does not lead, or cannot decide");
+                self.forget_join(call);
+                self.parts.route.doubt(leader);
+                if let Some(other) = other {
+                    self.learn(other);
+                }
+            }
+            Ok(reply) => {
+                self.forget_join(call);
+                debug!(?reply, ?call, "the leader could not do it now");
+            }
+            Err(reason) => {
+                self.forget_join(call);
+                debug!(%reason, ?call, "the leader was not reached");
+                self.parts.route.doubt(leader);
+            }
+        }
+    }
+
+    fn forget_join(&mut self, call: Told) {
+        if call == Told::Join {
+            self.joined_as = None;
+        }
+    }
+
+    fn barred(&mut self, reason: Refused) {
+        error!(%reason, "refused by the cluster");
+        self.parts.standing.send_replace(Standing::Barred(reason.to_string()));
+    }
+
+    pub(super) fn view_changed(&mut self) {
+        let view = self.parts.route.view();
+        let me = self.me();
+        let belongs = view.members.iter().filter(|(node, member)| **node != me && member.belongs());
+        let addrs = belongs.map(|(node, member)| {
+            let addrs = member.joiner.addrs.iter().filter_map(|addr| addr.parse().ok());
+            (*node, addrs.collect())
+        });
+        self.parts.mesh.set_members(addrs.collect());
+        // A view from before this run may be older than an admission: then the leader has the word.
+        if view.barred.contains(&me) && *self.parts.standing.borrow() == Standing::Member {
+            return self.barred(Refused::Barred);
+        }
+        let mine = view.members.get(&me);
+        if mine.is_some_and(|mine| {
+            mine.liveness == Liveness::Left && mine.joiner.incarnation == self.parts.settings.incarnation
+        }) {
+            self.parts.standing.send_replace(Standing::Left);
+        }
+    }
+}
+
+/// Tells the leader something, be it this node itself or a peer.
+pub(crate) async fn tell(
+    mesh: &dyn Mesh,
+    authority: Option<&Authority>,
+    me: NodeId,
+    leader: NodeId,
+    call: ControlCall,
+) -> Result<ControlReply, CallError> {
+    match authority {
+        Some(authority) if leader == me => Ok(authority.control(me, call).await),
+        _ => reply(mesh.call(leader, Protocol::Control, Lane::End, encode(&call)).await),
+    }
+}

@@ -1,0 +1,132 @@
+//! How the task judges members: who is down, who votes, who is forgotten.
+
+use std::collections::BTreeMap;
+
+use tracing::warn;
+
+use super::{LeaderTask, Outcome, effects::propose_for_certain};
+use crate::{
+    ids::{NodeId, Role, Tick},
+    machine::{
+        autopilot::{self, Candidate, RaftChange, Situation},
+        control::{Command, ControlState},
+        membership::{Liveness, MemberChange},
+    },
+    node::wire::View,
+    raft::RaftStatus,
+    time::millis,
+};
+
+impl LeaderTask {
+    pub(super) fn suspect(&mut self, now: Tick) {
+        let Some(term) = self.term_led() else { return };
+        for suspect in self.detector.suspects(now) {
+            if suspect.node == self.parts.me {
+                self.detector.acquit(now, suspect.node);
+                continue;
+            }
+            warn!(peer = %suspect.node, "has not been heard of for the failure timeout: down");
+            let raft = self.parts.raft.clone();
+            let (node, incarnation) = (suspect.node, suspect.incarnation);
+            let down = Command::Member(MemberChange::Down { node, incarnation, term: Some(term) });
+            self.work
+                .spawn(async move { Outcome::DownProposed { node, failed: !propose_for_certain(&raft, down).await } });
+        }
+    }
+
+    pub(super) fn read_view(&mut self) {
+        self.reading_view = true;
+        self.view_stale = false;
+        let raft = self.parts.raft.clone();
+        self.work.spawn(async move {
+            let read = |state: &ControlState, _: u64| {
+                let members = state.members();
+                (members.version(), members.members().clone(), members.barred().keys().copied().collect::<Vec<_>>())
+            };
+            let read = raft.with_state(read).ok();
+            Outcome::ViewRead(read.map(|(version, members, barred)| {
+                let RaftStatus { voters, learners, .. } = raft.status().borrow().clone();
+                let (voters, learners) = (voters.into_iter().collect(), learners.into_iter().collect());
+                Box::new(View { version, members, barred, voters, learners })
+            }))
+        });
+    }
+
+    pub(super) fn watch_members(&mut self, now: Tick) {
+        let view = self.parts.route.view();
+        let serving = view.members.iter().filter(|(_, member)| member.serves());
+        self.detector.set_members(now, serving.map(|(node, member)| (*node, member.joiner.incarnation)));
+        let mut before = std::mem::take(&mut self.seen);
+        for (node, member) in &view.members {
+            let known = before.remove(node).filter(|(liveness, _)| *liveness == member.liveness);
+            self.seen.insert(*node, known.unwrap_or((member.liveness, now)));
+        }
+    }
+
+    pub(super) fn change_voters(&mut self, now: Tick) {
+        if self.changing || now < self.change_at {
+            return;
+        }
+        let view = self.parts.route.view();
+        let status = self.status.borrow().clone();
+        let candidate = |node: &NodeId, liveness: Liveness| Candidate {
+            liveness,
+            since_ms: self.seen.get(node).map_or(0, |(_, since)| now.ms_since(*since)),
+            trails_by: trails_by(&status).get(node).copied(),
+        };
+        let listed = view.members.iter().filter(|(_, member)| member.has_role(Role::LockManager));
+        let mut lock_managers: BTreeMap<_, _> =
+            listed.map(|(node, member)| (*node, candidate(node, member.liveness))).collect();
+        // A founder that has not joined yet has as long to come as a member that is down.
+        for node in &status.voters {
+            let since_ms = now.ms_since(self.office_since);
+            lock_managers.entry(*node).or_insert(Candidate { liveness: Liveness::Down, since_ms, trails_by: None });
+        }
+        let situation = Situation {
+            leader: self.parts.me,
+            lock_managers,
+            voters: status.voters.clone(),
+            learners: status.learners.clone(),
+            dead_after_ms: millis(self.parts.settings.member_dead_timeout),
+        };
+        let Some(change) = autopilot::decide(&situation) else { return };
+        self.changing = true;
+        let raft = self.parts.raft.clone();
+        self.work.spawn(async move {
+            let outcome = match change.clone() {
+                RaftChange::AddLearner(node) => raft.add_learner(node).await,
+                RaftChange::SetVoters(voters) => raft.change_voters(voters).await,
+                RaftChange::RemoveLearner(node) => raft.remove_learner(node).await,
+            };
+            Outcome::RaftChanged { change, error: outcome.err().map(|error| error.to_string()) }
+        });
+    }
+
+    pub(super) fn forget(&mut self) {
+        if self.forgetting {
+            return;
+        }
+        let wall = self.parts.clock.wall();
+        let limit = millis(self.parts.settings.member_forget_timeout);
+        let view = self.parts.route.view();
+        let old = view.members.iter().filter(|(node, member)| {
+            !member.serves() && wall.ms_since(member.since) >= limit && !view.voters.contains(node)
+        });
+        let old: Vec<_> = old.map(|(node, member)| (*node, member.since)).collect();
+        if old.is_empty() {
+            return;
+        }
+        self.forgetting = true;
+        let raft = self.parts.raft.clone();
+        self.work.spawn(async move {
+            // Tried again at the next look where it failed.
+            let _ = raft.propose(vec![Command::Member(MemberChange::Forget(old))]).await;
+            Outcome::Forgot
+        });
+    }
+}
+
+pub(super) fn trails_by(status: &RaftStatus) -> BTreeMap<NodeId, u64> {
+    let behind = |matched: u64| status.last_log_index.saturating_sub(matched);
+    status.followers.iter().map(|(node, follower)| (*node, behind(follower.matched))).collect()
+}
