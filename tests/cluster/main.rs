@@ -12,6 +12,7 @@ mod ask;
 mod harness;
 mod history;
 mod namespaces;
+mod stranger;
 
 mod discovery;
 mod disk_full;
