@@ -1,4 +1,5 @@
 //! Small files that are read and replaced as a whole: a crash leaves the old content or the new one.
+//! And what to do where the disk refuses.
 //!
 //! A leaf, used by the few that write to disk; `tests/architecture.rs` lists them.
 
@@ -48,6 +49,19 @@ fn temporary(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".tmp");
     name.into()
+}
+
+/// What an operator can do about a file system that refuses, as the end of a message.
+pub(crate) fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free space on that disk (or enlarge it) and start the node again: nothing that was acknowledged is lost"
+        }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            "make it writable for the user that runs the node, and start the node again"
+        }
+        _ => "see to that disk, and start the node again: with its data, or without as a new one",
+    }
 }
 
 #[cfg(test)]

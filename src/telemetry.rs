@@ -27,8 +27,8 @@ use crate::config::LogFormat;
 
 /// What talks too much at `info`. A directive for the same target in `RUST_LOG` wins over these.
 const QUIET: &str = "libp2p=warn,libp2p_swarm=warn,libp2p_mdns=error,libp2p_gossipsub=warn,libp2p_kad=error,\
-                     multistream_select=warn,yamux=warn,quinn=warn,netlink_proto=warn,openraft=error,raft_log=warn,\
-                     hyper=warn,hyper_util=warn";
+                     libp2p_request_response=error,multistream_select=warn,yamux=warn,quinn=warn,netlink_proto=warn,\
+                     openraft=error,raft_log=warn,hyper=warn,hyper_util=warn";
 
 /// Why logs could not be set up.
 #[derive(Debug, thiserror::Error)]

@@ -2,22 +2,30 @@
 //!
 //! Owns the configuration of each libp2p behaviour. The swarm task drives them and reads their events.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::time::Duration;
 
 use libp2p::{
-    PeerId, StreamProtocol, allow_block_list, connection_limits, gossipsub, identify,
+    PeerId, allow_block_list, connection_limits, gossipsub, identify,
     identity::Keypair,
     kad, mdns, memory_connection_limits, ping,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use super::{Mdns, NetError, NetLimits, NetSettings, Protocol, Topic, rpc, rpc::Rpc};
+use super::{
+    Mdns, NetError, NetLimits, NetSettings, Protocol, Topic,
+    admission::{self, Admission},
+    broadcast::MAX_MESSAGE_BYTES,
+    event_loop, rpc,
+    rpc::Rpc,
+};
 
 /// Everything that a node speaks.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     /// Refuses connections beyond the bounds.
     pub(super) limits: connection_limits::Behaviour,
+    /// Keeps room for members.
+    pub(super) admission: Admission,
     /// Refuses connections while memory is short.
     pub(super) memory: memory_connection_limits::Behaviour,
     /// Refuses barred peers.
@@ -44,23 +52,15 @@ pub(super) struct Behaviour {
     pub(super) client: Rpc,
 }
 
-/// Kademlia's name on the wire.
-const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/syncmesh/kad/1");
 /// What identify says that we speak.
 pub(super) const IDENTIFY_PROTOCOL: &str = "/syncmesh/1";
 /// Pings are frequent, because they also find connections that died without a word.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// A ping unanswered for so long ends its connection.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// A Kademlia query gives up after this.
-const KAD_QUERY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Copies of a provider record: at most this many peers are asked to keep one.
-const KAD_REPLICATION: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
-/// Most bytes of a broadcast.
-pub(super) const MAX_GOSSIP_BYTES: usize = 64 * 1024;
-/// What gossipsub adds around a body: signature, key, topic, control messages.
+/// What gossipsub adds around a message: signature, key, topic, control messages.
 const GOSSIP_ENVELOPE_BYTES: usize = 2 * 1024;
-/// A node refuses new connections above this part of the machine's memory.
+/// A node refuses new connections above this part of the memory that it may use.
 const MEMORY_PART: f64 = 0.9;
 /// How often mDNS asks again.
 const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(30);
@@ -87,7 +87,8 @@ impl Behaviour {
         let local = settings.keypair.public().to_peer_id();
         Ok(Self {
             limits: connection_limits::Behaviour::new(connection_bounds(&settings.limits)),
-            memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_PART),
+            admission: Admission::new(&settings.limits),
+            memory: memory_bound(&settings.limits),
             barred: allow_block_list::Behaviour::default(),
             identify: identify::Behaviour::new(
                 identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), settings.keypair.public())
@@ -96,7 +97,7 @@ impl Behaviour {
                     .with_hide_listen_addrs(!settings.announce.is_empty()),
             ),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
-            kad: kademlia(local),
+            kad: event_loop::kademlia::behaviour(local),
             gossip: gossip(&settings.keypair)?,
             mdns: local_discovery(settings.mdns, local).into(),
             raft: rpc::behaviour(Protocol::Raft),
@@ -127,23 +128,19 @@ fn connection_bounds(limits: &NetLimits) -> connection_limits::ConnectionLimits 
         .with_max_established_per_peer(Some(limits.established_per_peer))
 }
 
-fn kademlia(local: PeerId) -> kad::Behaviour<kad::store::MemoryStore> {
-    let mut config = kad::Config::new(KAD_PROTOCOL);
-    config
-        .set_kbucket_inserts(kad::BucketInserts::Manual)
-        .set_record_filtering(kad::StoreInserts::FilterBoth)
-        .set_query_timeout(KAD_QUERY_TIMEOUT)
-        .set_replication_factor(KAD_REPLICATION);
-    let mut kad = kad::Behaviour::with_config(local, kad::store::MemoryStore::new(local), config);
-    kad.set_mode(Some(kad::Mode::Server));
-    kad
+/// A part of what is there, or of what the process's control group allows if that is less.
+fn memory_bound(limits: &NetLimits) -> memory_connection_limits::Behaviour {
+    let machine = memory_connection_limits::Behaviour::with_max_percentage(MEMORY_PART);
+    let group = admission::allowed_memory().map(|bytes| bytes / 10 * 9);
+    let bound = limits.memory_bytes.or(group).unwrap_or(usize::MAX).min(machine.max_allowed_bytes());
+    memory_connection_limits::Behaviour::with_max_bytes(bound)
 }
 
 fn gossip(keypair: &Keypair) -> Result<gossipsub::Behaviour, NetError> {
     let setup = |reason: String| NetError::Setup { what: "gossipsub", reason };
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(gossipsub::ValidationMode::Strict)
-        .max_transmit_size(MAX_GOSSIP_BYTES + GOSSIP_ENVELOPE_BYTES)
+        .max_transmit_size(MAX_MESSAGE_BYTES + GOSSIP_ENVELOPE_BYTES)
         .build()
         .map_err(|e| setup(e.to_string()))?;
     let signed = gossipsub::MessageAuthenticity::Signed(keypair.clone());

@@ -18,7 +18,7 @@ use crate::ids::NodeId;
 /// Peers in the book. Members are always taken; beyond this others are forgotten first, or not taken.
 const MAX_PEERS: usize = 1024;
 /// Addresses kept of one peer, from each source.
-const MAX_ADDRS: usize = 16;
+pub(super) const MAX_ADDRS: usize = 16;
 /// A peer that the node sent away is not dialled for so long.
 const SENT_AWAY: Duration = Duration::from_secs(30);
 
@@ -128,7 +128,7 @@ impl Known {
 
     fn link(&self, peer: NodeId) -> Option<PeerLink> {
         let link = self.links.first()?;
-        let quic = link.addr.iter().any(|part| matches!(part, multiaddr::Protocol::QuicV1));
+        let quic = is_quic(&link.addr);
         Some(PeerLink {
             peer,
             agent: self.agent.clone(),
@@ -255,6 +255,17 @@ impl Book {
         self.peers.iter().filter(move |(_, known)| lost(known)).map(|(peer, _)| *peer)
     }
 
+    /// Whether the replicated state has named any member yet.
+    pub(super) fn knows_members(&self) -> bool {
+        self.peers.values().any(Known::is_member)
+    }
+
+    /// Connected peers, and where they can be dialled.
+    pub(super) fn connected_addrs(&self) -> Vec<(NodeId, Vec<Multiaddr>)> {
+        let connected = self.peers.iter().filter(|(_, known)| known.connected());
+        connected.map(|(peer, known)| (*peer, known.addrs())).collect()
+    }
+
     /// Connected peers, for people.
     pub(super) fn links(&self) -> BTreeMap<NodeId, PeerLink> {
         self.peers.iter().filter_map(|(peer, known)| Some((*peer, known.link(*peer)?))).collect()
@@ -300,6 +311,11 @@ impl Bootstrap {
         let settled = peer.is_some_and(|peer| book.get(peer).is_some_and(met) || book.is_sent_away(peer, now));
         !self.ourselves && !settled && self.dialling.is_none() && self.backoff.ready(now)
     }
+}
+
+/// Whether an address is for QUIC.
+pub(super) fn is_quic(addr: &Multiaddr) -> bool {
+    addr.iter().any(|part| matches!(part, multiaddr::Protocol::QuicV1 | multiaddr::Protocol::Quic))
 }
 
 /// The peer that an address ends with.

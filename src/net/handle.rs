@@ -1,6 +1,9 @@
 //! The libp2p implementation of [`Mesh`]: a node's side of the channels to the swarm task.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
@@ -11,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    CallError, DiscoveredBy, Lane, Mesh, MeshStatus, Protocol, Topic, behaviour::MAX_GOSSIP_BYTES, metrics::NetMetrics,
+    CallError, DiscoveredBy, Lane, Mesh, MeshStatus, Protocol, Topic, broadcast::MAX_BODY_BYTES, metrics::NetMetrics,
 };
 use crate::ids::NodeId;
 
@@ -35,6 +38,7 @@ pub(super) enum Order {
     Broadcast(Topic, Bytes),
     Hint(NodeId, Vec<Multiaddr>, DiscoveredBy),
     Disconnect(NodeId),
+    Seek(String),
 }
 
 /// The receiving ends, for the swarm task.
@@ -44,6 +48,7 @@ pub(super) struct Inbox {
     pub(super) ends: mpsc::Receiver<Call>,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) members: watch::Receiver<Members>,
+    pub(super) offered: watch::Receiver<BTreeSet<String>>,
     pub(super) barred: watch::Receiver<Vec<NodeId>>,
 }
 
@@ -57,6 +62,7 @@ pub(super) struct Handle {
     ends: mpsc::Sender<Call>,
     orders: mpsc::Sender<Order>,
     members: watch::Sender<Members>,
+    offered: watch::Sender<BTreeSet<String>>,
     barred: watch::Sender<Vec<NodeId>>,
     status: watch::Receiver<Arc<MeshStatus>>,
     metrics: NetMetrics,
@@ -72,9 +78,17 @@ impl Handle {
         let (ends, ends_in) = mpsc::channel(CHANNEL);
         let (orders, orders_in) = mpsc::channel(CHANNEL);
         let (members, members_in) = watch::channel(Members::new());
+        let (offered, offered_in) = watch::channel(BTreeSet::new());
         let (barred, barred_in) = watch::channel(Vec::new());
-        let inbox = Inbox { asks: asks_in, ends: ends_in, orders: orders_in, members: members_in, barred: barred_in };
-        (Arc::new(Self { local, asks, ends, orders, members, barred, status, metrics }), inbox)
+        let inbox = Inbox {
+            asks: asks_in,
+            ends: ends_in,
+            orders: orders_in,
+            members: members_in,
+            offered: offered_in,
+            barred: barred_in,
+        };
+        (Arc::new(Self { local, asks, ends, orders, members, offered, barred, status, metrics }), inbox)
     }
 
     fn order(&self, order: Order) {
@@ -134,9 +148,9 @@ impl Mesh for Handle {
     }
 
     fn broadcast(&self, topic: Topic, body: Bytes) {
-        if body.len() > MAX_GOSSIP_BYTES {
+        if body.len() > MAX_BODY_BYTES {
             self.metrics.bound("broadcast-bytes");
-            tracing::error!(topic = topic.name(), bytes = body.len(), "a broadcast exceeds {MAX_GOSSIP_BYTES} bytes");
+            tracing::error!(topic = topic.name(), bytes = body.len(), "a broadcast exceeds {MAX_BODY_BYTES} bytes");
             return;
         }
         self.order(Order::Broadcast(topic, body));
@@ -156,6 +170,18 @@ impl Mesh for Handle {
 
     fn hint(&self, peer: NodeId, addrs: Vec<Multiaddr>, source: DiscoveredBy) {
         self.order(Order::Hint(peer, addrs, source));
+    }
+
+    fn offer(&self, topics: BTreeSet<String>) {
+        self.offered.send_if_modified(|now| {
+            let differs = *now != topics;
+            *now = topics;
+            differs
+        });
+    }
+
+    fn seek(&self, topic: String) {
+        self.order(Order::Seek(topic));
     }
 
     fn disconnect(&self, peer: NodeId) {

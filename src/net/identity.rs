@@ -68,7 +68,7 @@ pub enum DataDirError {
         reason: String,
     },
     /// The file system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}: {}", path.display(), durable::cure(source))]
     Io {
         /// What was tried.
         action: &'static str,

@@ -3,8 +3,10 @@
 //! [`Mesh`] is implemented by libp2p ([`event_loop`](self)) and by the simulated network. It carries
 //! bytes between peers: it names no lock, queue or key.
 
+mod admission;
 mod backoff;
 mod behaviour;
+mod broadcast;
 pub mod deferred;
 mod discovery;
 mod event_loop;
@@ -18,7 +20,12 @@ mod start;
 mod tests;
 mod transport;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -177,6 +184,11 @@ pub struct MeshStatus {
     pub peers: BTreeMap<NodeId, PeerLink>,
 }
 
+/// Most bytes of a topic that is offered or sought.
+pub const MAX_TOPIC_BYTES: usize = 256;
+/// Most topics that a node offers.
+pub const MAX_TOPICS: usize = 16;
+
 /// A node's end of the mesh. Cheap to clone behind an [`Arc`].
 pub trait Mesh: Send + Sync + fmt::Debug + 'static {
     /// This node.
@@ -192,7 +204,8 @@ pub trait Mesh: Send + Sync + fmt::Debug + 'static {
         body: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, CallError>>;
 
-    /// Tells everyone who listens, perhaps, sometime: a hint that may be lost.
+    /// Tells everyone who listens, perhaps, sometime: a hint that may be lost. What is broadcast within
+    /// a millisecond travels together.
     fn broadcast(&self, topic: Topic, body: Bytes);
 
     /// The members of the cluster and where they listen, by the replicated state: the mesh keeps
@@ -204,6 +217,14 @@ pub trait Mesh: Send + Sync + fmt::Debug + 'static {
 
     /// Tries an address that somebody told us, without knowing whether it works.
     fn hint(&self, peer: NodeId, addrs: Vec<Multiaddr>, source: DiscoveredBy);
+
+    /// Publishes, again and again, that this node offers these, and no longer what it offered before.
+    /// What a topic means is for the services. Members alone keep such records, and only of members.
+    fn offer(&self, topics: BTreeSet<String>);
+
+    /// Looks for peers that offer this and connects to those whom it finds: hints, which may be old, and
+    /// have no authority. Finds nobody where nobody is connected. Repeat it for as long as it matters.
+    fn seek(&self, topic: String);
 
     /// Closes all connections to a peer (another cluster's, an incompatible one).
     fn disconnect(&self, peer: NodeId);

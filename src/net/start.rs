@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Mesh, MeshEvent, MeshStatus,
     behaviour::Behaviour,
-    discovery::{Book, Bootstrap},
+    discovery::{Book, Bootstrap, is_quic},
     event_loop::EventLoop,
     handle::Handle,
     metrics::NetMetrics,
@@ -39,19 +39,34 @@ pub enum Mdns {
 pub struct NetLimits {
     /// Inbound connections whose handshake is under way: what a stranger can occupy.
     pub pending_incoming: u32,
+    /// Of these, with one host.
+    pub pending_per_host: u32,
     /// Outbound connections whose handshake is under way.
     pub pending_outgoing: u32,
     /// Established connections.
     pub established: u32,
+    /// Of these, inbound ones of peers that are no members.
+    pub established_strangers: u32,
     /// Established connections with one peer.
     pub established_per_peer: u32,
     /// Events that wait for the node; calls beyond are refused.
     pub events: usize,
+    /// Bytes in use above which no new connections are made; none: nine tenths of what there is.
+    pub memory_bytes: Option<usize>,
 }
 
 impl Default for NetLimits {
     fn default() -> Self {
-        Self { pending_incoming: 128, pending_outgoing: 256, established: 1024, established_per_peer: 8, events: 4096 }
+        Self {
+            pending_incoming: 128,
+            pending_per_host: 32,
+            pending_outgoing: 256,
+            established: 1024,
+            established_strangers: 512,
+            established_per_peer: 8,
+            events: 4096,
+            memory_bytes: None,
+        }
     }
 }
 
@@ -107,6 +122,14 @@ pub enum NetError {
         addr: Multiaddr,
         /// Why not.
         reason: String,
+    },
+    /// QUIC beside a cluster key.
+    #[error(
+        "{addr} is a QUIC address, and QUIC cannot prove the cluster key: use a TCP address, or no CLUSTER_KEY_FILE"
+    )]
+    QuicWithKey {
+        /// Which address.
+        addr: Multiaddr,
     },
     /// A part of libp2p refused its configuration.
     #[error("{what} cannot be set up: {reason}")]
@@ -164,6 +187,10 @@ pub async fn start(
     settings: NetSettings,
     registry: &mut Registry,
 ) -> Result<(Arc<dyn Mesh>, mpsc::Receiver<MeshEvent>, NetTask), NetError> {
+    let addrs = settings.listen.iter().chain(&settings.announce).chain(&settings.bootstrap);
+    if let Some(addr) = addrs.filter(|_| settings.pre_shared_key.is_some()).find(|addr| is_quic(addr)) {
+        return Err(NetError::QuicWithKey { addr: addr.clone() });
+    }
     let peer_id = settings.keypair.public().to_peer_id();
     let local = NodeId::try_from(peer_id).map_err(|_| NetError::Identity)?;
     let bootstrap: Result<Vec<_>, _> = settings.bootstrap.iter().map(|addr| Bootstrap::new(addr, local)).collect();

@@ -12,6 +12,7 @@ use tracing::debug;
 use super::{
     authority::Authority,
     control::ControlEvent,
+    hints::Hinted,
     route::Route,
     wire::{ClientAsk, ClientReply, Hello},
 };
@@ -21,7 +22,7 @@ use crate::{
     ids::NodeId,
     machine::control::ControlState,
     net::{
-        Inbound, MeshEvent, Protocol,
+        Inbound, MeshEvent, Protocol, Topic,
         deferred::{Asked, Exchange},
     },
     raft::RaftNode,
@@ -38,6 +39,7 @@ pub(super) struct Dispatch {
     pub(super) control: mpsc::Sender<ControlEvent>,
     pub(super) client: Exchange,
     pub(super) raft: Option<RaftNode<ControlState>>,
+    pub(super) hints: mpsc::Sender<Hinted>,
     pub(super) route: Route,
     /// Peers whose greeting matched: of our cluster, or of none yet.
     pub(super) greeted: watch::Receiver<Arc<BTreeMap<NodeId, Hello>>>,
@@ -65,8 +67,9 @@ impl Dispatch {
                     self.tell_control(ControlEvent::Down(peer)).await;
                 }
                 MeshEvent::Call(call) => self.call(call, &mut raft_calls),
-                // Hints that the view changed travel with heartbeats; no topic is in use yet.
-                MeshEvent::Gossip { .. } => {}
+                // Lost where hints are not read fast enough: nothing depends on one.
+                MeshEvent::Gossip { from, topic: Topic::View, body } => _ = self.hints.try_send((from, body)),
+                MeshEvent::Gossip { topic: Topic::Invalidations, .. } => {}
             }
         }
     }

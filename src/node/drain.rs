@@ -42,6 +42,10 @@ pub(super) async fn stop(node: &Running, grace: Duration) -> Drained {
 }
 
 async fn hand_over(node: &Running) -> Drained {
+    // What failed has nothing to hand over; the sooner its connections close, the sooner others take over.
+    if node.stop.is_cancelled() {
+        return Drained::Whole;
+    }
     let leaves = node.asked_to_leave.is_cancelled();
     let ended = matches!(*node.observer.standing.borrow(), Standing::Left | Standing::Barred(_));
     if ended || node.observer.record.borrow().is_none() {

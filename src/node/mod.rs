@@ -17,13 +17,17 @@ mod dispatch;
 mod drain;
 mod events;
 mod gateway;
+mod hints;
 pub(crate) mod leader;
 mod limits;
 mod lock_events;
 pub mod locks;
 mod observe;
 mod probe;
+#[cfg(test)]
+mod recording;
 pub(crate) mod records;
+mod rendezvous;
 mod requests;
 mod route;
 pub(crate) mod running;

@@ -19,10 +19,12 @@ use super::{
     dispatch::{self, Dispatch},
     events::{self, Events},
     gateway::Gateway,
+    hints::{self, ViewHints},
     leader::{self, LeaderParts, LeaderSettings},
     locks::Locks,
     observe::{Fixed, Observer},
     records::ClusterStore,
+    rendezvous::Rendezvous,
     requests::OpenRequests,
     route::Route,
     wire::{ControlCall, ControlReply},
@@ -222,14 +224,31 @@ pub(crate) fn assemble(parts: Parts) -> Running {
     };
     let (control, control_events) = mpsc::channel(CONTROL_INBOX);
     tasks.spawn("control", control::run(control_parts, control_events, stop.clone()));
+    let (hints, hinted) = mpsc::channel(hints::INBOX);
+    let view_hints = ViewHints {
+        mesh: Arc::clone(&parts.mesh),
+        route: route.clone(),
+        authority: authority.clone(),
+        incarnation: parts.control.incarnation,
+        draining: draining.clone(),
+    };
+    tasks.spawn("view-hints", view_hints.run(hinted, stop.clone()));
     let dispatch = Dispatch {
         control,
         client: exchange.clone(),
         raft: raft.clone(),
+        hints,
         route: route.clone(),
         greeted: greeted_watch,
     };
     tasks.spawn("dispatch", dispatch.run(parts.mesh_events, stop.clone()));
+    let rendezvous = Rendezvous {
+        mesh: Arc::clone(&parts.mesh),
+        route: route.clone(),
+        record: observer.record.clone(),
+        roles: parts.control.roles.clone(),
+    };
+    tasks.spawn("rendezvous", rendezvous.run(stop.clone()));
     let events = Events::default();
     tasks.spawn("events", events::follow(events.clone(), route.clone(), Arc::clone(&parts.clock), stop.clone()));
 
@@ -265,6 +284,8 @@ impl Running {
         let mut standing = self.observer.standing.clone();
         let mut failed = self.failed.clone();
         tokio::select! {
+            // A failure ends the tasks that tell the rest: it is looked for first.
+            biased;
             reason = failed.wait_for(Option::is_some) => {
                 let reason = reason.ok().and_then(|reason| reason.clone());
                 End::Failed(reason.unwrap_or_else(|| "the node was stopped".into()))
@@ -272,7 +293,8 @@ impl Running {
             standing = standing.wait_for(|standing| matches!(standing, Standing::Left | Standing::Barred(_))) => {
                 match standing.as_deref() {
                     Ok(Standing::Barred(reason)) => End::Barred(reason.clone()),
-                    _ => End::Left,
+                    Ok(_) => End::Left,
+                    Err(_) => End::Failed("the node was stopped".into()),
                 }
             }
             reason = self.net_ended() => End::Failed(reason),

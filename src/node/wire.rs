@@ -73,6 +73,13 @@ pub(crate) struct View {
     pub(crate) learners: Vec<NodeId>,
 }
 
+/// What a leader broadcasts when it has installed a newer view.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct ViewHint {
+    pub(crate) term: Term,
+    pub(crate) version: u64,
+}
+
 /// A request under the control protocol. `Hello`, `Join` and `Info` are open to every peer that the
 /// transport admits, the rest to members.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -160,15 +160,25 @@ impl DiskLog {
         decoded::<S>(wal.read(start, end).map(|entry| entry.map(|(id, payload)| (id.into(), payload.0))), limit)
     }
 
+    /// Writes and does not wait for the disk. What fails names the directory and the cure.
+    fn write(&self, write: impl FnOnce(&mut Wal) -> io::Result<()>) -> io::Result<()> {
+        write(&mut self.wal()).map_err(self.named())
+    }
+
     /// Waits until everything written so far is on disk.
     async fn flushed(&self, write: impl FnOnce(&mut Wal) -> io::Result<()>) -> io::Result<()> {
         let (done, on_disk) = oneshot::channel();
-        {
-            let mut wal = self.wal();
-            write(&mut wal)?;
-            wal.flush(true, Some(OnFlushed::new(|result| _ = done.send(result))))?;
-        }
-        on_disk.await.unwrap_or_else(|_| Err(io::Error::other("the log was closed")))
+        self.write(|wal| {
+            write(wal)?;
+            wal.flush(true, Some(OnFlushed::new(|result| _ = done.send(result))))
+        })?;
+        let closed = |_| Err(io::Error::other("the log was closed"));
+        on_disk.await.unwrap_or_else(closed).map_err(self.named())
+    }
+
+    fn named(&self) -> impl FnOnce(io::Error) -> io::Error + use<> {
+        let named = RaftStorageError::io(&self.dir.join(WAL_DIR));
+        |error| named(error).into()
     }
 }
 
@@ -244,18 +254,19 @@ impl<S: Replicated> RaftLogStorage<Types<S>> for DiskLog {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        let mut wal = self.wal();
-        let state = wal.log_state();
-        // What is remembered here only saves the state machine from starting out older than it was:
-        // a log id that the log does not hold yet can wait for the next call.
-        let news = committed.map(DiskLogId::from).min(state.last().copied());
-        match news {
-            Some(news) if Some(&news) > state.committed() => {
-                wal.commit(news)?;
-                wal.flush(false, None)
+        self.write(|wal| {
+            let state = wal.log_state();
+            // What is remembered here only saves the state machine from starting out older than it was:
+            // a log id that the log does not hold yet can wait for the next call.
+            let news = committed.map(DiskLogId::from).min(state.last().copied());
+            match news {
+                Some(news) if Some(&news) > state.committed() => {
+                    wal.commit(news)?;
+                    wal.flush(false, None)
+                }
+                _ => Ok(()),
             }
-            _ => Ok(()),
-        }
+        })
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -271,23 +282,28 @@ impl<S: Replicated> RaftLogStorage<Types<S>> for DiskLog {
         for entry in entries {
             records.push((DiskLogId::from(entry.log_id), DiskPayload(codec::encode(&entry.payload))));
         }
-        let mut wal = self.wal();
-        wal.append(records)?;
-        wal.flush(true, Some(OnFlushed::new(|result| callback.io_completed(result))))
+        let named = self.named();
+        let flushed = OnFlushed::new(|result| callback.io_completed(result.map_err(named)));
+        self.write(|wal| {
+            wal.append(records)?;
+            wal.flush(true, Some(flushed))
+        })
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        let mut wal = self.wal();
-        if last.map(DiskLogId::from) >= wal.log_state().last().copied() {
-            return Ok(());
-        }
-        wal.truncate(last.map_or(0, |last| last.index + 1))?;
-        wal.flush(false, None)
+        self.write(|wal| {
+            if last.map(DiskLogId::from) >= wal.log_state().last().copied() {
+                return Ok(());
+            }
+            wal.truncate(last.map_or(0, |last| last.index + 1))?;
+            wal.flush(false, None)
+        })
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        let mut wal = self.wal();
-        wal.purge(upto.into())?;
-        wal.flush(false, None)
+        self.write(|wal| {
+            wal.purge(upto.into())?;
+            wal.flush(false, None)
+        })
     }
 }

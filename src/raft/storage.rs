@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::durable;
+
 /// Why the log or the snapshot cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RaftStorageError {
@@ -22,7 +24,7 @@ pub enum RaftStorageError {
         what: String,
     },
     /// The file system refused.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}: {}", path.display(), durable::cure(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -36,7 +38,7 @@ impl RaftStorageError {
         Self::Corrupt { path: path.to_owned(), what: what.to_string() }
     }
 
-    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         |source| Self::Io { path, source }
     }

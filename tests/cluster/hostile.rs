@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use libp2p::identity::Keypair;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,6 +16,7 @@ use tokio::{
 use crate::{
     harness::{Cluster, PATIENCE, eventually, holds},
     history::{CONTENDED, Load},
+    stranger::{Manners, PROTOCOLS, Stranger},
 };
 
 /// Bytes that look random, the same in each run.
@@ -150,4 +152,185 @@ async fn slow_and_silent_http_clients_keep_nobody_out() {
     let count = answered.expect("a node hangs up on a head that does not come").unwrap_or(0);
     let answer = String::from_utf8_lossy(&part[..count]);
     holds(count == 0 || answer.starts_with("HTTP/1.1 4"), &answer).unwrap();
+}
+
+/// What a peer may say under any protocol, and never should.
+fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
+    let control = br#"{"Info":null}"#.to_vec();
+    vec![
+        ("nothing", Vec::new()),
+        ("one byte", vec![1]),
+        ("another version", vec![0xff; 100]),
+        ("noise", noise(7, 10_000)),
+        ("much noise", noise(8, 1_500_000)),
+        ("JSON", control),
+        // Arrays in arrays: 0x81 begins one of one element.
+        ("deep CBOR", vec![0x81; 1_000_000]),
+        ("deep CBOR of Raft", [vec![1], vec![0x81; 1_000_000]].concat()),
+        // A map, an array and a text that announce 2^63 elements and bytes.
+        ("a bomb of a map", vec![0xbb, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        ("a bomb of an array", vec![1, 0x9b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        ("a bomb of a text", vec![0x7b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        // The text "Info" is a call of its own; a second one behind it makes it garbage.
+        ("a call and more", b"\x64Info\x64Info".to_vec()),
+    ]
+}
+
+/// Megabytes that a process occupies.
+fn resident_mb(node: &crate::harness::NodeProcess) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid().as_raw_nonzero())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nonsense_under_every_protocol_is_refused_and_changes_nothing() {
+    let mut cluster = Cluster::of(3).await;
+    let apis: Vec<_> = cluster.nodes.iter().map(|node| node.api.clone()).collect();
+    let before = cluster.nodes[0].api.cluster().await;
+    let load = Load::start(apis, 3);
+    for (manner, manners) in [("rude", Manners::Says(noise(3, 1_000))), ("like one of them", Manners::good())] {
+        for protocol in PROTOCOLS {
+            let addr = cluster.nodes[0].multiaddr();
+            let stranger = Stranger::dial(&addr, Keypair::generate_ed25519(), protocol, manners.clone()).await;
+            for (what, body) in nonsense() {
+                let answer = stranger.call(body).await;
+                let said = String::from_utf8_lossy(answer.as_deref().unwrap_or_default()).into_owned();
+                let refused = said.is_empty() || ["Refused", "Failed"].iter().any(|word| said.contains(word));
+                assert!(refused, "{manner}, {protocol}, {what}: {said}");
+            }
+        }
+    }
+    eventually("all clients go on", async || {
+        let grants = load.so_far().await.len();
+        holds(grants > 50, format!("{grants} grants"))
+    })
+    .await;
+    load.checked().await;
+    let after = cluster.nodes[0].api.cluster().await;
+    assert_eq!((&after["term"], &after["epoch"]), (&before["term"], &before["epoch"]), "{after}");
+    for node in &mut cluster.nodes {
+        assert!(node.is_running() && !node.log().contains("panicked"), "{}", node.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_over_its_limit_is_refused_and_what_comes_after_it_answered() {
+    let cluster = Cluster::of(1).await;
+    let addr = cluster.nodes[0].multiaddr();
+    let stranger = Stranger::dial(&addr, Keypair::generate_ed25519(), "/syncmesh/control/1", Manners::good()).await;
+    // The control protocol's limit is 2 MiB; this is far beyond that of any.
+    let refused = stranger.call(vec![0x81; 40 << 20]).await;
+    assert!(refused.as_ref().is_ok_and(Vec::is_empty) || refused.is_err(), "{refused:?}");
+    // CBOR of the unit variant "Info": open to every peer.
+    let info = stranger.call(b"\x64Info".to_vec()).await.unwrap();
+    assert!(String::from_utf8_lossy(&info).contains("peer_id"), "{:?}", String::from_utf8_lossy(&info));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_calls_takes_neither_the_memory_nor_the_locks() {
+    let mut cluster = Cluster::of(3).await;
+    let apis: Vec<_> = cluster.nodes.iter().map(|node| node.api.clone()).collect();
+    let load = Load::start(apis, 3);
+    let flooded = cluster.leader().await;
+    let addr = cluster.nodes[flooded].multiaddr();
+    let mut strangers = Vec::new();
+    for protocol in PROTOCOLS.into_iter().cycle().take(10) {
+        strangers.push(Stranger::dial(&addr, Keypair::generate_ed25519(), protocol, Manners::good()).await);
+    }
+    let mut floods = tokio::task::JoinSet::new();
+    for (nth, stranger) in strangers.into_iter().enumerate() {
+        floods.spawn(async move {
+            let bytes = if nth < PROTOCOLS.len() { 20_000 } else { 300 };
+            let calls = (0..400).map(|nth| stranger.call(noise(nth, bytes)));
+            futures::future::join_all(calls).await.iter().filter(|answer| answer.is_ok()).count()
+        });
+    }
+    let mut answered = 0;
+    while let Some(flood) = floods.join_next().await {
+        answered += flood.unwrap();
+    }
+    let began = Instant::now();
+    eventually("all clients go on", async || {
+        let after = load.so_far().await.into_iter().filter(|grant| grant.asked > began).count();
+        holds(after > 50, format!("{after} grants"))
+    })
+    .await;
+    let grants = load.checked().await.len();
+    let most = cluster.nodes.iter().map(resident_mb).max().unwrap();
+    println!("a flood of 4,000 calls: {answered} answered or refused, {grants} grants, {most} MB at most");
+    assert!(most < 700, "{most} MB");
+    for node in &mut cluster.nodes {
+        assert!(node.is_running() && !node.log().contains("panicked"), "{}", node.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_names_another_cluster_is_sent_away() {
+    let cluster = Cluster::of(1).await;
+    let node = &cluster.nodes[0];
+    let id = node.api.cluster().await["cluster_id"].as_str().unwrap().to_owned();
+    let other = id.chars().rev().collect::<String>();
+    assert_ne!(id, other);
+    for manners in [Manners::Parrots(id, other), Manners::Parrots("default".into(), "another".into())] {
+        let stranger =
+            Stranger::dial(&node.multiaddr(), Keypair::generate_ed25519(), "/syncmesh/control/1", manners).await;
+        stranger.sent_away().await;
+    }
+    node.says("refused: ").await;
+    assert_eq!(node.api.cluster().await["members"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_member_that_goes_on_talking_is_heard_by_nobody() {
+    let mut cluster = Cluster::of(3).await;
+    let victim = cluster.follower().await;
+    let other = (victim + 1) % 3;
+    let peer = cluster.nodes[victim].peer_id();
+    let done = cluster.nodes[other].cli(&["members", "remove", &peer]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    cluster.nodes[victim].ended().await;
+    cluster.has_voters(other, 2).await;
+    let before = cluster.nodes[other].api.cluster().await;
+
+    // Its key has outlived it.
+    let identity = std::fs::read(cluster.nodes[victim].data_dir().join("identity.json")).unwrap();
+    let identity: serde_json::Value = serde_json::from_slice(&identity).unwrap();
+    let hex = identity["secret_key"].as_str().unwrap();
+    let mut secret: Vec<u8> = (0..32).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let keypair = Keypair::ed25519_from_bytes(&mut secret).unwrap();
+    assert_eq!(keypair.public().to_peer_id().to_string(), peer);
+
+    let addr = cluster.nodes[other].multiaddr();
+    let dial =
+        async |keypair: &Keypair, protocol| Stranger::dial(&addr, keypair.clone(), protocol, Manners::good()).await;
+    let said = async |stranger: &Stranger, body: &[u8]| {
+        String::from_utf8_lossy(&stranger.call(body.to_vec()).await.unwrap_or_default()).into_owned()
+    };
+    // A peer that was never a member is told what is wrong with its message, once it has been greeted.
+    let removed = dial(&keypair, "/syncmesh/raft/1").await;
+    let newcomer = dial(&Keypair::generate_ed25519(), "/syncmesh/raft/1").await;
+    eventually("a newcomer's message is read", async || {
+        assert_eq!(said(&removed, b"\x01\xa0").await, "");
+        let answer = said(&newcomer, b"\x01\xa0").await;
+        holds(answer.contains("Refused"), answer)
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(said(&removed, b"\x01\xa0").await, "", "it was greeted no later than the newcomer");
+    }
+    for protocol in ["/syncmesh/client/1", "/syncmesh/replication/1", "/syncmesh/coherence/1"] {
+        assert_eq!(said(&dial(&keypair, protocol).await, b"\x01\xa0").await, "", "{protocol}");
+    }
+    let control = dial(&keypair, "/syncmesh/control/1").await;
+    // {"Heartbeat": {"incarnation": 99, "view": 0}}: who was removed is told so.
+    let heartbeat = b"\xa1\x69Heartbeat\xa2\x6bincarnation\x18\x63\x64view\x00";
+    assert!(said(&control, heartbeat).await.contains("Barred"));
+    // {"Drain": …} is for members.
+    let drain = b"\xa1\x65Drain\xa1\x6bincarnation\x18\x63";
+    assert!(!said(&control, drain).await.contains("Done"));
+
+    let after = cluster.nodes[other].api.cluster().await;
+    assert_eq!((&after["term"], &after["epoch"]), (&before["term"], &before["epoch"]), "{after}");
+    cluster.nodes[other].api.grant("printer").await;
 }

@@ -12,8 +12,10 @@ mod ask;
 mod harness;
 mod history;
 mod namespaces;
+mod stranger;
 
 mod discovery;
+mod disk_full;
 mod failures;
 mod founding;
 mod hostile;
@@ -21,5 +23,6 @@ mod identity;
 mod lock_run;
 mod locks;
 mod membership;
+mod mesh;
 mod quorum;
 mod start;

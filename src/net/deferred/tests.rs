@@ -90,6 +90,8 @@ impl Mesh for FakeMesh {
     fn set_members(&self, _: std::collections::BTreeMap<NodeId, Vec<libp2p::Multiaddr>>) {}
     fn set_barred(&self, _: Vec<NodeId>) {}
     fn hint(&self, _: NodeId, _: Vec<libp2p::Multiaddr>, _: DiscoveredBy) {}
+    fn offer(&self, _: std::collections::BTreeSet<String>) {}
+    fn seek(&self, _: String) {}
     fn disconnect(&self, _: NodeId) {}
     fn status(&self) -> watch::Receiver<Arc<MeshStatus>> {
         watch::channel(Arc::default()).1

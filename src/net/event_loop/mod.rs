@@ -1,10 +1,11 @@
 //! The swarm task: the one place that touches libp2p's swarm.
 //!
 //! Owns the swarm, the address book, the calls in flight and what waits to be told to the node.
-//! `calls` has the exchanges, `peers` the connections. The task never waits for anything but its own
+//! `calls` has the exchanges, `peers` the connections, `kademlia` what is asked of the mesh at large. The task never waits for anything but its own
 //! inputs: a node that is slow to take its events costs refused calls, not a stalled mesh.
 
 mod calls;
+pub(super) mod kademlia;
 mod peers;
 
 pub(super) use self::peers::printable;
@@ -18,19 +19,20 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use libp2p::{
-    Multiaddr, Swarm, gossipsub, kad, mdns,
+    Multiaddr, Swarm, gossipsub, mdns,
     metrics::{Metrics, Recorder},
-    swarm::SwarmEvent,
+    swarm::{ListenError, SwarmEvent},
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     DiscoveredBy, MeshEvent, MeshStatus, NetError, Protocol, Topic,
     behaviour::{Behaviour, BehaviourEvent},
+    broadcast::{self, Broadcasts},
     discovery::{Book, Bootstrap},
     handle::{Inbox, Order},
     metrics::NetMetrics,
@@ -44,8 +46,6 @@ const TICK: Duration = Duration::from_millis(50);
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long closing the connections may take when the task is stopped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Kademlia is asked for at most one lost member in this time.
-const KAD_ASK_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) struct EventLoop {
     swarm: Swarm<Behaviour>,
@@ -56,7 +56,8 @@ pub(super) struct EventLoop {
     /// What peers say our address is.
     observed: Vec<Multiaddr>,
     barred: BTreeSet<NodeId>,
-    next_kad_ask: Instant,
+    rendezvous: kademlia::Rendezvous,
+    broadcasts: Broadcasts,
     status: watch::Sender<Arc<MeshStatus>>,
     status_stale: StatusAge,
     metrics: NetMetrics,
@@ -88,7 +89,8 @@ impl EventLoop {
             outbox: peers::Outbox::new(events),
             observed: Vec::new(),
             barred: BTreeSet::new(),
-            next_kad_ask: Instant::now(),
+            rendezvous: kademlia::Rendezvous::new(),
+            broadcasts: Broadcasts::default(),
             status,
             status_stale: StatusAge::Stale,
             metrics,
@@ -140,6 +142,7 @@ impl EventLoop {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
+            let publish_at = self.broadcasts.due();
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = tick.tick() => self.on_tick(),
@@ -152,9 +155,16 @@ impl EventLoop {
                     let members = inbox.members.borrow_and_update().clone();
                     self.on_members(&members);
                 }
+                Ok(()) = inbox.offered.changed() => {
+                    let offered = inbox.offered.borrow_and_update().clone();
+                    self.on_offer(offered);
+                }
                 Ok(()) = inbox.barred.changed() => {
                     let barred = inbox.barred.borrow_and_update().clone();
                     self.on_barred(&barred);
+                }
+                () = sleep_until(publish_at.unwrap_or_else(Instant::now)), if publish_at.is_some() => {
+                    self.publish_due(Instant::now());
                 }
                 () = self.outbox.flush(), if self.outbox.is_waiting() => {}
             }
@@ -186,13 +196,14 @@ impl EventLoop {
         let now = Instant::now();
         self.expire_calls(now);
         self.dial_due(now);
-        self.ask_kademlia(now);
+        self.tend_rendezvous(now);
     }
 
     fn on_order(&mut self, order: Order) {
         match order {
             Order::Broadcast(topic, body) => self.broadcast(topic, &body),
             Order::Hint(peer, addrs, source) => self.on_hint(peer, addrs, source),
+            Order::Seek(topic) => self.on_seek(&topic),
             Order::Disconnect(peer) => {
                 self.book.send_away(peer, Instant::now());
                 // Err says that the peer is gone already.
@@ -202,7 +213,19 @@ impl EventLoop {
     }
 
     fn broadcast(&mut self, topic: Topic, body: &Bytes) {
-        match self.swarm.behaviour_mut().gossip.publish(topic.ident(), body.to_vec()) {
+        if let Some(full) = self.broadcasts.add(Instant::now(), topic, body) {
+            self.publish(topic, full);
+        }
+    }
+
+    fn publish_due(&mut self, now: Instant) {
+        while let Some((topic, message)) = self.broadcasts.take_due(now) {
+            self.publish(topic, message);
+        }
+    }
+
+    fn publish(&mut self, topic: Topic, message: Vec<u8>) {
+        match self.swarm.behaviour_mut().gossip.publish(topic.ident(), message) {
             Ok(_) | Err(gossipsub::PublishError::NoPeersSubscribedToTopic) => {}
             Err(gossipsub::PublishError::AllQueuesFull(_)) => self.metrics.bound("broadcast-queue"),
             Err(error) => tracing::warn!(topic = topic.name(), ?error, "a broadcast was not sent"),
@@ -222,7 +245,13 @@ impl EventLoop {
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
                 self.on_dial_error(peer_id, connection_id, &error);
             }
-            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, peer_id, .. } => {
+                let barred = peer_id
+                    .and_then(|peer| NodeId::try_from(peer).ok())
+                    .is_some_and(|peer| self.barred.contains(&peer));
+                if matches!(error, ListenError::Denied { .. }) && !barred {
+                    self.metrics.bound("connections");
+                }
                 tracing::debug!(from = %send_back_addr, %error, "an inbound connection failed");
             }
             SwarmEvent::NewListenAddr { address, .. } => {
@@ -241,9 +270,10 @@ impl EventLoop {
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) | BehaviourEvent::Barred(never) => {
-                match never {}
-            }
+            BehaviourEvent::Limits(never)
+            | BehaviourEvent::Admission(never)
+            | BehaviourEvent::Memory(never)
+            | BehaviourEvent::Barred(never) => match never {},
             BehaviourEvent::Identify(event) => {
                 self.libp2p_metrics.record(&event);
                 self.on_identify(event);
@@ -273,25 +303,14 @@ impl EventLoop {
         let gossipsub::Event::Message { message, .. } = event else { return };
         let topic = Topic::ALL.into_iter().find(|topic| topic.ident().hash() == message.topic);
         let from = message.source.and_then(|source| NodeId::try_from(source).ok());
-        if let (Some(topic), Some(from)) = (topic, from)
-            && !self.barred.contains(&from)
-            && !self.outbox.offer(MeshEvent::Gossip { from, topic, body: message.data.into() })
-        {
-            self.metrics.bound("events");
-        }
-    }
-
-    fn on_kad(&mut self, event: kad::Event) {
-        let kad::Event::OutboundQueryProgressed { result: kad::QueryResult::GetClosestPeers(Ok(found)), .. } = event
-        else {
+        let (Some(topic), Some(from)) = (topic, from) else { return };
+        let Some(bodies) = broadcast::bodies(message.data.into()).filter(|_| !self.barred.contains(&from)) else {
+            tracing::debug!(%from, topic = topic.name(), "a broadcast was not taken");
             return;
         };
-        let lost: BTreeSet<_> = self.book.lost_members().collect();
-        for found in found.peers {
-            if let Ok(peer) = NodeId::try_from(found.peer_id)
-                && lost.contains(&peer)
-            {
-                self.book.hint(peer, found.addrs, DiscoveredBy::Kademlia);
+        for body in bodies {
+            if !self.outbox.offer(MeshEvent::Gossip { from, topic, body }) {
+                self.metrics.bound("events");
             }
         }
     }

@@ -18,7 +18,7 @@ use libp2p::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{EventLoop, KAD_ASK_INTERVAL, StatusAge};
+use super::{EventLoop, StatusAge};
 use crate::{
     ids::NodeId,
     net::{
@@ -102,7 +102,10 @@ impl EventLoop {
         if self.barred.contains(&peer) || self.book.is_sent_away(peer, now) {
             return false;
         }
-        let Some(known) = self.book.get(peer) else { return false };
+        let Some(known) = self.book.get(peer).filter(|known| known.connected() || !known.addrs().is_empty()) else {
+            self.look_for(peer, now);
+            return false;
+        };
         let failing = known.failing();
         let under_way = known.connected() || known.dialling.is_some();
         let dialled = self.book.may_dial(peer, now) && self.dial(peer, now);
@@ -179,7 +182,8 @@ impl EventLoop {
         };
         let outbound = endpoint.is_dialer();
         let addr = without_peer(endpoint.get_remote_address().clone());
-        let mut source = DiscoveredBy::Inbound;
+        // Whom this node did not mean to dial, Kademlia has dialled for an answer.
+        let mut source = if outbound { DiscoveredBy::Kademlia } else { DiscoveredBy::Inbound };
         if let Some(target) = self.bootstrap.iter_mut().find(|target| target.dialling == Some(id)) {
             target.dialling = None;
             target.leads_to = Some(peer);
@@ -263,7 +267,7 @@ impl EventLoop {
         let (member, addrs) = (known.is_member(), known.addrs());
         self.observe(info.observed_addr, outbound);
         if member {
-            self.fill_kademlia(peer, addrs);
+            self.fill_table(peer, addrs);
         }
         self.status_stale = StatusAge::Stale;
     }
@@ -303,40 +307,9 @@ impl EventLoop {
 
     pub(super) fn on_members(&mut self, members: &Members) {
         self.book.set_members(members);
-        let strangers: Vec<PeerId> = self.swarm.behaviour_mut().kad.kbuckets().fold(Vec::new(), |mut all, bucket| {
-            let peers = bucket.iter().map(|entry| *entry.node.key.preimage());
-            all.extend(peers.filter(|peer| NodeId::try_from(*peer).is_ok_and(|peer| !members.contains_key(&peer))));
-            all
-        });
-        for stranger in strangers {
-            self.swarm.behaviour_mut().kad.remove_peer(&stranger);
-        }
-        let known: Vec<_> = members.keys().filter_map(|peer| Some((*peer, self.book.get(*peer)?.addrs()))).collect();
-        for (peer, addrs) in known {
-            self.fill_kademlia(peer, addrs);
-        }
+        self.swarm.behaviour_mut().admission.set_members(members.keys().copied());
+        self.on_members_for_kademlia(members);
         self.dial_due(Instant::now());
-    }
-
-    fn fill_kademlia(&mut self, peer: NodeId, addrs: Vec<Multiaddr>) {
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        kad.remove_peer(&peer.peer_id());
-        for addr in addrs {
-            kad.add_address(&peer.peer_id(), addr);
-        }
-    }
-
-    /// Asks Kademlia for a member that cannot be reached, one at a time, a different one each time.
-    pub(super) fn ask_kademlia(&mut self, now: Instant) {
-        if now < self.next_kad_ask || self.swarm.connected_peers().next().is_none() {
-            return;
-        }
-        let lost: Vec<_> = self.book.lost_members().collect();
-        if !lost.is_empty() {
-            let peer = lost[rand::random_range(0..lost.len())];
-            self.swarm.behaviour_mut().kad.get_closest_peers(peer.peer_id());
-            self.next_kad_ask = now + KAD_ASK_INTERVAL;
-        }
     }
 
     pub(super) fn on_barred(&mut self, barred: &[NodeId]) {

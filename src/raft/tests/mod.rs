@@ -126,6 +126,10 @@ impl Mesh for ChannelMesh {
 
     fn hint(&self, _: NodeId, _: Vec<Multiaddr>, _: DiscoveredBy) {}
 
+    fn offer(&self, _: BTreeSet<String>) {}
+
+    fn seek(&self, _: String) {}
+
     fn disconnect(&self, _: NodeId) {}
 
     fn status(&self) -> watch::Receiver<Arc<MeshStatus>> {

@@ -52,6 +52,7 @@ pub(super) struct Port {
     pub(super) events: mpsc::Sender<MeshEvent>,
     pub(super) status: watch::Sender<Arc<MeshStatus>>,
     pub(super) barred: BTreeSet<NodeId>,
+    pub(super) offered: BTreeSet<String>,
     /// Calls that the process has been given and owes an answer.
     owed: Vec<Owed>,
 }
@@ -146,7 +147,10 @@ impl Net {
         let (events, inbox) = mpsc::channel(EVENT_BUFFER);
         let listening = MeshStatus { listen_addrs: vec![address(node)], ..MeshStatus::default() };
         let (status, watcher) = watch::channel(Arc::new(listening));
-        self.ports.insert(node, Port { life, events, status, barred: BTreeSet::new(), owed: Vec::new() });
+        self.ports.insert(
+            node,
+            Port { life, events, status, barred: BTreeSet::new(), offered: BTreeSet::new(), owed: Vec::new() },
+        );
         (life, inbox, watcher)
     }
 

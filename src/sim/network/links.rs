@@ -1,6 +1,9 @@
 //! Connections: when they come up, when they break, and who hears of it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use rand::RngExt;
 use tokio::sync::mpsc::error::TrySendError;
@@ -71,6 +74,20 @@ impl Net {
                 link.declined = false;
             }
         }
+    }
+
+    /// Offers exactly these from now on.
+    pub(super) fn offer(&mut self, from: Process, topics: BTreeSet<String>) {
+        if let Some(port) = self.ports.get_mut(&from.0).filter(|port| port.life == from.1) {
+            port.offered = topics;
+        }
+    }
+
+    /// Somebody wants to be connected to whoever offers this.
+    pub(super) fn seek(&mut self, node: NodeId, topic: &str) {
+        let offering = self.ports.iter().filter(|(peer, port)| **peer != node && port.offered.contains(topic));
+        let offering: Vec<NodeId> = offering.map(|(peer, _)| *peer).collect();
+        self.want(node, offering);
     }
 
     /// Bars exactly these from now on.

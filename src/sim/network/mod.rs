@@ -16,7 +16,7 @@ mod tally;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard},
@@ -179,6 +179,14 @@ impl Mesh for SimMesh {
 
     fn hint(&self, peer: NodeId, _addrs: Vec<Multiaddr>, _source: DiscoveredBy) {
         self.network.net().want(self.node, [peer]);
+    }
+
+    fn offer(&self, topics: BTreeSet<String>) {
+        self.network.net().offer((self.node, self.life), topics);
+    }
+
+    fn seek(&self, topic: String) {
+        self.network.net().seek(self.node, &topic);
     }
 
     fn disconnect(&self, peer: NodeId) {
