@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 pub use self::{
     calls::{AcquireOptions, Call},
     events::{EventParser, ServerEvent, ServerEvents},
-    guard::{LockBuilder, RemoteGuard, believed_until},
+    guard::{LockBuilder, RemoteGuard},
 };
 use crate::{
     api::{

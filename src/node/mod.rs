@@ -17,6 +17,7 @@ mod dispatch;
 mod drain;
 mod events;
 mod gateway;
+mod guard;
 pub(crate) mod leader;
 mod limits;
 mod lock_events;
@@ -36,6 +37,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 pub use self::{
+    guard::{LockBuilder, LockGuard},
     probe::{PeerInfoError, peer_info},
     running::End,
     start::StartError,

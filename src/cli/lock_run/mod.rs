@@ -229,7 +229,7 @@ fn owner() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::believed_until;
+    use crate::lease::believed_until;
 
     #[test]
     fn the_kill_comes_when_the_grace_is_over() {
