@@ -155,7 +155,7 @@ fn text_of(failure: &Failure) -> Option<String> {
         Failure::Configuration(faults) => faults.to_string(),
         Failure::Operation(error) => format!("{}: {}", error.code, error.detail),
         Failure::Usage(text) => format!("error: {text}"),
-        Failure::Other(error) => format!("error: {error:#}"),
+        Failure::Other(error) => format!("error: {}", with_causes(error)),
         Failure::Interrupted | Failure::ClosedPipe | Failure::Exit(_) => return None,
     })
 }
@@ -169,8 +169,17 @@ fn problem_of(failure: &Failure) -> Option<Value> {
         }
         Failure::Operation(error) => problem(error),
         Failure::Usage(text) => problem(&Error::new(ErrorCode::BadRequest, text)),
-        Failure::Other(error) => problem(&Error::new(ErrorCode::Internal, format!("{error:#}"))),
+        Failure::Other(error) => problem(&Error::new(ErrorCode::Internal, with_causes(error))),
         Failure::Interrupted | Failure::ClosedPipe | Failure::Exit(_) => return None,
+    })
+}
+
+/// An error and its causes, but for those that it has told itself.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => told,
+        said => format!("{said}: {cause}"),
     })
 }
 
@@ -199,6 +208,15 @@ mod tests {
                 "title": "The request is malformed or out of range",
             })
         );
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let refused = || io::Error::other("permission denied");
+        let silent = anyhow::Error::new(refused()).context("cannot make /data");
+        assert_eq!(with_causes(&silent), "cannot make /data: permission denied");
+        let talkative = anyhow::Error::new(refused()).context("cannot make /data: permission denied");
+        assert_eq!(with_causes(&talkative), "cannot make /data: permission denied");
     }
 
     #[test]

@@ -65,19 +65,19 @@ pub enum DataDirError {
         reason: String,
     },
     /// The file system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {reason} (DATA_DIR names a directory that this node may make and write)", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
         /// On what.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DataDirError + 'a {
-    move |source| DataDirError::Io { action, path: path.to_owned(), source }
+    move |reason| DataDirError::Io { action, path: path.to_owned(), reason }
 }
 
 /// Who this node is.

@@ -421,10 +421,15 @@ async fn a_probe_says_whether_nobody_answers_or_the_handshake_fails_or_it_is_som
     let nobody: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
     let error = probe(nobody, key).await;
     assert!(matches!(error, probe::ProbeError::Unreachable { .. }), "{error}");
-    for wrong in [Some(PreSharedKey::new([8; 32])), None] {
+    assert!(error.to_string().contains("cannot be reached: Connection refused"), "{error}");
+    for (wrong, cure) in [(Some(PreSharedKey::new([8; 32])), "another cluster key"), (None, "wants its cluster key")] {
         let error = probe(addr.clone(), wrong).await;
         assert!(matches!(error, probe::ProbeError::Handshake { .. }), "{wrong:?}: {error}");
+        let text = error.to_string();
+        assert!(text.contains(cure) && text.contains("--cluster-key-file") && !text.contains("()"), "{text}");
     }
+    let error = probe("/memory/1".parse().unwrap(), key).await;
+    assert!(error.to_string().contains("expected /ip4/…/tcp/…"), "{error}");
     let stranger = Keypair::generate_ed25519().public().to_peer_id();
     let error = probe(addr.with(multiaddr::Protocol::P2p(stranger)), key).await;
     assert!(matches!(error, probe::ProbeError::WrongPeer { .. }), "{error}");

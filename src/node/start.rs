@@ -50,7 +50,7 @@ pub enum StartError {
     #[error(transparent)]
     Net(#[from] NetError),
     /// The record of the cluster cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Record(#[from] io::Error),
     /// The data directory is of another cluster than the settings.
     #[error("{0}")]
