@@ -21,14 +21,15 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::config::LogFormat;
 
-/// What talks too much at `info`. A directive for the same target in `RUST_LOG` wins over these.
+/// What talks too much at `info`: added where RUST_LOG is unset or a bare level. A list of directives
+/// stands as it is.
 const QUIET: &str = "libp2p=warn,libp2p_swarm=warn,libp2p_mdns=error,libp2p_gossipsub=warn,libp2p_kad=error,\
                      multistream_select=warn,yamux=warn,quinn=warn,netlink_proto=warn,openraft=error,raft_log=warn,\
-                     hyper=warn,hyper_util=warn";
+                     chunked_wal=warn,hyper=warn,hyper_util=warn";
 
 /// Why logs could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +58,9 @@ pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
 }
 
 fn log_filter(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder().parse(format!("{QUIET},{filter}")).map_err(|_| LogError::Filter { filter: filter.to_owned() })
+    let is_talkative = filter.parse::<LevelFilter>().is_ok_and(|bare| bare > LevelFilter::ERROR);
+    let directives = if is_talkative { format!("{filter},{QUIET}") } else { filter.to_owned() };
+    EnvFilter::builder().parse(directives).map_err(|_| LogError::Filter { filter: filter.to_owned() })
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -338,11 +341,13 @@ mod tests {
     }
 
     #[test]
-    fn noisy_crates_are_held_to_warnings_unless_they_are_named() {
+    fn noisy_crates_are_held_to_warnings_unless_directives_are_given() {
         let shown = |filter: &str| log_filter(filter).unwrap().to_string();
-        assert!(shown("info").contains("openraft=error"));
-        assert!(shown("debug,openraft=trace").contains("openraft=trace"));
-        assert!(!shown("debug,openraft=trace").contains("openraft=error"));
+        for bare in ["info", "DEBUG"] {
+            assert!(shown(bare).contains("openraft=error") && shown(bare).contains("chunked_wal=warn"), "{bare}");
+        }
+        assert_eq!(shown("debug,openraft=trace"), "openraft=trace,debug");
+        assert_eq!(shown("error"), "error");
         assert!(matches!(log_filter("syncmesh=loud"), Err(LogError::Filter { .. })));
     }
 }

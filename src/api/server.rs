@@ -85,11 +85,14 @@ async fn accept(
         metrics.bound_hit("max_connections");
     }
     let permit = Arc::clone(permits).acquire_owned().await.expect("nobody closes this semaphore");
+    let mut said = false;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return (stream, permit),
             Err(error) => {
-                tracing::warn!(%error, "no API connection could be accepted");
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "no API connection can be accepted: trying on");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -150,7 +150,7 @@ impl Exchange {
     pub fn on_call(&self, call: Inbound) {
         debug_assert_eq!(call.protocol, self.protocol, "calls are dispatched by protocol");
         if self.calls.try_send(call).is_err() {
-            tracing::warn!(protocol = self.protocol.label(), "a call was refused: too many wait");
+            tracing::debug!(protocol = self.protocol.label(), "a call was refused: too many wait");
         }
     }
 

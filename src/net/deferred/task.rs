@@ -238,7 +238,7 @@ impl ExchangeTask {
         let messages: Vec<Message> = match wire::decode(&call.body) {
             Ok(messages) => messages,
             Err(error) => {
-                tracing::warn!(from = %call.from, protocol = self.protocol.label(), %error, "a batch was refused");
+                tracing::debug!(from = %call.from, protocol = self.protocol.label(), %error, "a batch was refused");
                 return;
             }
         };

@@ -226,7 +226,12 @@ impl EventLoop {
                 tracing::debug!(from = %send_back_addr, %error, "an inbound connection failed");
             }
             SwarmEvent::NewListenAddr { address, .. } => {
-                tracing::info!(%address, "listening");
+                if self.status.borrow().listen_addrs.is_empty() {
+                    // Whoever starts the node says where it listens.
+                    tracing::debug!(%address, "listens");
+                } else {
+                    tracing::info!(%address, "listens on one more address");
+                }
                 self.status_stale = StatusAge::Stale;
             }
             SwarmEvent::ExpiredListenAddr { .. } => self.status_stale = StatusAge::Stale,
