@@ -96,6 +96,19 @@ struct BoundLabel {
     bound: &'static str,
 }
 
+/// Counts how often each bound was hit: of a channel, map, retry, batch, wait or request. Cheap to
+/// clone, and handed to whoever keeps a bound; all of a node's are one family of metrics.
+#[derive(Clone, Default, Debug)]
+pub struct Bounds(Family<BoundLabel, Counter>);
+
+impl Bounds {
+    /// A bound refused or delayed work. `bound` is its stable name: the part of the program, a dot, what
+    /// is bounded.
+    pub fn hit(&self, bound: &'static str) {
+        self.0.get_or_create(&BoundLabel { bound }).inc();
+    }
+}
+
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// 100 µs to about 26 s.
@@ -123,7 +136,7 @@ pub struct Metrics {
     http_seconds: Histograms<RouteLabel>,
     rpcs: Family<RpcLabels, Counter>,
     rpc_seconds: Histograms<ProtocolLabel>,
-    bounds_hit: Family<BoundLabel, Counter>,
+    bounds: Bounds,
     locks: LockMetrics,
 }
 
@@ -141,7 +154,7 @@ impl Metrics {
         let http_seconds: Histograms<RouteLabel> = Family::new_with_constructor(latency);
         let rpcs = Family::default();
         let rpc_seconds: Histograms<ProtocolLabel> = Family::new_with_constructor(latency);
-        let bounds_hit = Family::default();
+        let bounds = Bounds::default();
         registry.register("http_requests", "HTTP requests by method, route and status", http_requests.clone());
         registry.register_with_unit(
             "http_request_duration",
@@ -156,10 +169,10 @@ impl Metrics {
             Unit::Seconds,
             rpc_seconds.clone(),
         );
-        registry.register("bounds_hit", "How often a bound refused or delayed work", bounds_hit.clone());
+        registry.register("bound_hits", "How often a bound refused or delayed work", bounds.0.clone());
         let locks = LockMetrics::registered(&mut registry);
         let registries = Arc::new(Mutex::new(vec![registry]));
-        Self { registries, http_requests, http_seconds, rpcs, rpc_seconds, bounds_hit, locks }
+        Self { registries, http_requests, http_seconds, rpcs, rpc_seconds, bounds, locks }
     }
 
     /// Takes in what others count themselves, such as libp2p, under names of their own.
@@ -191,9 +204,9 @@ impl Metrics {
         self.rpc_seconds.get_or_create(&ProtocolLabel { protocol }).observe(took.as_secs_f64());
     }
 
-    /// A bound was hit: of a channel, map, retry, batch, wait or request. `bound` is its name in the code.
-    pub fn bound_hit(&self, bound: &'static str) {
-        self.bounds_hit.get_or_create(&BoundLabel { bound }).inc();
+    /// Where each bound that was hit is counted.
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
     /// What is counted about locks.
@@ -307,7 +320,7 @@ mod tests {
         metrics.http_request("GET", "/v1/locks/{name}", 200, Duration::from_millis(3));
         metrics.http_request("BREW", "/v1/locks/{name}", 405, Duration::from_millis(1));
         metrics.rpc("raft", "timeout", Duration::from_secs(1));
-        metrics.clone().bound_hit("net.inflight");
+        metrics.clone().bounds().hit("net.calls");
         metrics.locks().granted("shared", Duration::from_millis(1500));
         metrics.locks().set_totals(3, 2, 1);
         let text = metrics.encode();
@@ -315,7 +328,7 @@ mod tests {
             r#"syncmesh_http_requests_total{method="GET",route="/v1/locks/{name}",status="200"} 1"#,
             r#"syncmesh_http_requests_total{method="other",route="/v1/locks/{name}",status="405"} 1"#,
             r#"syncmesh_rpcs_total{protocol="raft",outcome="timeout"} 1"#,
-            r#"syncmesh_bounds_hit_total{bound="net.inflight"} 1"#,
+            r#"syncmesh_bound_hits_total{bound="net.calls"} 1"#,
             r#"syncmesh_lock_grants_total{mode="shared"} 1"#,
             "syncmesh_lock_wait_seconds_sum 1.5",
             "syncmesh_locks_held 3",

@@ -35,7 +35,7 @@ pub(super) async fn gate(State(api): State<ApiState>, request: Request, next: Ne
     let status = response.status();
     api.metrics.http_request(method.as_str(), api.templates.of(&path), status.as_u16(), began.elapsed());
     if status == StatusCode::PAYLOAD_TOO_LARGE {
-        api.metrics.bound_hit("max_json_bytes");
+        api.metrics.bounds().hit("api.body-bytes");
     }
     response
 }

@@ -82,7 +82,7 @@ async fn accept(
     metrics: &Metrics,
 ) -> (TcpStream, OwnedSemaphorePermit) {
     if permits.available_permits() == 0 {
-        metrics.bound_hit("max_connections");
+        metrics.bounds().hit("api.connections");
     }
     let permit = Arc::clone(permits).acquire_owned().await.expect("nobody closes this semaphore");
     let mut said = false;

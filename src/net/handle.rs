@@ -79,7 +79,7 @@ impl Handle {
 
     fn order(&self, order: Order) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.orders.try_send(order) {
-            self.metrics.bound("orders");
+            self.metrics.bound("net.orders");
         }
     }
 }
@@ -127,6 +127,9 @@ impl Mesh for Handle {
         async move {
             let began = Instant::now();
             let result = call(channel, peer, protocol, lane, body).await;
+            if let Err(CallError::TooLarge { .. }) = result {
+                metrics.bound("net.request-bytes");
+            }
             metrics.called(protocol, &result, began.elapsed());
             result
         }
@@ -135,7 +138,7 @@ impl Mesh for Handle {
 
     fn broadcast(&self, topic: Topic, body: Bytes) {
         if body.len() > MAX_GOSSIP_BYTES {
-            self.metrics.bound("broadcast-bytes");
+            self.metrics.bound("net.broadcast-bytes");
             tracing::error!(topic = topic.name(), bytes = body.len(), "a broadcast exceeds {MAX_GOSSIP_BYTES} bytes");
             return;
         }

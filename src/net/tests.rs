@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::telemetry::Bounds;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -40,7 +41,7 @@ struct TestNode {
 
 impl TestNode {
     async fn start(settings: NetSettings) -> Self {
-        let (mesh, events, task) = start(settings, &mut Registry::default()).await.unwrap();
+        let (mesh, events, task) = start(settings, &mut Registry::default(), Bounds::default()).await.unwrap();
         Self { mesh, events, task }
     }
 
@@ -245,7 +246,7 @@ async fn a_bootstrap_address_that_is_our_own_is_given_up() {
 async fn a_port_in_use_is_an_error_that_names_it() {
     let first = TestNode::start(settings()).await;
     let taken = NetSettings { listen: vec![first.addr()], ..settings() };
-    let error = start(taken, &mut Registry::default()).await.unwrap_err();
+    let error = start(taken, &mut Registry::default(), Bounds::default()).await.unwrap_err();
     assert!(error.to_string().contains(&first.addr().to_string()), "{error}");
 }
 
@@ -359,7 +360,7 @@ async fn a_late_answer_comes_over_real_connections() {
     let (a, b) = (first.id(), second.id());
     second.up(a).await;
     let exchanges = [first, second].map(|mut node| {
-        let (exchange, asked, task) = deferred::Exchange::new(node.mesh.clone(), Protocol::Client);
+        let (exchange, asked, task) = deferred::Exchange::new(node.mesh.clone(), Protocol::Client, Bounds::default());
         tokio::spawn(task.run());
         let calls = exchange.clone();
         tokio::spawn(async move {

@@ -19,6 +19,7 @@ use crate::{
     clock::Clock,
     ids::{NodeId, Tick},
     machine::membership::Liveness,
+    telemetry::Bounds,
     time::rfc3339,
 };
 
@@ -38,9 +39,15 @@ struct Ring {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Events {
     ring: Arc<Mutex<Ring>>,
+    bounds: Bounds,
 }
 
 impl Events {
+    /// None so far. `bounds` counts the readers that are cut off.
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self { ring: Arc::default(), bounds }
+    }
+
     /// Appends an event. `data` is an object; the time is added as `at`.
     pub(crate) fn push(&self, at: Tick, event: &str, mut data: Value) {
         data["at"] = json!(rfc3339(at));
@@ -52,7 +59,14 @@ impl Events {
         }
         ring.events.push_back(event.clone());
         // Whoever is a whole ring behind is cut off, and told so by its `reset` when it comes back.
-        ring.streams.retain(|stream| stream.try_send(event.clone()).is_ok());
+        ring.streams.retain(|stream| match stream.try_send(event.clone()) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.bounds.hit("node.event-stream");
+                false
+            }
+        });
     }
 
     /// A stream of the events after `last_id`, or from now on.
@@ -128,6 +142,24 @@ fn tell_members(events: &Events, at: Tick, before: &View, after: &View) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Metrics;
+
+    #[tokio::test]
+    async fn a_reader_that_falls_a_whole_ring_behind_is_cut_off_and_counted() {
+        let metrics = Metrics::new();
+        let events = Events::new(metrics.bounds().clone());
+        let mut slow = events.stream(None).events;
+        for _ in 0..=MAX_EVENTS {
+            events.push(Tick(0), "member-up", json!({}));
+        }
+        let mut read = 0;
+        while slow.recv().await.is_some() {
+            read += 1;
+        }
+        assert_eq!(read, MAX_EVENTS);
+        let hits = r#"syncmesh_bound_hits_total{bound="node.event-stream"} 1"#;
+        assert!(metrics.encode().contains(hits), "{}", metrics.encode());
+    }
 
     #[tokio::test]
     async fn a_stream_resumes_where_it_was_or_is_reset() {

@@ -185,7 +185,7 @@ async fn start_net(settings: NetSettings, metrics: &Metrics) -> Result<StartedNe
         );
     }
     let mut registry = prometheus_client::registry::Registry::default();
-    let started = crate::net::start(settings, &mut registry).await;
+    let started = crate::net::start(settings, &mut registry, metrics.bounds().clone()).await;
     metrics.attach(registry);
     started
 }

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     ids::{NodeId, RequestId},
     net::{CallError, Inbound, Lane, Mesh, Protocol},
+    telemetry::Bounds,
 };
 
 /// How often a completion or cancellation is sent. Beyond that the asker's repetition has to do.
@@ -73,14 +74,15 @@ impl ExchangeTask {
         commands: mpsc::Receiver<Command>,
         calls: mpsc::Receiver<Inbound>,
         asked: mpsc::Sender<Asked>,
+        bounds: Bounds,
     ) -> Self {
         Self {
             mesh,
             protocol,
             commands,
             calls,
-            asking: Asking::default(),
-            serving: Serving::new(protocol, asked),
+            asking: Asking::new(bounds.clone()),
+            serving: Serving::new(protocol, asked, bounds),
             outgoing: Outgoing::default(),
             flying: FuturesUnordered::new(),
             abandoned: FuturesUnordered::new(),

@@ -18,9 +18,9 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use libp2p::{
-    Multiaddr, Swarm, gossipsub, kad, mdns,
+    Multiaddr, Swarm, connection_limits, gossipsub, kad, mdns,
     metrics::{Metrics, Recorder},
-    swarm::SwarmEvent,
+    swarm::{ListenError, SwarmEvent},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -204,7 +204,7 @@ impl EventLoop {
     fn broadcast(&mut self, topic: Topic, body: &Bytes) {
         match self.swarm.behaviour_mut().gossip.publish(topic.ident(), body.to_vec()) {
             Ok(_) | Err(gossipsub::PublishError::NoPeersSubscribedToTopic) => {}
-            Err(gossipsub::PublishError::AllQueuesFull(_)) => self.metrics.bound("broadcast-queue"),
+            Err(gossipsub::PublishError::AllQueuesFull(_)) => self.metrics.bound("net.broadcasts"),
             Err(error) => tracing::warn!(topic = topic.name(), ?error, "a broadcast was not sent"),
         }
     }
@@ -223,6 +223,11 @@ impl EventLoop {
                 self.on_dial_error(peer_id, connection_id, &error);
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                if let ListenError::Denied { cause } = &error
+                    && cause.downcast_ref::<connection_limits::Exceeded>().is_some()
+                {
+                    self.metrics.bound("net.connections");
+                }
                 tracing::debug!(from = %send_back_addr, %error, "an inbound connection failed");
             }
             SwarmEvent::NewListenAddr { address, .. } => {
@@ -282,7 +287,7 @@ impl EventLoop {
             && !self.barred.contains(&from)
             && !self.outbox.offer(MeshEvent::Gossip { from, topic, body: message.data.into() })
         {
-            self.metrics.bound("events");
+            self.metrics.bound("net.events");
         }
     }
 
