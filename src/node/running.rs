@@ -194,6 +194,7 @@ pub(crate) fn assemble(parts: Parts) -> Running {
     let observer = Observer {
         fixed: Arc::new(Fixed {
             cluster_name: parts.control.cluster_name.clone(),
+            cache_protocol: parts.control.cache_protocol.clone(),
             roles: parts.control.roles.clone(),
             announce: parts.control.announce.clone(),
             started: parts.clock.now(),
