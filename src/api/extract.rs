@@ -19,7 +19,10 @@ use super::{
 use crate::{
     error::{Error, ErrorCode},
     ids::{LockName, NodeId, SessionId},
-    node::locks::{IdempotencyKey, PageRequest},
+    node::{
+        ResumeFrom,
+        locks::{IdempotencyKey, PageRequest},
+    },
 };
 
 /// Most items of one page.
@@ -247,17 +250,18 @@ fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     hash
 }
 
-/// The `Last-Event-ID` header of a client that resumes a stream. What is no number was never an id of
-/// ours: `Some(None)`.
+/// Where a client resumes a stream, by its `Last-Event-ID` header. What is no number was never an id of
+/// ours.
 #[derive(Debug)]
-pub(super) struct LastEventId(pub(super) Option<Option<u64>>);
+pub(super) struct LastEventId(pub(super) ResumeFrom);
 
 impl FromRequestParts<ApiState> for LastEventId {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
-        let header = parts.headers.get("last-event-id");
-        Ok(Self(header.map(|value| value.to_str().ok().and_then(|text| text.parse().ok()))))
+        let Some(header) = parts.headers.get("last-event-id") else { return Ok(Self(ResumeFrom::Now)) };
+        let id = header.to_str().ok().and_then(|text| text.parse().ok());
+        Ok(Self(id.map_or(ResumeFrom::Elsewhere, ResumeFrom::After)))
     }
 }
 

@@ -235,7 +235,7 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         bounds: bounds.clone(),
     };
     tasks.spawn("dispatch", dispatch.run(parts.mesh_events, stop.clone()));
-    let events = Events::new(bounds);
+    let events = Events::new(bounds, parts.clock.wall());
     tasks.spawn("events", events::follow(events.clone(), route.clone(), Arc::clone(&parts.clock), stop.clone()));
 
     let requests = OpenRequests::new(id, parts.control.incarnation);
