@@ -13,7 +13,7 @@ use futures::StreamExt;
 
 use super::{
     ApiState,
-    fields::{Fields, FromFields},
+    fields::{Fields, FromFields, percent_decode},
     problem::Problem,
 };
 use crate::{
@@ -38,9 +38,10 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// The one parameter of a path, percent-decoded.
 async fn path_parameter(parts: &mut Parts, field: &'static str) -> Result<String, Error> {
-    let Path(parameter) = Path::<String>::from_request_parts(parts, &())
-        .await
-        .map_err(|_| Error::bad_request(field, "the path is not percent-encoded UTF-8"))?;
+    let refuse = || Error::bad_request(field, "the path is not percent-encoded UTF-8; write a '%' in a name as %25");
+    // axum takes an escape that is cut short literally: two spellings of one name, or a typing error.
+    percent_decode(parts.uri.path()).ok_or_else(refuse)?;
+    let Path(parameter) = Path::<String>::from_request_parts(parts, &()).await.map_err(|_| refuse())?;
     Ok(parameter)
 }
 
@@ -111,7 +112,16 @@ impl FromRequestParts<ApiState> for NoQuery {
 
     async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
         refuse_query(parts)?;
+        refuse_key(parts)?;
         Ok(Self)
+    }
+}
+
+/// What changes nothing has nothing to remember.
+fn refuse_key(parts: &Parts) -> Result<(), Error> {
+    match parts.headers.contains_key(IDEMPOTENCY_KEY) {
+        true => Err(Error::bad_request("Idempotency-Key", "an Idempotency-Key is for calls that change something")),
+        false => Ok(()),
     }
 }
 
@@ -127,11 +137,21 @@ impl FromRequestParts<ApiState> for PageQuery {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
+        refuse_key(parts)?;
         let mut fields = Fields::from_query(parts.uri.query().unwrap_or(""))?;
         let page = read_page(&mut fields)?;
         fields.finish()?;
         Ok(Self(page))
     }
+}
+
+/// The page, where `after` is something that a `next` can have been.
+pub(super) fn check_after<T: TryFrom<String>>(page: PageRequest) -> Result<PageRequest, Error> {
+    let after = page.after.filter(|after| !after.is_empty());
+    if after.as_ref().is_some_and(|after| T::try_from(after.clone()).is_err()) {
+        return Err(Error::bad_request("after", "after takes the `next` of the page before"));
+    }
+    Ok(PageRequest { after, ..page })
 }
 
 fn read_page(fields: &mut Fields) -> Result<PageRequest, Error> {
@@ -186,7 +206,7 @@ impl<T: FromFields> FromRequest<ApiState> for Command<T> {
 /// send the latter too, but is refused by its `Origin`.
 fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let kind = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let kind = value.to_str().unwrap_or("?").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     let is_json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
     if is_json || kind == "application/x-www-form-urlencoded" || kind.is_empty() {
         return Ok(());

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context, Failure, OnInterrupt, SettingFlags, lock_run,
-    output::table,
+    output::{one_line, table},
     remote::{Remote, cell, for_people},
 };
 use crate::{
@@ -272,7 +272,7 @@ fn event_text(event: &ServerEvent) -> String {
         Ok(body) => {
             let token = body.fencing_token.map_or(String::new(), |token| format!("  token {}", token.0));
             let (mode, at) = (mode_text(body.mode), &body.at);
-            format!("{:<8}  {at}  {mode}  {}  {}{token}\n", event.event, body.session, body.owner)
+            format!("{:<8}  {at}  {mode}  {}  {}{token}\n", event.event, body.session, one_line(&body.owner))
         }
         Err(_) => format!("{:<8}  {}\n", event.event, event.data),
     }

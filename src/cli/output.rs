@@ -58,13 +58,18 @@ impl Output {
     /// Prints a result: the document as JSON on one line, or the text.
     pub fn result(self, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
         match self.format {
-            Format::Text => self.raw(text().as_bytes()),
+            Format::Text => self.text(&text()),
             Format::Json => {
                 let mut line = serde_json::to_vec(document).map_err(anyhow::Error::new)?;
                 line.push(b'\n');
                 self.raw(&line)
             }
         }
+    }
+
+    /// Prints a text for people, with nothing in it that a terminal would obey.
+    pub fn text(self, text: &str) -> Result<(), Failure> {
+        self.raw(visible(text).as_bytes())
     }
 
     /// Prints bytes as they are.
@@ -118,6 +123,22 @@ pub(super) fn usage(refusal: &clap::Error, format: Format) -> ExitCode {
     ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
 }
 
+/// The text with its control characters escaped: names come from whoever takes a lock, and a terminal
+/// obeys what is written to it.
+fn visible(text: &str) -> String {
+    let escaped = |c: char| match c {
+        '\n' => c.to_string(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
+/// The same without an end of line: names may hold one, and would forge a line.
+pub(super) fn one_line(text: &str) -> String {
+    visible(text).replace('\n', "\\n")
+}
+
 /// A borderless table, one line a row.
 pub fn table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
@@ -126,7 +147,7 @@ pub fn table<const COLUMNS: usize>(
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.map(|cell| one_line(&cell)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -185,7 +206,7 @@ fn with_causes(error: &anyhow::Error) -> String {
 
 /// Nothing can be said about a stderr that is gone.
 fn to_stderr(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", visible(text));
 }
 
 #[cfg(test)]
@@ -208,6 +229,13 @@ mod tests {
                 "title": "The request is malformed or out of range",
             })
         );
+    }
+
+    #[test]
+    fn names_cannot_give_a_terminal_orders_nor_forge_a_row() {
+        let hostile = [["a\u{1b}[2J\n", "b\u{9b}31m"].map(str::to_owned)];
+        assert_eq!(table(["LOCK", "OWNER"], hostile), "LOCK          OWNER\na\\u{1b}[2J\\n  b\\u{9b}31m\n");
+        assert_eq!(visible("two\nlines\t"), "two\nlines\\t");
     }
 
     #[test]
