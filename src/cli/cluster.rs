@@ -63,19 +63,27 @@ enum MembersCommand {
     /// The members with their roles and standing.
     List,
     /// Remove a member and bar it until it is admitted again.
+    ///
+    /// For one that is gone for good, or must be kept out: if its process runs, it says so and exits 1, and is
+    /// refused until `members admit`. One that is to go in good order is asked with `members leave`. Where a
+    /// voter is removed, the others go on while more than half of them are up.
     Remove(Peer),
-    /// Lift the bar of a removed member.
+    /// Lift the bar of a removed member: it may join again, as new.
     Admit(Peer),
     /// The node at --url drains, leaves for good, and its process ends.
+    ///
+    /// It hands its duties over first and exits 0. Started again, it joins as a new member.
     Leave,
-    /// Hand Raft's leadership over.
+    /// Hand Raft's leadership over, such as before maintenance of the leader's machine.
+    ///
+    /// Locks stay held; calls in flight are repeated or refused within a second or two.
     TransferLeader(LeaderTo),
 }
 
 /// A member.
 #[derive(Debug, Args)]
 struct Peer {
-    /// Its peer id.
+    /// Its peer id: `syncmesh members list` shows them.
     #[arg(value_name = "PEER")]
     peer: NodeId,
 }
@@ -138,7 +146,7 @@ impl Events {
 /// The arguments of `health`.
 #[derive(Debug, Args)]
 pub(super) struct Health {
-    /// Whether it can serve its roles now.
+    /// Whether it can serve its roles now, and if not, why.
     #[arg(long)]
     ready: bool,
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Failure;
-use crate::error::{Error, ErrorCode};
+use crate::error::{Details, Error, ErrorCode};
 
 /// Clears a terminal and goes to its upper left corner.
 const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
@@ -174,7 +174,7 @@ pub fn problem(error: &Error) -> Value {
 fn text_of(failure: &Failure) -> Option<String> {
     Some(match failure {
         Failure::Configuration(faults) => faults.to_string(),
-        Failure::Operation(error) => format!("{}: {}", error.code, error.detail),
+        Failure::Operation(error) => format!("{}: {}{}", error.code, error.detail, told_beside(&error.details)),
         Failure::Usage(text) => format!("error: {text}"),
         Failure::Other(error) => format!("error: {}", with_causes(error)),
         Failure::Interrupted | Failure::ClosedPipe | Failure::Exit(_) => return None,
@@ -193,6 +193,14 @@ fn problem_of(failure: &Failure) -> Option<Value> {
         Failure::Other(error) => problem(&Error::new(ErrorCode::Internal, with_causes(error))),
         Failure::Interrupted | Failure::ClosedPipe | Failure::Exit(_) => return None,
     })
+}
+
+/// What a problem says beside its detail, for people.
+fn told_beside(details: &Details) -> String {
+    let holders = details.holders.iter().flatten().map(|session| format!("\n  held by session {session}"));
+    let cycle = details.cycle.iter().flatten();
+    let cycle = cycle.map(|edge| format!("\n  session {} waits for '{}'", edge.session, one_line(edge.lock.as_str())));
+    holders.chain(cycle).collect()
 }
 
 /// An error and its causes, but for those that it has told itself.
@@ -236,6 +244,13 @@ mod tests {
         let hostile = [["a\u{1b}[2J\n", "b\u{9b}31m"].map(str::to_owned)];
         assert_eq!(table(["LOCK", "OWNER"], hostile), "LOCK          OWNER\na\\u{1b}[2J\\n  b\\u{9b}31m\n");
         assert_eq!(visible("two\nlines\t"), "two\nlines\\t");
+    }
+
+    #[test]
+    fn who_is_refused_a_lock_is_told_who_holds_it() {
+        let mut error = Error::new(ErrorCode::LockTimeout, "it is held");
+        error.details.holders = Some(vec![crate::ids::SessionId::new("s1").unwrap()]);
+        assert_eq!(text_of(&error.into()).unwrap(), "lock-timeout: it is held\n  held by session s1");
     }
 
     #[test]
