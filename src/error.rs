@@ -203,6 +203,6 @@ impl Error {
 
     /// `internal`: a fault of ours.
     pub fn internal(detail: impl fmt::Display) -> Self {
-        Self::new(ErrorCode::Internal, format!("{detail}; please report this with `syncmesh debug bundle`"))
+        Self::new(ErrorCode::Internal, format!("{detail}; please report this, with the log of the node"))
     }
 }

@@ -4,6 +4,48 @@
 //! gives it the lock service. [`Client`] speaks the HTTP API to a node elsewhere. The binary
 //! `syncmesh` is [`cli`] around both.
 //!
+//! # A lock
+//!
+//! Whoever holds a lock renews it in the background, stops when told that it is lost, and passes the
+//! fencing token on to what the lock protects.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use syncmesh::{Config, Node, ids::{FencingToken, LockName}};
+//!
+//! # async fn write_report(token: FencingToken) {}
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config { bootstrap_expect: Some(1), ..Config::default() };
+//! let node = Node::start(config).await?;
+//!
+//! let report = LockName::new("nightly-report")?;
+//! let guard = node.locks().lock(report).wait(Duration::from_secs(60)).acquire().await?;
+//! tokio::select! {
+//!     () = write_report(guard.token()) => guard.release().await?,
+//!     why = guard.lost() => eprintln!("stopped writing: {why}"),
+//! }
+//! node.stop(Duration::from_secs(10)).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The same from elsewhere, over HTTP:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use syncmesh::{Client, ids::LockName};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::new("http://127.0.0.1:8080", None)?;
+//! let guard = client.lock(LockName::new("nightly-report")?).wait(Duration::from_secs(60)).acquire().await?;
+//! println!("held under token {}", guard.token());
+//! guard.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # The house
 //!
 //! Folders are roles, and imports point one way:
@@ -12,7 +54,7 @@
 //! main -> cli -> client, api          (commands talk HTTP; only `node` and `dev` start a node)
 //!         api -> node
 //!         node -> raft, net -> machine -> ids
-//! leaves for all: ids, error, codec, time, config (data only); clock, telemetry, durable (not for machine)
+//! leaves for all: ids, error, codec, time, config (data only); clock, lease, telemetry, durable (not for machine)
 //! ```
 //!
 //! * [`machine`]: the protocols, as pure state machines. Nothing there is async, reads a clock, draws
@@ -42,6 +84,7 @@ pub mod config;
 mod durable;
 pub mod error;
 pub mod ids;
+pub mod lease;
 pub mod machine;
 #[doc(hidden)]
 pub mod mutant;

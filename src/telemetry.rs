@@ -21,14 +21,15 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::config::LogFormat;
 
-/// What talks too much at `info`. A directive for the same target in `RUST_LOG` wins over these.
+/// What talks too much at `info`: added where RUST_LOG is unset or a bare level. A list of directives
+/// stands as it is.
 const QUIET: &str = "libp2p=warn,libp2p_swarm=warn,libp2p_mdns=error,libp2p_gossipsub=warn,libp2p_kad=error,\
                      libp2p_request_response=error,multistream_select=warn,yamux=warn,quinn=warn,netlink_proto=warn,\
-                     openraft=error,raft_log=warn,hyper=warn,hyper_util=warn";
+                     openraft=error,raft_log=warn,chunked_wal=warn,hyper=warn,hyper_util=warn";
 
 /// Why logs could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +58,9 @@ pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
 }
 
 fn log_filter(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder().parse(format!("{QUIET},{filter}")).map_err(|_| LogError::Filter { filter: filter.to_owned() })
+    let is_talkative = filter.parse::<LevelFilter>().is_ok_and(|bare| bare > LevelFilter::ERROR);
+    let directives = if is_talkative { format!("{filter},{QUIET}") } else { filter.to_owned() };
+    EnvFilter::builder().parse(directives).map_err(|_| LogError::Filter { filter: filter.to_owned() })
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -80,6 +83,19 @@ struct ModeLabel {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct BoundLabel {
     bound: &'static str,
+}
+
+/// Counts how often each bound was hit: of a channel, map, retry, batch, wait or request. Cheap to
+/// clone, and handed to whoever keeps a bound; all of a node's are one family of metrics.
+#[derive(Clone, Default, Debug)]
+pub struct Bounds(Family<BoundLabel, Counter>);
+
+impl Bounds {
+    /// A bound refused or delayed work. `bound` is its stable name: the part of the program, a dot, what
+    /// is bounded.
+    pub fn hit(&self, bound: &'static str) {
+        self.0.get_or_create(&BoundLabel { bound }).inc();
+    }
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -107,7 +123,7 @@ pub struct Metrics {
     registries: Arc<Mutex<Vec<Registry>>>,
     http_requests: Family<HttpLabels, Counter>,
     http_seconds: Histograms<RouteLabel>,
-    bounds_hit: Family<BoundLabel, Counter>,
+    bounds: Bounds,
     locks: LockMetrics,
 }
 
@@ -123,7 +139,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("syncmesh");
         let http_requests = Family::default();
         let http_seconds: Histograms<RouteLabel> = Family::new_with_constructor(latency);
-        let bounds_hit = Family::default();
+        let bounds = Bounds::default();
         registry.register("http_requests", "HTTP requests by method, route and status", http_requests.clone());
         registry.register_with_unit(
             "http_request_duration",
@@ -131,10 +147,10 @@ impl Metrics {
             Unit::Seconds,
             http_seconds.clone(),
         );
-        registry.register("bounds_hit", "How often a bound refused or delayed work", bounds_hit.clone());
+        registry.register("bound_hits", "How often a bound refused or delayed work", bounds.0.clone());
         let locks = LockMetrics::registered(&mut registry);
         let registries = Arc::new(Mutex::new(vec![registry]));
-        Self { registries, http_requests, http_seconds, bounds_hit, locks }
+        Self { registries, http_requests, http_seconds, bounds, locks }
     }
 
     /// Takes in what others count themselves, such as libp2p, under names of their own.
@@ -160,9 +176,9 @@ impl Metrics {
         self.http_seconds.get_or_create(&RouteLabel { route: route.to_owned() }).observe(took.as_secs_f64());
     }
 
-    /// A bound was hit: of a channel, map, retry, batch, wait or request. `bound` is its name in the code.
-    pub fn bound_hit(&self, bound: &'static str) {
-        self.bounds_hit.get_or_create(&BoundLabel { bound }).inc();
+    /// Where each bound that was hit is counted.
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
     /// What is counted about locks.
@@ -275,14 +291,14 @@ mod tests {
         let metrics = Metrics::new();
         metrics.http_request("GET", "/v1/locks/{name}", 200, Duration::from_millis(3));
         metrics.http_request("BREW", "/v1/locks/{name}", 405, Duration::from_millis(1));
-        metrics.clone().bound_hit("net.inflight");
+        metrics.clone().bounds().hit("net.calls");
         metrics.locks().granted("shared", Duration::from_millis(1500));
         metrics.locks().set_totals(3, 2, 1);
         let text = metrics.encode();
         for line in [
             r#"syncmesh_http_requests_total{method="GET",route="/v1/locks/{name}",status="200"} 1"#,
             r#"syncmesh_http_requests_total{method="other",route="/v1/locks/{name}",status="405"} 1"#,
-            r#"syncmesh_bounds_hit_total{bound="net.inflight"} 1"#,
+            r#"syncmesh_bound_hits_total{bound="net.calls"} 1"#,
             r#"syncmesh_lock_grants_total{mode="shared"} 1"#,
             "syncmesh_lock_wait_seconds_sum 1.5",
             "syncmesh_locks_held 3",
@@ -308,11 +324,13 @@ mod tests {
     }
 
     #[test]
-    fn noisy_crates_are_held_to_warnings_unless_they_are_named() {
+    fn noisy_crates_are_held_to_warnings_unless_directives_are_given() {
         let shown = |filter: &str| log_filter(filter).unwrap().to_string();
-        assert!(shown("info").contains("openraft=error"));
-        assert!(shown("debug,openraft=trace").contains("openraft=trace"));
-        assert!(!shown("debug,openraft=trace").contains("openraft=error"));
+        for bare in ["info", "DEBUG"] {
+            assert!(shown(bare).contains("openraft=error") && shown(bare).contains("chunked_wal=warn"), "{bare}");
+        }
+        assert_eq!(shown("debug,openraft=trace"), "openraft=trace,debug");
+        assert_eq!(shown("error"), "error");
         assert!(matches!(log_filter("syncmesh=loud"), Err(LogError::Filter { .. })));
     }
 }

@@ -52,10 +52,8 @@ async fn cluster(State(api): State<ApiState>, _: NoQuery) -> Json<ClusterView> {
 #[utoipa::path(get, path = "/v1/events", tag = "cluster", params(("Last-Event-ID" = Option<u64>, Header)),
     responses((status = 200, content_type = "text/event-stream", body = String), Invalid))]
 async fn events(State(api): State<ApiState>, LastEventId(last): LastEventId, _: NoQuery) -> Response {
-    let stream = api.node.events(last.flatten()).await;
-    // An id that is no number was never ours.
-    let reset = stream.reset || last == Some(None);
-    let reset = reset.then(|| sse::event("reset", 0, &serde_json::json!({"at": rfc3339(api.wall())})));
+    let stream = api.node.events(last).await;
+    let reset = stream.reset.map(|id| sse::event("reset", id, &serde_json::json!({"at": rfc3339(api.wall())})));
     let events = sse::receiver_stream(stream.events).map(|event| sse::event(&event.event, event.id, &event.data));
     sse::respond(futures::stream::iter(reset).chain(events), api.shutdown.clone()).into_response()
 }

@@ -13,13 +13,16 @@ use futures::StreamExt;
 
 use super::{
     ApiState,
-    fields::{Fields, FromFields},
+    fields::{Fields, FromFields, percent_decode},
     problem::Problem,
 };
 use crate::{
     error::{Error, ErrorCode},
     ids::{LockName, NodeId, SessionId},
-    node::locks::{IdempotencyKey, PageRequest},
+    node::{
+        ResumeFrom,
+        locks::{IdempotencyKey, PageRequest},
+    },
 };
 
 /// Most items of one page.
@@ -35,9 +38,10 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// The one parameter of a path, percent-decoded.
 async fn path_parameter(parts: &mut Parts, field: &'static str) -> Result<String, Error> {
-    let Path(parameter) = Path::<String>::from_request_parts(parts, &())
-        .await
-        .map_err(|_| Error::bad_request(field, "the path is not percent-encoded UTF-8"))?;
+    let refuse = || Error::bad_request(field, "the path is not percent-encoded UTF-8; write a '%' in a name as %25");
+    // axum takes an escape that is cut short literally: two spellings of one name, or a typing error.
+    percent_decode(parts.uri.path()).ok_or_else(refuse)?;
+    let Path(parameter) = Path::<String>::from_request_parts(parts, &()).await.map_err(|_| refuse())?;
     Ok(parameter)
 }
 
@@ -108,7 +112,16 @@ impl FromRequestParts<ApiState> for NoQuery {
 
     async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
         refuse_query(parts)?;
+        refuse_key(parts)?;
         Ok(Self)
+    }
+}
+
+/// What changes nothing has nothing to remember.
+fn refuse_key(parts: &Parts) -> Result<(), Error> {
+    match parts.headers.contains_key(IDEMPOTENCY_KEY) {
+        true => Err(Error::bad_request("Idempotency-Key", "an Idempotency-Key is for calls that change something")),
+        false => Ok(()),
     }
 }
 
@@ -124,11 +137,21 @@ impl FromRequestParts<ApiState> for PageQuery {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
+        refuse_key(parts)?;
         let mut fields = Fields::from_query(parts.uri.query().unwrap_or(""))?;
         let page = read_page(&mut fields)?;
         fields.finish()?;
         Ok(Self(page))
     }
+}
+
+/// The page, where `after` is something that a `next` can have been.
+pub(super) fn check_after<T: TryFrom<String>>(page: PageRequest) -> Result<PageRequest, Error> {
+    let after = page.after.filter(|after| !after.is_empty());
+    if after.as_ref().is_some_and(|after| T::try_from(after.clone()).is_err()) {
+        return Err(Error::bad_request("after", "after takes the `next` of the page before"));
+    }
+    Ok(PageRequest { after, ..page })
 }
 
 fn read_page(fields: &mut Fields) -> Result<PageRequest, Error> {
@@ -183,7 +206,7 @@ impl<T: FromFields> FromRequest<ApiState> for Command<T> {
 /// send the latter too, but is refused by its `Origin`.
 fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let kind = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let kind = value.to_str().unwrap_or("?").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     let is_json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
     if is_json || kind == "application/x-www-form-urlencoded" || kind.is_empty() {
         return Ok(());
@@ -247,17 +270,18 @@ fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     hash
 }
 
-/// The `Last-Event-ID` header of a client that resumes a stream. What is no number was never an id of
-/// ours: `Some(None)`.
+/// Where a client resumes a stream, by its `Last-Event-ID` header. What is no number was never an id of
+/// ours.
 #[derive(Debug)]
-pub(super) struct LastEventId(pub(super) Option<Option<u64>>);
+pub(super) struct LastEventId(pub(super) ResumeFrom);
 
 impl FromRequestParts<ApiState> for LastEventId {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
-        let header = parts.headers.get("last-event-id");
-        Ok(Self(header.map(|value| value.to_str().ok().and_then(|text| text.parse().ok()))))
+        let Some(header) = parts.headers.get("last-event-id") else { return Ok(Self(ResumeFrom::Now)) };
+        let id = header.to_str().ok().and_then(|text| text.parse().ok());
+        Ok(Self(id.map_or(ResumeFrom::Elsewhere, ResumeFrom::After)))
     }
 }
 

@@ -151,7 +151,7 @@ impl Fields {
 }
 
 /// The beginning of a foreign text, for an error.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     match text.char_indices().nth(MAX_QUOTED_CHARS) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -5,7 +5,7 @@ use std::{hint::black_box, panic::AssertUnwindSafe, time::Instant};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{HeaderMap, StatusCode, Uri, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -13,6 +13,7 @@ use futures::FutureExt;
 
 use super::{
     ApiState,
+    fields::quote,
     problem::{Problem, normalise},
 };
 use crate::{
@@ -25,7 +26,8 @@ pub(super) async fn gate(State(api): State<ApiState>, request: Request, next: Ne
     let began = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let response = match check(&api, request.uri(), request.headers()) {
+    let checked = check_host(&request).and_then(|()| check(&api, request.uri(), request.headers()));
+    let response = match checked {
         Err(error) => Problem::from(error).into_response(),
         Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
             Problem::from(Error::internal(format!("the handler of {method} {path} panicked"))).into_response()
@@ -35,9 +37,17 @@ pub(super) async fn gate(State(api): State<ApiState>, request: Request, next: Ne
     let status = response.status();
     api.metrics.http_request(method.as_str(), api.templates.of(&path), status.as_u16(), began.elapsed());
     if status == StatusCode::PAYLOAD_TOO_LARGE {
-        api.metrics.bound_hit("max_json_bytes");
+        api.metrics.bounds().hit("api.body-bytes");
     }
     response
+}
+
+/// RFC 9112, section 3.2: a request of HTTP/1.1 names its host, once.
+fn check_host(request: &Request) -> Result<(), Error> {
+    match (request.version(), request.headers().get_all(header::HOST).iter().count()) {
+        (Version::HTTP_11, 1) | (Version::HTTP_10, 0 | 1) => Ok(()),
+        (_, count) => Err(Error::bad_request("Host", format!("a request has one Host header, not {count}"))),
+    }
 }
 
 /// Whether the caller may speak to `/v1` at all.
@@ -87,7 +97,8 @@ fn same_secret(given: &[u8], secret: &[u8]) -> bool {
 
 /// Whatever no route takes, with a hint where the mistake is a common one.
 pub(super) async fn unknown_route(uri: Uri) -> Problem {
-    let path = uri.path();
+    let path = quote(uri.path());
+    let path = path.as_str();
     let named = ["/v1/locks/", "/v1/sessions/", "/v1/cluster/members/"].iter().any(|p| path.starts_with(p));
     if named && (path.contains("//") || path == "/v1/locks/") {
         return Error::bad_request("name", "the name is empty: expected 1 to 512 bytes").into();

@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ApiState,
     bodies::{BrokenBody, GrantBody, LockBody, LockEventBody, LockList, MultiGrantBody, SessionBody, SessionList},
-    extract::{Command, LockPath, NoBody, NoQuery, PageQuery, SessionPath},
+    extract::{Command, LockPath, NoBody, NoQuery, PageQuery, SessionPath, check_after},
     openapi::{Conflict, Gone, Invalid, Missing, Unserved},
     problem::Problem,
     requests::{AcquireBody, HolderRequestBody, MultiAcquireBody, OpenSessionBody},
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorCode, Outcome},
+    ids::{LockName, SessionId},
     machine::lock::LockEventKind,
     node::locks::{AcquireRequest, Acquired, IdempotencyKey, WatchItem},
 };
@@ -82,7 +83,7 @@ async fn list_sessions(State(api): State<ApiState>, PageQuery(page): PageQuery) 
     if page.prefix.is_some() {
         return Err(Error::bad_request("prefix", "sessions have no prefix to be listed by").into());
     }
-    let page = api.node.locks().sessions(page).await?;
+    let page = api.node.locks().sessions(check_after::<SessionId>(page)?).await?;
     Ok(Json(SessionList { sessions: page.items.into_iter().map(Into::into).collect(), next: page.next }))
 }
 
@@ -161,7 +162,7 @@ async fn release(
     params(("prefix" = Option<String>, Query), ("after" = Option<String>, Query), ("limit" = Option<u64>, Query)),
     responses((status = 200, body = LockList), Invalid, Unserved))]
 async fn list_locks(State(api): State<ApiState>, PageQuery(page): PageQuery) -> Result<Json<LockList>, Problem> {
-    let page = api.node.locks().list(page).await?;
+    let page = api.node.locks().list(check_after::<LockName>(page)?).await?;
     Ok(Json(LockList { locks: page.items.into_iter().map(Into::into).collect(), next: page.next }))
 }
 

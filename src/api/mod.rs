@@ -50,7 +50,7 @@ pub struct ApiSettings {
     pub token: Option<Secret>,
     /// Most bytes of a JSON body.
     pub max_json_bytes: usize,
-    /// Most connections at a time; more wait unaccepted.
+    /// Most connections at a time; more are refused.
     pub max_connections: usize,
     /// How long requests under way may go on after the shutdown began.
     pub drain: Duration,

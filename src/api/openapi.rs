@@ -175,6 +175,7 @@ fn cluster_view() -> Value {
         ("version", text()),
         ("last_seen", nullable("string")),
     ]);
+    let lines = object(&[("M", number()), ("O", number()), ("E", number()), ("S", number())]);
     object(&[
         ("cluster_id", nullable("string")),
         ("cluster_name", text()),
@@ -182,6 +183,15 @@ fn cluster_view() -> Value {
         ("term", number()),
         ("leader", nullable("string")),
         ("members", list(member)),
+        ("queue", object(&[("partitions", list(json!({"type": "object"})))])),
+        (
+            "cache",
+            object(&[
+                ("protocol", words(&["MESI", "MOSI", "MOESI"])),
+                ("hit_rate", nullable("number")),
+                ("lines", lines),
+            ]),
+        ),
         ("warnings", list(object(&[("code", text()), ("detail", text())]))),
     ])
 }

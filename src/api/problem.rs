@@ -13,6 +13,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::fields::quote;
 use crate::error::{Details, Error, ErrorCode};
 
 /// The content type of every error.
@@ -57,6 +58,21 @@ impl From<Problem> for Error {
     }
 }
 
+impl Problem {
+    /// A whole answer of HTTP/1.1 that ends its connection, for where no request was read.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_string(self).expect("a problem is a plain struct with string keys");
+        let retry = match status {
+            StatusCode::SERVICE_UNAVAILABLE => format!("retry-after: {}\r\n", RETRY_AFTER.as_secs()),
+            _ => String::new(),
+        };
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {length}\r\n");
+        format!("{head}{retry}connection: close\r\n\r\n{body}").into_bytes()
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -92,9 +108,9 @@ pub(super) fn normalise(response: Response, method: &axum::http::Method, path: &
     let error = match status {
         StatusCode::METHOD_NOT_ALLOWED => Error::new(
             ErrorCode::MethodNotAllowed,
-            format!("{path} does not take {method}: the Allow header says what it takes"),
+            format!("{} does not take {}: the Allow header says what it takes", quote(path), quote(method.as_str())),
         ),
-        StatusCode::NOT_FOUND => Error::new(ErrorCode::NotFound, format!("nothing is served at {path}")),
+        StatusCode::NOT_FOUND => Error::new(ErrorCode::NotFound, format!("nothing is served at {}", quote(path))),
         StatusCode::PAYLOAD_TOO_LARGE => Error::new(ErrorCode::PayloadTooLarge, "the body is too large"),
         other if other.is_client_error() => {
             Error::new(ErrorCode::BadRequest, format!("the request was refused: {other}"))

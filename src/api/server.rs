@@ -12,6 +12,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -19,14 +20,25 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ApiSettings, connection::ApiStream, router};
-use crate::{node::Node, telemetry::Metrics};
+use super::{ApiSettings, connection::ApiStream, problem::Problem, router};
+use crate::{
+    error::{Error, Outcome},
+    node::Node,
+};
 
 /// How long the head of a request may take to arrive, and how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Most bytes of the head of a request: a path with a name of 512 escaped bytes, and ample headers.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// Connections over the limit that are told so at a time, at most and as part of the limit; further ones
+/// are only closed.
+const MAX_REFUSALS: usize = 1024;
+const REFUSALS_PART: usize = 4;
+
+/// How long one of them has to ask, and to read what it is told.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long to wait when the process has no file descriptor left for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -44,18 +56,31 @@ pub async fn serve(
 ) -> io::Result<()> {
     let app = router(node, &settings, shutdown.clone());
     let permits = Arc::new(Semaphore::new(settings.max_connections));
-    let mut connections = JoinSet::new();
+    let most_refusals = settings.max_connections.div_ceil(REFUSALS_PART).min(MAX_REFUSALS);
+    let (mut connections, mut refusals) = (JoinSet::new(), JoinSet::new());
     loop {
-        let (stream, permit) = tokio::select! {
+        let stream = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             Some(ended) = connections.join_next() => {
                 report(ended);
                 continue;
             }
-            accepted = accept(&listener, &permits, &settings.metrics) => accepted,
+            Some(ended) = refusals.join_next() => {
+                report(ended);
+                continue;
+            }
+            accepted = accept(&listener) => accepted,
         };
-        connections.spawn(connection(stream, app.clone(), shutdown.clone(), permit));
+        match Arc::clone(&permits).try_acquire_owned() {
+            Ok(permit) => drop(connections.spawn(connection(stream, app.clone(), shutdown.clone(), permit))),
+            Err(_) => {
+                settings.metrics.bounds().hit("api.connections");
+                if refusals.len() < most_refusals {
+                    refusals.spawn(refuse(stream, settings.max_connections));
+                }
+            }
+        }
     }
     drop(listener);
     let drained = timeout(settings.drain, async {
@@ -75,25 +100,38 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// The next connection, once there is room for it.
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-    metrics: &Metrics,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    if permits.available_permits() == 0 {
-        metrics.bound_hit("max_connections");
-    }
-    let permit = Arc::clone(permits).acquire_owned().await.expect("nobody closes this semaphore");
+/// The next connection.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    let mut said = false;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+            Ok((stream, _)) => return stream,
             Err(error) => {
-                tracing::warn!(%error, "no API connection could be accepted");
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "no API connection can be accepted: trying on");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// Tells a connection over the limit that there is no room, without reading what it asks.
+async fn refuse(stream: TcpStream, limit: usize) {
+    let detail = format!(
+        "this node has {limit} connections open, as many as it takes, and has not read the request: close some, or ask \
+         another node"
+    );
+    let refusal = Problem::from(Error::unavailable(Outcome::NotApplied, detail)).to_bytes();
+    let told = async {
+        // An answer that comes before the request is none to most clients.
+        stream.peek(&mut [0]).await?;
+        let mut stream = ApiStream::new(stream);
+        stream.write_all(&refusal).await?;
+        stream.shutdown().await
+    };
+    // Who does not read it in time is hung up on.
+    let _ = timeout(REFUSAL_TIMEOUT, told).await;
 }
 
 async fn connection(stream: TcpStream, app: Router, shutdown: CancellationToken, permit: OwnedSemaphorePermit) {
@@ -124,10 +162,7 @@ async fn connection(stream: TcpStream, app: Router, shutdown: CancellationToken,
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        sync::mpsc,
-    };
+    use tokio::{io::AsyncReadExt, sync::mpsc};
 
     use super::*;
 
@@ -145,7 +180,8 @@ mod tests {
     async fn connected_to(app: Router) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, permit) = accept(&listener, &Arc::new(Semaphore::new(1)), &Metrics::new()).await;
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let stream = accept(&listener).await;
         tokio::spawn(connection(stream, app, CancellationToken::new(), permit));
         client
     }

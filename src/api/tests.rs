@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::*;
+use super::{problem::PROBLEM_JSON, *};
 use crate::config::{Config, Switch};
 
 /// A node that waits for a cluster: whatever reaches its lock service is answered `no-quorum`.
@@ -134,7 +134,9 @@ async fn bodies_are_checked_field_by_field() {
 async fn names_are_decoded_and_checked() {
     let edge = open_edge().await;
     edge.post(&format!("/v1/locks/{}/acquire", "n".repeat(513)), "").await.is("bad-request", "name");
-    edge.post("/v1/locks/%ff/acquire", "").await.is("bad-request", "name");
+    for malformed in ["%ff", "%", "%2", "%zz", "a%"] {
+        edge.post(&format!("/v1/locks/{malformed}/acquire"), "").await.is("bad-request", "name");
+    }
     edge.post("/v1/locks//acquire", "").await.is("bad-request", "name");
     edge.post("/v1/sessions/a%2Fb/keepalive", "").await.is("bad-request", "id");
     edge.post("/v1/cluster/members/nobody/remove", "").await.is("bad-request", "peer");
@@ -153,8 +155,11 @@ async fn names_are_decoded_and_checked() {
 #[tokio::test]
 async fn unknown_routes_and_methods_are_problems() {
     let edge = open_edge().await;
-    for path in ["/", "/v2", "/v1", "/v1/queues/q/messages", "/v1/locks%3Aacquire"] {
-        refused(edge.request(Method::GET, path)).await.is("not-found", "");
+    let long = format!("/v1/{}", "a".repeat(50_000));
+    for path in ["/", "/v2", "/v1", "/v1/queues/q/messages", "/v1/locks%3Aacquire", &long] {
+        let refusal = refused(edge.request(Method::GET, path)).await;
+        refusal.is("not-found", "");
+        assert!(refusal.problem["detail"].as_str().unwrap().len() < 300, "{refusal:?}");
     }
     let wrong = refused(edge.request(Method::PUT, "/v1/sessions")).await;
     wrong.is("method-not-allowed", "");
@@ -170,11 +175,20 @@ async fn queries_are_checked() {
         ("limit=0", "limit"),
         ("limit=1001", "limit"),
         ("limit=-1", "limit"),
+        ("limit=", "limit"),
+        ("limit=18446744073709551616", "limit"),
+        ("limit=1&limit=2", "limit"),
+        ("after=..", "after"),
         ("lmit=1", "lmit"),
         ("prefix=%ff", "query"),
     ] {
         refused(edge.request(Method::GET, &format!("/v1/locks?{query}"))).await.is("bad-request", field);
     }
+    refused(edge.request(Method::GET, &format!("/v1/locks?after={}", "a".repeat(513))))
+        .await
+        .is("bad-request", "after");
+    refused(edge.request(Method::GET, "/v1/sessions?after=a%20b")).await.is("bad-request", "after");
+    refused(edge.request(Method::GET, "/v1/locks?after=")).await.is(PASSED, "");
     refused(edge.request(Method::GET, "/v1/sessions?prefix=a")).await.is("bad-request", "prefix");
     edge.post("/v1/locks/a/acquire?wait_ms=5", "").await.is("bad-request", "wait_ms");
     refused(edge.request(Method::GET, "/v1/locks?limit=1000&prefix=a%2Fb&after=a")).await.is(PASSED, "");
@@ -198,7 +212,7 @@ async fn content_types_other_than_json_are_refused() {
     let send = |kind: &'static str| {
         refused(edge.request(Method::POST, "/v1/sessions").header("content-type", kind).body("{}"))
     };
-    for bad in ["text/plain", "multipart/form-data; boundary=x", "application/xml"] {
+    for bad in ["text/plain", "multipart/form-data; boundary=x", "application/xml", "\u{e9}"] {
         send(bad).await.is("bad-request", "content-type");
     }
     for good in ["application/json; charset=utf-8", "application/JSON", "application/x-www-form-urlencoded"] {
@@ -214,6 +228,12 @@ async fn idempotency_keys_are_visible_characters() {
         send(bad).await.is("bad-request", "Idempotency-Key");
     }
     send("k".repeat(255)).await.is(PASSED, "");
+    for read in
+        ["/v1/locks", "/v1/locks/a", "/v1/sessions", "/v1/node", "/v1/cluster", "/v1/events", "/v1/locks/a/watch"]
+    {
+        let read = edge.request(Method::GET, read).header("idempotency-key", "k");
+        refused(read).await.is("bad-request", "Idempotency-Key");
+    }
 }
 
 #[tokio::test]
@@ -335,12 +355,83 @@ async fn garbage_is_answered_with_400_and_the_next_client_is_served() {
 }
 
 #[tokio::test]
-async fn connections_over_the_limit_wait_for_their_turn() {
-    let edge = edge(ApiSettings { max_connections: 1, ..ApiSettings::default() }).await;
+async fn connections_over_the_limit_are_refused_until_one_ends() {
+    let metrics = Metrics::new();
+    let settings = ApiSettings { max_connections: 2, metrics: metrics.clone(), ..ApiSettings::default() };
+    let edge = edge(settings).await;
+    // A served request says that both connections have been accepted.
     let first = TcpStream::connect(edge.addr).await.unwrap();
-    let second = tokio::spawn(edge.request(Method::GET, "/healthz").send());
-    drop(first);
-    assert_eq!(second.await.unwrap().unwrap().status(), StatusCode::OK);
+    let second = reqwest::Client::new();
+    let healthz = format!("http://{}/healthz", edge.addr);
+    assert_eq!(second.get(&healthz).send().await.unwrap().status(), StatusCode::OK);
+    let refusal = refused(edge.request(Method::GET, "/v1/locks")).await;
+    refusal.is("unavailable", "");
+    assert_eq!(
+        (&refusal.problem["outcome"], &refusal.headers["retry-after"]),
+        (&json!("not-applied"), &"1".parse().unwrap())
+    );
+    assert!(metrics.encode().contains(r#"syncmesh_bound_hits_total{bound="api.connections"} 1"#));
+    drop((first, second));
+    let served = async {
+        while !edge.request(Method::GET, "/healthz").send().await.is_ok_and(|answer| answer.status() == StatusCode::OK)
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), served).await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused_with_a_problem_too() {
+    let edge = open_edge().await;
+    let long_target = format!("GET /v1/locks/{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(100_000));
+    let many_fields: String = (0..300).map(|nth| format!("x-{nth}: y\r\n")).collect();
+    let many_fields = format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{many_fields}\r\n");
+    for (bytes, status) in [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc".as_slice(), 400),
+        (b"GET /healthz HTTP/2.0\r\nHost: x\r\n\r\n", 400),
+        (b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        (long_target.as_bytes(), 414),
+        (many_fields.as_bytes(), 431),
+    ] {
+        let answer = edge.raw(bytes).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && head.contains(PROBLEM_JSON), "{answer}");
+        let problem: Value = serde_json::from_str(body).unwrap();
+        assert_eq!((&problem["type"], &problem["status"]), (&json!("bad-request"), &json!(status)), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_names_its_host_once() {
+    let edge = open_edge().await;
+    for (head, status) in [
+        ("GET /healthz HTTP/1.1\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n", 400),
+        ("GET /healthz HTTP/1.0\r\n", 200),
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\n", 200),
+    ] {
+        let answer = edge.raw(format!("{head}Connection: close\r\n\r\n").as_bytes()).await;
+        assert!(answer.split(' ').nth(1) == Some(&status.to_string()), "{head}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_events_that_is_reset_says_from_where_it_can_be_resumed() {
+    let edge = open_edge().await;
+    let events = |last: String| edge.request(Method::GET, "/v1/events").header("last-event-id", last).send();
+    let mut ids = Vec::new();
+    for never_ours in ["garbage", "-1", "", "5", "99999999999999999999"] {
+        let mut stream = events(never_ours.to_owned()).await.unwrap();
+        let first = stream.chunk().await.unwrap().unwrap();
+        let text = std::str::from_utf8(&first).unwrap();
+        assert!(text.starts_with("event: reset\n"), "{never_ours}: {text}");
+        ids.push(text.split("id: ").nth(1).unwrap().lines().next().unwrap().to_owned());
+    }
+    assert!(ids.iter().all(|id| *id == ids[0] && id.parse::<u64>().unwrap() < 1 << 53), "{ids:?}");
+    let resumed = events(ids[0].clone()).await.unwrap();
+    edge.shutdown.cancel();
+    assert_eq!(resumed.text().await.unwrap(), "", "nothing happened since, and nothing was missed");
 }
 
 #[tokio::test]

@@ -63,19 +63,27 @@ enum MembersCommand {
     /// The members with their roles and standing.
     List,
     /// Remove a member and bar it until it is admitted again.
+    ///
+    /// For one that is gone for good, or must be kept out: if its process runs, it says so and exits 1, and is
+    /// refused until `members admit`. One that is to go in good order is asked with `members leave`. Where a
+    /// voter is removed, the others go on while more than half of them are up.
     Remove(Peer),
-    /// Lift the bar of a removed member.
+    /// Lift the bar of a removed member: it may join again, as new.
     Admit(Peer),
     /// The node at --url drains, leaves for good, and its process ends.
+    ///
+    /// It hands its duties over first and exits 0. Started again, it joins as a new member.
     Leave,
-    /// Hand Raft's leadership over.
+    /// Hand Raft's leadership over, such as before maintenance of the leader's machine.
+    ///
+    /// Locks stay held; calls in flight are repeated or refused within a second or two.
     TransferLeader(LeaderTo),
 }
 
 /// A member.
 #[derive(Debug, Args)]
 struct Peer {
-    /// Its peer id.
+    /// Its peer id: `syncmesh members list` shows them.
     #[arg(value_name = "PEER")]
     peer: NodeId,
 }
@@ -107,9 +115,15 @@ impl Members {
 
 async fn list(remote: &Remote) -> Result<(), Failure> {
     let body = remote.client.text(&Call::cluster()).await?;
-    let members = |cluster: ClusterView| members_text(cluster.members);
     match remote.output.format() {
-        Format::Text => remote.print(&body, members),
+        Format::Text => remote.print(&body, |cluster: ClusterView| {
+            if !cluster.is_confirmed() {
+                remote
+                    .output
+                    .note("no leader answers: this is what the node knows by itself (`syncmesh status` says more)");
+            }
+            members_text(&cluster)
+        }),
         Format::Json => {
             let mut cluster: Value = serde_json::from_str(&body).map_err(anyhow::Error::new)?;
             let members = cluster.get_mut("members").map(Value::take);
@@ -132,7 +146,7 @@ impl Events {
 /// The arguments of `health`.
 #[derive(Debug, Args)]
 pub(super) struct Health {
-    /// Whether it can serve its roles now.
+    /// Whether it can serve its roles now, and if not, why.
     #[arg(long)]
     ready: bool,
 }
@@ -178,15 +192,28 @@ fn plain(value: &Value) -> String {
 }
 
 fn status_text(cluster: ClusterView) -> String {
+    let id = cluster.cluster_id.map_or_else(|| "not founded yet".to_owned(), |id| id.to_string());
     let up = cluster.members.iter().filter(|member| member.status == MemberStatus::Up).count();
     let listed = cluster.members.iter().filter(|member| member.status != MemberStatus::Left).count();
-    let id = cluster.cluster_id.map_or_else(|| "not founded yet".to_owned(), |id| id.to_string());
-    let leader = cluster.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
+    let (members, leader) = match (cluster.is_confirmed(), cluster.leader) {
+        (true, Some(leader)) => (format!("{up} of {listed} up"), leader.to_string()),
+        (true, None) => (format!("{up} of {listed} up"), "none".to_owned()),
+        (false, _) => (
+            format!("{up} of {listed} connected to this node; which of the others are up, it cannot know"),
+            "none answers".to_owned(),
+        ),
+    };
     let mut text = format!(
-        "cluster  {} ({id})\nmembers  {up} of {listed} up\nleader   {leader} (term {}, view {})\n\n",
-        cluster.cluster_name, cluster.term, cluster.epoch
+        "verdict  {}\ncluster  {} ({id})\nmembers  {members}\nleader   {leader} (term {}, view {})\n",
+        verdict(&cluster),
+        cluster.cluster_name,
+        cluster.term,
+        cluster.epoch
     );
-    text.push_str(&members_text(cluster.members));
+    if !cluster.members.is_empty() {
+        text.push('\n');
+        text.push_str(&members_text(&cluster));
+    }
     if !cluster.warnings.is_empty() {
         text.push('\n');
     }
@@ -196,25 +223,46 @@ fn status_text(cluster: ClusterView) -> String {
     text
 }
 
-fn members_text(members: Vec<MemberView>) -> String {
-    let row = |member: MemberView| {
+/// What somebody wants to know first.
+fn verdict(cluster: &ClusterView) -> String {
+    match (cluster.is_confirmed(), cluster.members.is_empty(), cluster.warnings.len()) {
+        (false, true, _) => "no cluster: this node has joined none yet".to_owned(),
+        (false, false, _) => "no quorum: nothing can be locked; this is what this node knows by itself".to_owned(),
+        (true, _, 0) => "ok".to_owned(),
+        (true, _, 1) => "it works, with a warning".to_owned(),
+        (true, _, warnings) => format!("it works, with {warnings} warnings"),
+    }
+}
+
+fn members_text(cluster: &ClusterView) -> String {
+    let status = if cluster.is_confirmed() { status_word } else { sight_word };
+    let row = |member: &MemberView| {
         [
             member.peer_id.to_string(),
-            status_word(member.status).to_owned(),
+            status(member.status).to_owned(),
             member.raft.map_or("-", raft_word).to_owned(),
             cell(&member.roles),
             member.trails_by.map_or_else(|| "-".to_owned(), |entries| entries.to_string()),
-            member.version,
+            member.version.clone(),
             cell(&member.addrs),
         ]
     };
-    table(["PEER", "STATUS", "RAFT", "ROLES", "TRAILS BY", "VERSION", "ADDRESSES"], members.into_iter().map(row))
+    table(["PEER", "STATUS", "RAFT", "ROLES", "TRAILS BY", "VERSION", "ADDRESSES"], cluster.members.iter().map(row))
 }
 
 fn status_word(status: MemberStatus) -> &'static str {
     match status {
         MemberStatus::Up => "up",
         MemberStatus::Down => "down",
+        MemberStatus::Left => "left",
+    }
+}
+
+/// What a node can say by itself of a member that no leader vouches for.
+fn sight_word(status: MemberStatus) -> &'static str {
+    match status {
+        MemberStatus::Up => "seen",
+        MemberStatus::Down => "unseen",
         MemberStatus::Left => "left",
     }
 }
@@ -230,30 +278,55 @@ fn raft_word(standing: RaftStanding) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::status::Warning;
+    use crate::node::status::{CacheSummary, QueuePlacement, Warning};
 
-    #[test]
-    fn a_status_says_what_to_look_at() {
-        let member = MemberView {
-            peer_id: NodeId::from_bytes([7; 32]),
+    fn voter(number: u8, status: MemberStatus) -> MemberView {
+        MemberView {
+            peer_id: NodeId::from_bytes([number; 32]),
             roles: vec![crate::ids::Role::LockManager],
             addrs: Vec::new(),
-            status: MemberStatus::Down,
+            status,
             raft: Some(RaftStanding::Voter),
             trails_by: None,
             version: "0.1.0".to_owned(),
             last_seen: None,
-        };
-        let text = status_text(ClusterView {
+        }
+    }
+
+    fn cluster(leader: Option<NodeId>, members: Vec<MemberView>, warnings: &[&str]) -> ClusterView {
+        let warning = |code: &&str| Warning { code: (*code).to_owned(), detail: "start the others".to_owned() };
+        ClusterView {
             cluster_id: None,
             cluster_name: "default".to_owned(),
             epoch: 3,
             term: 2,
-            leader: None,
-            members: vec![member],
-            warnings: vec![Warning { code: "no-quorum".to_owned(), detail: "start the others".to_owned() }],
-        });
-        assert!(text.contains("0 of 1 up") && text.contains("leader   none"), "{text}");
+            leader,
+            members,
+            queue: QueuePlacement::default(),
+            cache: CacheSummary::default(),
+            warnings: warnings.iter().map(warning).collect(),
+        }
+    }
+
+    #[test]
+    fn a_status_begins_with_the_verdict() {
+        let (up, down) = (voter(1, MemberStatus::Up), voter(2, MemberStatus::Down));
+        let leader = Some(up.peer_id);
+        let first_line = |cluster| status_text(cluster).lines().next().unwrap().to_owned();
+        assert_eq!(first_line(cluster(leader, vec![up.clone()], &[])), "verdict  ok");
+        let degraded = cluster(leader, vec![up.clone(), down.clone()], &["member-down"]);
+        assert_eq!(first_line(degraded), "verdict  it works, with a warning");
+        assert!(first_line(cluster(None, vec![up, down], &["no-quorum"])).starts_with("verdict  no quorum"));
+        assert!(first_line(cluster(None, Vec::new(), &["no-quorum"])).starts_with("verdict  no cluster"));
+    }
+
+    #[test]
+    fn a_status_without_a_leader_claims_of_nobody_that_it_is_up() {
+        let members = vec![voter(1, MemberStatus::Up), voter(2, MemberStatus::Down), voter(3, MemberStatus::Down)];
+        let text = status_text(cluster(None, members, &["no-quorum"]));
+        assert!(text.contains("members  1 of 3 connected to this node;"), "{text}");
+        assert!(text.contains("leader   none answers (term 2, view 3)"), "{text}");
+        assert!(text.contains("  seen    voter") && text.contains("  unseen  voter"), "{text}");
         assert!(text.ends_with("warning  no-quorum: start the others\n"), "{text}");
     }
 

@@ -139,7 +139,7 @@ impl Dev {
             }
             let mut config = Config::from_sources(&sources)?;
             config.cluster_key = Some(cluster_key);
-            let served = Served::start(config).await.map_err(anyhow::Error::new)?;
+            let served = Served::start(config, usize::from(self.nodes)).await.map_err(anyhow::Error::new)?;
             let info = served.node.info().await;
             if let Some(addr) = info.listen_addrs.first().filter(|_| number == 0) {
                 rendezvous = format!("{addr}/p2p/{}", info.peer_id);

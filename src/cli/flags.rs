@@ -27,6 +27,10 @@ impl SettingFlags {
 #[derive(Clone, Debug, Default)]
 pub struct TuningFlags(pub SettingFlags);
 
+/// All of them, of which the help shows the one of the cluster's key: for what only dials a peer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct KeyFlags(pub(super) SettingFlags);
+
 /// The names of the flags, made once: clap borrows them for as long as the program runs.
 static FLAGS: LazyLock<BTreeMap<&'static str, String>> =
     LazyLock::new(|| SETTINGS.iter().map(|setting| (setting.name, setting.flag())).collect());
@@ -128,6 +132,27 @@ impl FromArgMatches for TuningFlags {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         self.0.given.extend(given(matches, tuning_of_table()).given);
+        Ok(())
+    }
+}
+
+impl Args for KeyFlags {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.args(of_table().map(|setting| arg(setting).hide(setting.name != "CLUSTER_KEY_FILE")))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for KeyFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(given(matches, of_table())))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.given.extend(given(matches, of_table()).given);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context, Failure, OnInterrupt, SettingFlags, lock_run,
-    output::table,
+    output::{one_line, table},
     remote::{Remote, cell, for_people},
 };
 use crate::{
@@ -25,6 +25,10 @@ const SESSION_VARIABLE: &str = "SYNCMESH_SESSION";
 #[derive(Debug, Subcommand)]
 pub(super) enum LockCommand {
     /// Acquire a lock, print its session and token, and exit; nothing renews it.
+    ///
+    /// It is held until its term is over: `lock keepalive SESSION` starts the term anew, `lock release NAME
+    /// --session SESSION` gives it back. To hold it while something runs, use `lock run`. Exit code 4 if it
+    /// was not granted within --wait.
     Acquire(Acquire),
     /// Give a lock back.
     Release(Holder),
@@ -32,11 +36,15 @@ pub(super) enum LockCommand {
     Keepalive(KeepAlive),
     /// The locks that are held or waited for.
     List(List),
-    /// Who holds a lock and who waits for it.
+    /// Who holds a lock and who waits for it; exit code 3 if it is free and nobody waits.
     Show(Named),
-    /// What happens to a lock, as it happens.
+    /// What happens to a lock, as it happens, until Ctrl-C.
     Watch(Named),
     /// Take a lock from all its holders by force.
+    ///
+    /// For a holder that hangs: the next in line gets the lock at once, or after the lock's delay. The old
+    /// holder hears of it if it watches, as `lock run` does, and may go on for a moment if it does not: what
+    /// the lock protects is safe only where it checks the fencing token. `lock show NAME` says who holds it.
     Break(Named),
     Run(lock_run::LockRun),
     /// What `run` starts in place of the command.
@@ -272,7 +280,7 @@ fn event_text(event: &ServerEvent) -> String {
         Ok(body) => {
             let token = body.fencing_token.map_or(String::new(), |token| format!("  token {}", token.0));
             let (mode, at) = (mode_text(body.mode), &body.at);
-            format!("{:<8}  {at}  {mode}  {}  {}{token}\n", event.event, body.session, body.owner)
+            format!("{:<8}  {at}  {mode}  {}  {}{token}\n", event.event, body.session, one_line(&body.owner))
         }
         Err(_) => format!("{:<8}  {}\n", event.event, event.data),
     }

@@ -80,9 +80,15 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Peer-to-peer nodes that give applications distributed locks, queues and a coherent cache.
+/// Peer-to-peer nodes that give applications distributed locks.
+///
+/// Begin with `syncmesh dev`: a whole cluster on this machine. When something is wrong, ask `syncmesh
+/// status` at any node what the cluster knows, `syncmesh peer-info` what one node sees, and `syncmesh
+/// health --ready` why it is not ready. Queues and the cache come with later versions; their settings
+/// are checked already.
 #[derive(Debug, Parser)]
 #[command(name = "syncmesh", version, arg_required_else_help = true, propagate_version = true)]
+#[command(after_long_help = EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -90,20 +96,37 @@ struct Cli {
     command: Command,
 }
 
+/// What scripts go by.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed
+  2    wrong usage
+  3    not found
+  4    session expired, not the holder, not granted in time, deadlock
+  5    no quorum, no node, no answer
+  78   invalid configuration
+  130  Ctrl-C (0 for what goes on until then: node, dev, events, lock watch, --watch)
+`health` knows 0 and 1 only, `lock run` has its own: `syncmesh lock run --help`";
+
+/// The heading of the flags below in every command's help.
+const GLOBAL: &str = "Flags of every command";
+
 /// Flags that every command takes.
 #[derive(Debug, Args)]
 struct Global {
-    /// Tables for people, or JSON on one line.
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    /// text: tables for people; json: one line, errors too (as problem documents on stderr).
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT", help_heading = GLOBAL)]
+    #[arg(hide_possible_values = true)]
     output: Format,
-    /// The node to talk to [env: SYNCMESH_URL; default: from API_ADDR].
-    #[arg(long, global = true, value_name = "URL")]
+    /// The node to talk to, as http://host:port or host:port [env: SYNCMESH_URL; default: from API_ADDR].
+    #[arg(long, global = true, value_name = "URL", help_heading = GLOBAL)]
     url: Option<String>,
     /// The bearer token of that node [env: API_TOKEN].
-    #[arg(long, global = true, value_name = "TOKEN")]
+    #[arg(long, global = true, value_name = "TOKEN", help_heading = GLOBAL)]
     token: Option<String>,
     /// Read this file in place of .env in the working directory.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     env_file: Option<PathBuf>,
 }
 
@@ -111,6 +134,11 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one node.
+    ///
+    /// It looks for its cluster at --bootstrap and, with MDNS on, on the local network, and waits where it
+    /// finds none: exactly one node of a new cluster is given --bootstrap-expect and founds it. It serves
+    /// HTTP on API_ADDR, keeps its identity and its log in DATA_DIR, and logs to stderr. SIGTERM drains and
+    /// ends it with 0, a second signal ends it at once.
     Node(node::RunNode),
     /// Run a whole cluster on this machine, in one process, over real sockets.
     Dev(dev::Dev),
@@ -123,14 +151,26 @@ enum Command {
     #[command(subcommand)]
     Lock(lock::LockCommand),
     /// The cluster at a glance, with what an operator ought to look at.
+    ///
+    /// The verdict comes first, warnings with their next steps last. Where no leader answers, it shows what
+    /// the node at --url knows by itself. Exit code 0 whenever the node answers, 5 if it does not; `syncmesh
+    /// health --ready` is the one to script.
     Status(cluster::Status),
     /// List, remove and admit members, leave, hand leadership over.
     Members(cluster::Members),
-    /// What a node says of itself.
+    /// What a node says of itself: whom it sees, where it listens, how far its log is.
+    ///
+    /// Without an address, the node at --url is asked over HTTP. With one, that peer is dialled over libp2p
+    /// with a throw-away identity and the cluster's key, as another node would: no node is needed here. Exit
+    /// code 5 if there is no contact or the key is another one.
     PeerInfo(peer_info::PeerInfo),
-    /// The cluster's events as they come.
+    /// The cluster's events as they come, until Ctrl-C: members that come and go, new leaders.
     Events(cluster::Events),
     /// Whether the node lives, or with --ready can serve its roles: exit code 0 or 1.
+    ///
+    /// For the health checks of containers and supervisors. Without --ready it asks only whether the process
+    /// answers: restart it if not. With --ready it says a line a check, and why one fails: a node that is not
+    /// ready is waiting for others more often than it is broken, so do not restart it for that.
     Health(cluster::Health),
     /// Load against a running cluster: throughput and latency.
     #[command(subcommand)]
@@ -245,6 +285,24 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_terminal_and_promises_nothing_that_is_not_there() {
+        fn all(command: &mut clap::Command, found: &mut Vec<String>) {
+            found.push(command.render_long_help().to_string());
+            command.get_subcommands_mut().for_each(|command| all(command, found));
+        }
+        let mut command = Cli::command();
+        command.build();
+        let mut helps = Vec::new();
+        all(&mut command, &mut helps);
+        for help in helps {
+            assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+            for absent in ["debug bundle", "syncmesh snapshot", "syncmesh queue", "syncmesh cache", "syncmesh man"] {
+                assert!(!help.contains(absent), "{absent} in {help}");
+            }
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Failure;
-use crate::error::{Error, ErrorCode};
+use crate::error::{Details, Error, ErrorCode};
 
 /// Clears a terminal and goes to its upper left corner.
 const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
@@ -58,13 +58,18 @@ impl Output {
     /// Prints a result: the document as JSON on one line, or the text.
     pub fn result(self, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
         match self.format {
-            Format::Text => self.raw(text().as_bytes()),
+            Format::Text => self.text(&text()),
             Format::Json => {
                 let mut line = serde_json::to_vec(document).map_err(anyhow::Error::new)?;
                 line.push(b'\n');
                 self.raw(&line)
             }
         }
+    }
+
+    /// Prints a text for people, with nothing in it that a terminal would obey.
+    pub fn text(self, text: &str) -> Result<(), Failure> {
+        self.raw(visible(text).as_bytes())
     }
 
     /// Prints bytes as they are.
@@ -118,6 +123,22 @@ pub(super) fn usage(refusal: &clap::Error, format: Format) -> ExitCode {
     ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
 }
 
+/// The text with its control characters escaped: names come from whoever takes a lock, and a terminal
+/// obeys what is written to it.
+fn visible(text: &str) -> String {
+    let escaped = |c: char| match c {
+        '\n' => c.to_string(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
+/// The same without an end of line: names may hold one, and would forge a line.
+pub(super) fn one_line(text: &str) -> String {
+    visible(text).replace('\n', "\\n")
+}
+
 /// A borderless table, one line a row.
 pub fn table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
@@ -126,7 +147,7 @@ pub fn table<const COLUMNS: usize>(
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.map(|cell| one_line(&cell)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -153,9 +174,9 @@ pub fn problem(error: &Error) -> Value {
 fn text_of(failure: &Failure) -> Option<String> {
     Some(match failure {
         Failure::Configuration(faults) => faults.to_string(),
-        Failure::Operation(error) => format!("{}: {}", error.code, error.detail),
+        Failure::Operation(error) => format!("{}: {}{}", error.code, error.detail, told_beside(&error.details)),
         Failure::Usage(text) => format!("error: {text}"),
-        Failure::Other(error) => format!("error: {error:#}"),
+        Failure::Other(error) => format!("error: {}", with_causes(error)),
         Failure::Interrupted | Failure::ClosedPipe | Failure::Exit(_) => return None,
     })
 }
@@ -169,14 +190,31 @@ fn problem_of(failure: &Failure) -> Option<Value> {
         }
         Failure::Operation(error) => problem(error),
         Failure::Usage(text) => problem(&Error::new(ErrorCode::BadRequest, text)),
-        Failure::Other(error) => problem(&Error::new(ErrorCode::Internal, format!("{error:#}"))),
+        Failure::Other(error) => problem(&Error::new(ErrorCode::Internal, with_causes(error))),
         Failure::Interrupted | Failure::ClosedPipe | Failure::Exit(_) => return None,
+    })
+}
+
+/// What a problem says beside its detail, for people.
+fn told_beside(details: &Details) -> String {
+    let holders = details.holders.iter().flatten().map(|session| format!("\n  held by session {session}"));
+    let cycle = details.cycle.iter().flatten();
+    let cycle = cycle.map(|edge| format!("\n  session {} waits for '{}'", edge.session, one_line(edge.lock.as_str())));
+    holders.chain(cycle).collect()
+}
+
+/// An error and its causes, but for those that it has told itself.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => told,
+        said => format!("{said}: {cause}"),
     })
 }
 
 /// Nothing can be said about a stderr that is gone.
 fn to_stderr(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", visible(text));
 }
 
 #[cfg(test)]
@@ -199,6 +237,29 @@ mod tests {
                 "title": "The request is malformed or out of range",
             })
         );
+    }
+
+    #[test]
+    fn names_cannot_give_a_terminal_orders_nor_forge_a_row() {
+        let hostile = [["a\u{1b}[2J\n", "b\u{9b}31m"].map(str::to_owned)];
+        assert_eq!(table(["LOCK", "OWNER"], hostile), "LOCK          OWNER\na\\u{1b}[2J\\n  b\\u{9b}31m\n");
+        assert_eq!(visible("two\nlines\t"), "two\nlines\\t");
+    }
+
+    #[test]
+    fn who_is_refused_a_lock_is_told_who_holds_it() {
+        let mut error = Error::new(ErrorCode::LockTimeout, "it is held");
+        error.details.holders = Some(vec![crate::ids::SessionId::new("s1").unwrap()]);
+        assert_eq!(text_of(&error.into()).unwrap(), "lock-timeout: it is held\n  held by session s1");
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let refused = || io::Error::other("permission denied");
+        let silent = anyhow::Error::new(refused()).context("cannot make /data");
+        assert_eq!(with_causes(&silent), "cannot make /data: permission denied");
+        let talkative = anyhow::Error::new(refused()).context("cannot make /data: permission denied");
+        assert_eq!(with_causes(&talkative), "cannot make /data: permission denied");
     }
 
     #[test]

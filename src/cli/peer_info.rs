@@ -6,7 +6,8 @@ use clap::Args;
 use libp2p::Multiaddr;
 
 use super::{
-    Context, Failure, OnInterrupt, SettingFlags,
+    Context, Failure, OnInterrupt,
+    flags::KeyFlags,
     output::table,
     remote::{Remote, cell, for_people},
 };
@@ -24,7 +25,7 @@ pub(super) struct PeerInfo {
     #[arg(value_name = "MULTIADDR")]
     addr: Option<Multiaddr>,
     #[command(flatten)]
-    settings: SettingFlags,
+    settings: KeyFlags,
 }
 
 impl PeerInfo {
@@ -35,7 +36,7 @@ impl PeerInfo {
                 context.block_on(OnInterrupt::Fail, remote.show(&Call::node(), |info| text(&info)))
             }
             Some(addr) => {
-                let config = Config::from_sources(&context.sources(&self.settings))?;
+                let config = Config::from_sources(&context.sources(&self.settings.0))?;
                 let info = context.block_on(OnInterrupt::Fail, async { probe(&addr, &config).await.map(Some) })?;
                 match info {
                     Some(info) => context.output.result(&info, || text(&info)),

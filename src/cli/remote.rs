@@ -51,7 +51,7 @@ impl Remote {
             Format::Text => {
                 let value = serde_json::from_str(body)
                     .map_err(|error| Error::internal(format!("the answer has another shape: {error}")))?;
-                self.output.raw(text(value).as_bytes())
+                self.output.text(&text(value))
             }
         }
     }
@@ -68,7 +68,7 @@ impl Remote {
         while let Some(event) = events.next().await? {
             match self.output.format() {
                 Format::Json => self.output.raw(format!("{}\n", with_event(&event)).as_bytes())?,
-                Format::Text => self.output.raw(text(&event).as_bytes())?,
+                Format::Text => self.output.text(&text(&event))?,
             }
         }
         let detail = format!("{} has ended the stream: it is shutting down", self.client.url());

@@ -2,12 +2,13 @@
 
 use std::{io, time::Duration};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    api::{self, ApiSettings},
+    api::{self, ApiSettings, MAX_CONNECTIONS},
     config::Config,
     node::{Drained, Node, StartError},
 };
@@ -47,8 +48,8 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// Binds the API, starts the node, serves.
-    pub(super) async fn start(config: Config) -> Result<Self, ServeError> {
+    /// Binds the API, starts the node, serves. `nodes`: how many of them this process runs.
+    pub(super) async fn start(config: Config, nodes: usize) -> Result<Self, ServeError> {
         let addr = config.api_addr.as_str().to_owned();
         let listen = |source| ServeError::Listen { addr: addr.clone(), source };
         let listener = TcpListener::bind(&addr).await.map_err(listen)?;
@@ -66,7 +67,8 @@ impl Served {
         node.write_node_file(&api_url).await.map_err(ServeError::NodeFile)?;
         info!(url = %api_url, "serves the HTTP API");
         let metrics = node.metrics().clone();
-        let settings = ApiSettings { token, drain: API_DRAIN, metrics, ..ApiSettings::default() };
+        let max_connections = room_for_connections(nodes);
+        let settings = ApiSettings { token, max_connections, drain: API_DRAIN, metrics, ..ApiSettings::default() };
         let stop_api = CancellationToken::new();
         let api = tokio::spawn(api::serve(listener, node.clone(), settings, stop_api.clone()));
         Ok(Self { node, api_url, stop_api, api })
@@ -80,6 +82,28 @@ impl Served {
         let _ = self.api.await;
         self.node.stop(grace.saturating_sub(began.elapsed())).await
     }
+}
+
+/// How many connections the API of each node may take: half of the files that this process may open, so
+/// that a flood of clients leaves the log and the mesh theirs.
+fn room_for_connections(nodes: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        // Where the soft limit cannot be raised, it is what there is.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+    // None is no limit.
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let room = usize::try_from(files / 2).unwrap_or(usize::MAX) / nodes.max(1);
+    if room < MAX_CONNECTIONS {
+        warn!(
+            files,
+            connections = room,
+            "this process may open few files, so the API takes fewer connections than {MAX_CONNECTIONS}: raise the limit \
+             (ulimit -n, LimitNOFILE)"
+        );
+    }
+    room.min(MAX_CONNECTIONS)
 }
 
 fn api_url(config: &Config, port: u16) -> String {

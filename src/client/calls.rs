@@ -15,6 +15,10 @@ use crate::{
 /// its own deadlines; this is for one that does not answer at all.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long an answer may take that a node gives from what it knows, or says soon that it cannot: a node
+/// that does not answer by then is stuck.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// One call, ready to be sent.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -189,12 +193,12 @@ impl Call {
 
     /// `GET /v1/node`.
     pub fn node() -> Self {
-        Self::get("/v1/node")
+        Self::get("/v1/node").with_timeout(LOOK_TIMEOUT)
     }
 
     /// `GET /v1/cluster`.
     pub fn cluster() -> Self {
-        Self::get("/v1/cluster")
+        Self::get("/v1/cluster").with_timeout(LOOK_TIMEOUT)
     }
 
     /// `GET /v1/events`, for [`Client::events`](super::Client::events).
@@ -204,12 +208,12 @@ impl Call {
 
     /// `GET /healthz`.
     pub fn health() -> Self {
-        Self::get("/healthz")
+        Self::get("/healthz").with_timeout(LOOK_TIMEOUT)
     }
 
     /// `GET /readyz`.
     pub fn readiness() -> Self {
-        Self::get("/readyz")
+        Self::get("/readyz").with_timeout(LOOK_TIMEOUT)
     }
 
     /// `POST /v1/cluster/members/{peer}/remove`.

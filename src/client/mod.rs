@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 pub use self::{
     calls::{AcquireOptions, Call},
     events::{EventParser, ServerEvent, ServerEvents},
-    guard::{LockBuilder, RemoteGuard, believed_until},
+    guard::{LockBuilder, RemoteGuard},
 };
 use crate::{
     api::{
@@ -33,8 +33,8 @@ use crate::{
     node::status::{ClusterView, NodeInfo, Readiness},
 };
 
-/// How long a connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take to come about, one lost packet included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long an idle connection is kept: well below the 30 s after which a node closes it, so that no
 /// call is sent into a connection that is being closed.

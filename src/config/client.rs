@@ -4,7 +4,7 @@ use super::{
     fault::{Fault, Faults},
     parse, read,
     sources::{Source, Sources},
-    values::Secret,
+    values::{HostPort, Secret},
 };
 
 /// Which node a client talks to.
@@ -31,16 +31,25 @@ impl ClientTarget {
     }
 }
 
+/// `http://host:port`, perhaps with a path before the API's own; `http://` and the port 80 may be left out.
 fn check_url(url: &str, source: Source) -> Result<String, Faults> {
-    match url.strip_prefix("http://") {
-        Some(host) if !host.is_empty() && !host.contains(char::is_whitespace) => {
-            Ok(url.trim_end_matches('/').to_owned())
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let expected = match scheme.to_ascii_lowercase().as_str() {
+        "http" if is_host_and_path(rest) => return Ok(format!("http://{}", rest.trim_end_matches('/'))),
+        "http" => "the URL of a node, such as http://127.0.0.1:8080, or its host:port",
+        "https" => {
+            "http://host:port: nodes and their clients speak plain HTTP. Where a proxy adds TLS, name an address behind it"
         }
-        _ => Err(Faults(vec![Fault {
-            variable: "SYNCMESH_URL".into(),
-            value: url.into(),
-            source: source.to_string(),
-            expected: "a URL such as http://127.0.0.1:8080 (TLS is a proxy's work)".into(),
-        }])),
-    }
+        _ => "http://host:port: nodes speak plain HTTP and nothing else",
+    };
+    let value = if url.contains('@') { parse::without_password(url) } else { url.to_owned() };
+    let (variable, expected) = ("SYNCMESH_URL".to_owned(), expected.to_owned());
+    Err(Faults(vec![Fault { variable, value, source: source.to_string(), expected }]))
+}
+
+fn is_host_and_path(rest: &str) -> bool {
+    let authority = rest.split('/').next().unwrap_or_default();
+    let with_port = |authority: &str| authority.parse::<HostPort>().is_ok_and(|host_port| host_port.port() != 0);
+    let is_plain = |c: char| c.is_ascii_graphic() && !"?#@\\".contains(c);
+    rest.chars().all(is_plain) && (with_port(authority) || with_port(&format!("{authority}:80")))
 }

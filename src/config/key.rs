@@ -27,7 +27,7 @@ pub enum InvalidKey {
     Missing,
     /// It is there, but cannot be read.
     #[error("a file that this process can read: {0}")]
-    Unreadable(#[source] io::Error),
+    Unreadable(io::Error),
     /// Others than its owner may read or change it.
     #[error("a file that only its owner can read, not one of mode {mode:04o}: run `chmod 600` on it")]
     Exposed {

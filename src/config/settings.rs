@@ -285,7 +285,7 @@ pub const SETTINGS: &[Setting] = &[
     per_node("REDIS_URL", Kind::RedisUrl, Unset, "the queue's journal; unset: the embedded journal in DATA_DIR").secret(Secrecy::UrlPassword),
     tuning("SHUTDOWN_GRACE", s(0, DAY_S), Value("25"), "how long a node drains after SIGTERM"),
     tuning("LOG_FORMAT", Kind::Word(LogFormat::WORDS), Derived("text on a terminal, else json"), "how log lines look, on stderr"),
-    tuning("RUST_LOG", Kind::LogFilter, Value("info"), "which log lines there are; libp2p and openraft are held to warnings unless they are named"),
+    tuning("RUST_LOG", Kind::LogFilter, Value("info"), "which log lines there are: a level, which leaves out what libraries say below warnings, or directives such as warn,syncmesh=debug, which stand as they are"),
 ];
 
 /// The setting of that name.

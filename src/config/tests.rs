@@ -263,8 +263,43 @@ fn a_client_finds_its_node_and_looks_at_nothing_else() {
     }
     assert_eq!(target(&[]).unwrap().url, "http://127.0.0.1:8080");
     assert_eq!(target(&[("SYNCMESH_URL", "http://h:1/"), ("API_ADDR", "bad")]).unwrap().url, "http://h:1");
-    for bad in ["https://h", "h:80", "http://"] {
-        assert!(target(&[("SYNCMESH_URL", bad)]).is_err(), "{bad}");
+    for (given, url) in [
+        ("node-1:8080", "http://node-1:8080"),
+        ("127.0.0.1:8080/", "http://127.0.0.1:8080"),
+        ("[::1]:8080", "http://[::1]:8080"),
+        ("node_1", "http://node_1"),
+        ("HTTP://h:1/behind/a/proxy", "http://h:1/behind/a/proxy"),
+    ] {
+        assert_eq!(target(&[("SYNCMESH_URL", given)]).unwrap().url, url);
+    }
+}
+
+#[test]
+fn a_url_that_no_node_can_have_is_refused_with_what_would_be_one() {
+    let expected = |url: &str| {
+        let faults = ClientTarget::from_sources(&given(&[("SYNCMESH_URL", url)])).unwrap_err();
+        faults.0[0].expected.clone()
+    };
+    assert!(expected("https://h").contains("Where a proxy adds TLS"));
+    assert!(expected("ftp://h").contains("nodes speak plain HTTP"));
+    for nonsense in [
+        "http://",
+        "://h",
+        ":8080",
+        "h:",
+        "h:0",
+        "h:99999",
+        "h:-1",
+        "a b",
+        "http://h?a=b",
+        "http://h#a",
+        "h:1:2",
+        "::1",
+        "http://user@h",
+        "1.2.3",
+        "/h",
+    ] {
+        assert!(expected(nonsense).contains("http"), "{nonsense}");
     }
 }
 

@@ -93,7 +93,7 @@ impl Handle {
 
     fn order(&self, order: Order) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.orders.try_send(order) {
-            self.metrics.bound("orders");
+            self.metrics.bound("net.orders");
         }
     }
 }
@@ -141,6 +141,9 @@ impl Mesh for Handle {
         async move {
             let began = Instant::now();
             let result = call(channel, peer, protocol, lane, body).await;
+            if let Err(CallError::TooLarge { .. }) = result {
+                metrics.bound("net.request-bytes");
+            }
             metrics.called(protocol, &result, began.elapsed());
             result
         }
@@ -149,7 +152,7 @@ impl Mesh for Handle {
 
     fn broadcast(&self, topic: Topic, body: Bytes) {
         if body.len() > MAX_BODY_BYTES {
-            self.metrics.bound("broadcast-bytes");
+            self.metrics.bound("net.broadcast-bytes");
             tracing::error!(topic = topic.name(), bytes = body.len(), "a broadcast exceeds {MAX_BODY_BYTES} bytes");
             return;
         }

@@ -68,19 +68,19 @@ pub enum DataDirError {
         reason: String,
     },
     /// The file system refused.
-    #[error("cannot {action} {}: {source}: {}", path.display(), durable::cure(source))]
+    #[error("cannot {action} {}: {reason}: {}", path.display(), durable::cure(reason))]
     Io {
         /// What was tried.
         action: &'static str,
         /// On what.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DataDirError + 'a {
-    move |source| DataDirError::Io { action, path: path.to_owned(), source }
+    move |reason| DataDirError::Io { action, path: path.to_owned(), reason }
 }
 
 /// Who this node is.

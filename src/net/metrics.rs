@@ -13,6 +13,7 @@ use prometheus_client::{
 };
 
 use super::{CallError, Protocol};
+use crate::telemetry::Bounds;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CallLabels {
@@ -25,31 +26,21 @@ struct ProtocolLabel {
     protocol: &'static str,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct BoundLabel {
-    bound: &'static str,
-}
-
 /// The mesh's own metrics. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct NetMetrics {
     calls: Family<CallLabels, Counter>,
     seconds: Family<ProtocolLabel, Histogram>,
-    bounds: Family<BoundLabel, Counter>,
+    bounds: Bounds,
 }
 
 impl NetMetrics {
-    pub(super) fn new(registry: &mut Registry) -> Self {
+    pub(super) fn new(registry: &mut Registry, bounds: Bounds) -> Self {
         // From 100 µs to 13 s, which covers a loopback exchange and the longest deadline.
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.0001, 2.0, 18));
-        let metrics = Self {
-            calls: Family::default(),
-            seconds: Family::new_with_constructor(histogram),
-            bounds: Family::default(),
-        };
+        let metrics = Self { calls: Family::default(), seconds: Family::new_with_constructor(histogram), bounds };
         registry.register("syncmesh_rpc_calls", "Calls to peers that ended", metrics.calls.clone());
         registry.register("syncmesh_rpc_call_seconds", "Time until a call was answered", metrics.seconds.clone());
-        registry.register("syncmesh_net_bound_hits", "How often a bound of the mesh was hit", metrics.bounds.clone());
         metrics
     }
 
@@ -72,6 +63,6 @@ impl NetMetrics {
 
     /// A bound was hit.
     pub(super) fn bound(&self, bound: &'static str) {
-        self.bounds.get_or_create(&BoundLabel { bound }).inc();
+        self.bounds.hit(bound);
     }
 }

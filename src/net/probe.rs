@@ -3,12 +3,14 @@
 //! Owns a swarm of its own with a throw-away identity for the time of one call. It speaks identify,
 //! ping and control, accepts nothing, and joins nothing.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use libp2p::{
-    Multiaddr, PeerId, Swarm, identify,
+    Multiaddr, PeerId, Swarm,
+    core::transport::TransportError,
+    identify,
     identity::Keypair,
     ping,
     pnet::PreSharedKey,
@@ -54,8 +56,18 @@ pub struct Probed {
 /// Why a probe found nothing.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ProbeError {
+    /// The address is of no form that can be dialled.
+    #[error("{addr} cannot be dialled: expected /ip4/…/tcp/…, /ip6/…/tcp/… or /dns/…/tcp/…{}", quic_hint(*.key))]
+    Undiallable {
+        /// Where.
+        addr: Multiaddr,
+        /// With which key.
+        key: KeyUse,
+    },
     /// Nobody answers at that address.
-    #[error("{addr} cannot be reached: {reason}")]
+    #[error(
+        "{addr} cannot be reached: {reason}. Is a node running there? `syncmesh peer-info` beside it shows where it listens"
+    )]
     Unreachable {
         /// Where.
         addr: Multiaddr,
@@ -63,12 +75,12 @@ pub enum ProbeError {
         reason: String,
     },
     /// Somebody answers, but the handshake fails: the usual reason is another cluster key.
-    #[error(
-        "{addr} answers, but the handshake fails: does it use another cluster key, or none? (CLUSTER_KEY_FILE; {reason})"
-    )]
+    #[error("{addr} accepts connections, but the handshake {key} fails ({reason}): {}", key_hint(*.key))]
     Handshake {
         /// Where.
         addr: Multiaddr,
+        /// With which key.
+        key: KeyUse,
         /// What failed.
         reason: String,
     },
@@ -89,13 +101,51 @@ pub enum ProbeError {
         reason: String,
     },
     /// It took too long.
-    #[error("{addr} did not answer within {within:?}")]
+    #[error("{addr} did not answer within {within:?}: is it a Syncmesh node, and is it alive?")]
     Timeout {
         /// Where.
         addr: Multiaddr,
         /// How long it was given.
         within: Duration,
     },
+}
+
+/// Whether a probe proves that it knows a cluster key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyUse {
+    /// It does.
+    Key,
+    /// There is none.
+    NoKey,
+}
+
+impl fmt::Display for KeyUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key => "with this cluster key",
+            Self::NoKey => "without a cluster key",
+        })
+    }
+}
+
+fn key_hint(key: KeyUse) -> &'static str {
+    match key {
+        KeyUse::Key => {
+            "the peer has another cluster key, or none, or is no Syncmesh node; CLUSTER_KEY_FILE or --cluster-key-file names \
+             the file with its key"
+        }
+        KeyUse::NoKey => {
+            "the peer wants its cluster key, or is no Syncmesh node; CLUSTER_KEY_FILE or --cluster-key-file names the file \
+             with its key"
+        }
+    }
+}
+
+fn quic_hint(key: KeyUse) -> &'static str {
+    match key {
+        KeyUse::Key => "; QUIC is there without a cluster key only",
+        KeyUse::NoKey => ", or /ip4/…/udp/…/quic-v1",
+    }
 }
 
 /// What a probe speaks.
@@ -121,6 +171,7 @@ pub async fn probe(
     within: Duration,
 ) -> Result<Probed, ProbeError> {
     let unreachable = |reason: String| ProbeError::Unreachable { addr: addr.clone(), reason };
+    let key_use = if key.is_some() { KeyUse::Key } else { KeyUse::NoKey };
     let keypair = Keypair::generate_ed25519();
     let transport = transport::build(&keypair, key).map_err(|error| unreachable(error.to_string()))?;
     let behaviour = ProbeBehaviour {
@@ -131,8 +182,8 @@ pub async fn probe(
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
     let mut swarm = Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config);
     let opts = DialOpts::unknown_peer_id().address(without_peer(addr.clone())).build();
-    swarm.dial(opts).map_err(|error| unreachable(error.to_string()))?;
-    match timeout(within, converse(&mut swarm, addr, request)).await {
+    swarm.dial(opts).map_err(|error| unreachable(transport::reason(&error)))?;
+    match timeout(within, converse(&mut swarm, addr, key_use, request)).await {
         Ok(Ok(mut probed)) => {
             let extras = gather_extras(&mut swarm, &mut probed);
             // What is not there by then is left out.
@@ -145,7 +196,12 @@ pub async fn probe(
 }
 
 /// Connects and calls.
-async fn converse(swarm: &mut Swarm<ProbeBehaviour>, addr: &Multiaddr, request: Bytes) -> Result<Probed, ProbeError> {
+async fn converse(
+    swarm: &mut Swarm<ProbeBehaviour>,
+    addr: &Multiaddr,
+    key: KeyUse,
+    request: Bytes,
+) -> Result<Probed, ProbeError> {
     let mut found: Option<Probed> = None;
     loop {
         match swarm.select_next_some().await {
@@ -166,7 +222,7 @@ async fn converse(swarm: &mut Swarm<ProbeBehaviour>, addr: &Multiaddr, request: 
                     answer: Bytes::new(),
                 });
             }
-            SwarmEvent::OutgoingConnectionError { error, .. } => return Err(refused(addr, error).await),
+            SwarmEvent::OutgoingConnectionError { error, .. } => return Err(refused(addr, key, error).await),
             SwarmEvent::ConnectionClosed { peer_id, .. } => {
                 return Err(ProbeError::NoAnswer { peer: peer_id, reason: "it closed the connection".to_owned() });
             }
@@ -231,16 +287,18 @@ fn note(probed: &mut Probed, event: ProbeBehaviourEvent) {
 
 /// Tells "nobody there" from "somebody there whose handshake fails", by asking for a bare connection:
 /// the errors of the layers do not tell.
-async fn refused(addr: &Multiaddr, error: DialError) -> ProbeError {
-    let addr = addr.clone();
+async fn refused(addr: &Multiaddr, key: KeyUse, error: DialError) -> ProbeError {
+    let (addr, reason) = (addr.clone(), transport::reason(&error));
     match error {
-        DialError::Transport(errors) => {
-            let reason = errors.first().map_or_else(String::new, |(_, error)| error.to_string());
-            match timeout(EXTRAS_TIMEOUT, transport::tcp_answers(&addr)).await {
-                Ok(true) => ProbeError::Handshake { addr, reason },
-                Ok(false) | Err(_) => ProbeError::Unreachable { addr, reason },
-            }
+        DialError::Transport(errors)
+            if errors.iter().all(|(_, error)| matches!(error, TransportError::MultiaddrNotSupported(_))) =>
+        {
+            ProbeError::Undiallable { addr, key }
         }
-        error => ProbeError::Unreachable { addr, reason: error.to_string() },
+        DialError::Transport(_) => match timeout(EXTRAS_TIMEOUT, transport::tcp_answers(&addr)).await {
+            Ok(true) => ProbeError::Handshake { addr, key, reason },
+            Ok(false) | Err(_) => ProbeError::Unreachable { addr, reason },
+        },
+        _ => ProbeError::Unreachable { addr, reason },
     }
 }

@@ -22,7 +22,7 @@ use super::{
     metrics::NetMetrics,
     transport,
 };
-use crate::ids::NodeId;
+use crate::{ids::NodeId, telemetry::Bounds};
 
 /// Whether to look for peers on the local network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -179,13 +179,14 @@ const NEGOTIATING_STREAMS: usize = 1024;
 
 /// Opens the listeners and starts the swarm task. When this returns, all listeners are bound and
 /// [`MeshStatus::listen_addrs`] names them with their ports. Metrics get registered in `registry`
-/// under their full names (`syncmesh_…`, `libp2p_…`).
+/// under their full names (`syncmesh_…`, `libp2p_…`); `bounds` counts the mesh's bounds that are hit.
 ///
 /// # Errors
 /// [`NetError::Listen`] where an address is taken; others for settings that cannot work.
 pub async fn start(
     settings: NetSettings,
     registry: &mut Registry,
+    bounds: Bounds,
 ) -> Result<(Arc<dyn Mesh>, mpsc::Receiver<MeshEvent>, NetTask), NetError> {
     let addrs = settings.listen.iter().chain(&settings.announce).chain(&settings.bootstrap);
     if let Some(addr) = addrs.filter(|_| settings.pre_shared_key.is_some()).find(|addr| is_quic(addr)) {
@@ -195,7 +196,7 @@ pub async fn start(
     let local = NodeId::try_from(peer_id).map_err(|_| NetError::Identity)?;
     let bootstrap: Result<Vec<_>, _> = settings.bootstrap.iter().map(|addr| Bootstrap::new(addr, local)).collect();
     let bootstrap = bootstrap?;
-    let metrics = NetMetrics::new(registry);
+    let metrics = NetMetrics::new(registry, bounds);
     let libp2p_metrics = libp2p::metrics::Metrics::new(registry);
     let transport = transport::build(&settings.keypair, settings.pre_shared_key)?;
     let config = swarm::Config::with_tokio_executor()

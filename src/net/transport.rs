@@ -6,6 +6,7 @@
 //! that proves the key does not exist for it.
 
 use std::{
+    error::Error,
     io,
     net::IpAddr,
     pin::Pin,
@@ -27,7 +28,9 @@ use libp2p::{
     multiaddr::Protocol,
     noise,
     pnet::{PnetConfig, PreSharedKey},
-    quic, tcp, yamux,
+    quic,
+    swarm::DialError,
+    tcp, yamux,
 };
 
 use super::{NetError, discovery::peer_of, rpc};
@@ -88,6 +91,24 @@ pub(super) async fn tcp_answers(addr: &Multiaddr) -> bool {
         }
     }
     false
+}
+
+/// Why a dial failed, in the words of the layers that know: the others say nothing, or the same again.
+pub(super) fn reason(error: &DialError) -> String {
+    let mut next: Option<&(dyn Error + 'static)> = match error {
+        DialError::Transport(tried) => tried.first().map(|(_, error)| error as _),
+        error => Some(error),
+    };
+    let mut reason = String::new();
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !reason.contains(&text) {
+            let colon = if reason.is_empty() { "" } else { ": " };
+            reason = format!("{reason}{colon}{text}");
+        }
+        next = error.source();
+    }
+    reason
 }
 
 /// The IP address that an address begins with, and what comes after it.

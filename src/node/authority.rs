@@ -17,10 +17,11 @@ use crate::{
     ids::{Incarnation, LockName, NodeId, SessionId},
     machine::{
         control::{Answer, Change, ChangeBody, Command, ControlState},
-        lock::{LockAnswer, LockRequest, Refusal},
+        lock::{Bound, LockAnswer, LockRequest, Refusal},
         membership::{Joiner, MemberAnswer, MemberChange},
     },
     raft::{ProposeError, RaftNode, ReadError, ReadPolicy},
+    telemetry::Bounds,
 };
 
 /// How long a watch waits for an event before it is answered without one.
@@ -32,12 +33,13 @@ pub(crate) struct Authority {
     raft: RaftNode<ControlState>,
     leader: LeaderHandle,
     reads: ReadPolicy,
+    bounds: Bounds,
 }
 
 impl Authority {
     /// The authority of a lock manager.
-    pub(crate) fn new(raft: RaftNode<ControlState>, leader: LeaderHandle, reads: ReadPolicy) -> Self {
-        Self { raft, leader, reads }
+    pub(crate) fn new(raft: RaftNode<ControlState>, leader: LeaderHandle, reads: ReadPolicy, bounds: Bounds) -> Self {
+        Self { raft, leader, reads, bounds }
     }
 
     fn not_leader(&self) -> Option<Leader> {
@@ -127,8 +129,16 @@ impl Authority {
     }
 
     async fn propose(&self, command: Command) -> Result<Answer, ProposeError> {
-        let mut answers = self.raft.propose(vec![command]).await?;
-        Ok(answers.pop().unwrap_or(Answer::None))
+        let mut answers = self.raft.propose(vec![command]).await.inspect_err(|error| match error {
+            ProposeError::Busy => self.bounds.hit("raft.proposals"),
+            ProposeError::TooLarge { .. } => self.bounds.hit("raft.command-bytes"),
+            _ => {}
+        })?;
+        let answer = answers.pop().unwrap_or(Answer::None);
+        if let Answer::Lock(LockAnswer::Refused(Refusal::Full { what })) = &answer {
+            self.bounds.hit(bound_name(*what));
+        }
+        Ok(answer)
     }
 
     async fn read(&self, read: Read) -> Result<ClientReply, ReadError> {
@@ -276,5 +286,19 @@ fn member_reply(answer: &MemberAnswer) -> ClientReply {
             ErrorCode::Conflict,
             format!("the change of membership was refused: {other:?}"),
         )),
+    }
+}
+
+/// The bounds of the lock table by their names in the metrics.
+fn bound_name(bound: Bound) -> &'static str {
+    match bound {
+        Bound::Sessions => "locks.sessions",
+        Bound::LocksHeld => "locks.held",
+        Bound::WaitersOfALock => "locks.waiters-of-a-lock",
+        Bound::Waits => "locks.waits",
+        Bound::LocksOfASession => "locks.locks-of-a-session",
+        Bound::WaitsOfASession => "locks.waits-of-a-session",
+        Bound::RequestsOfAWait => "locks.requests-of-a-wait",
+        Bound::LocksOfAnAcquire => "locks.locks-of-an-acquire",
     }
 }

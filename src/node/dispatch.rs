@@ -26,6 +26,7 @@ use crate::{
         deferred::{Asked, Exchange},
     },
     raft::RaftNode,
+    telemetry::Bounds,
 };
 
 /// Raft requests from peers that are served at a time; further ones are refused, and repeated.
@@ -43,6 +44,7 @@ pub(super) struct Dispatch {
     pub(super) route: Route,
     /// Peers whose greeting matched: of our cluster, or of none yet.
     pub(super) greeted: watch::Receiver<Arc<BTreeMap<NodeId, Hello>>>,
+    pub(super) bounds: Bounds,
 }
 
 impl Dispatch {
@@ -83,7 +85,9 @@ impl Dispatch {
         match call.protocol {
             // Dropping a call refuses it: the asker repeats what matters.
             Protocol::Control => {
-                let _ = self.control.try_send(ControlEvent::Call(call));
+                if self.control.try_send(ControlEvent::Call(call)).is_err() {
+                    self.bounds.hit("node.control-calls");
+                }
             }
             Protocol::Raft => self.raft_call(call, raft_calls),
             Protocol::Client if self.route.is_member(call.from) => self.client.on_call(call),
@@ -97,7 +101,11 @@ impl Dispatch {
     /// yet, and a lagging voter must not refuse newer ones.
     fn raft_call(&self, call: Inbound, raft_calls: &mut JoinSet<()>) {
         let ours = self.greeted.borrow().contains_key(&call.from) && !self.route.view().barred.contains(&call.from);
-        let Some(raft) = self.raft.clone().filter(|_| ours && raft_calls.len() < MAX_RAFT_CALLS) else { return };
+        let Some(raft) = self.raft.clone().filter(|_| ours) else { return };
+        if raft_calls.len() >= MAX_RAFT_CALLS {
+            self.bounds.hit("node.raft-calls");
+            return;
+        }
         raft_calls.spawn(async move {
             let answer = raft.handle(call.from, call.body).await;
             // Who asks may have gone meanwhile.
@@ -111,6 +119,7 @@ pub(super) async fn serve(
     mut asked: mpsc::Receiver<Asked>,
     authority: Option<Authority>,
     route: Route,
+    bounds: Bounds,
     stop: CancellationToken,
     answered: CancellationToken,
 ) {
@@ -126,7 +135,10 @@ pub(super) async fn serve(
             question = asked.recv() => question,
         };
         let Some(Asked { id, body, answer }) = question else { break };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            bounds.hit("node.operations");
+            continue;
+        };
         let Some(authority) = authority.clone() else {
             answer.answer(encode(&ClientReply::NotLeader(route.leader())));
             continue;

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EventStream,
+    EventStream, ResumeFrom,
     route::Route,
     status::ClusterEvent,
     wire::{Leader, View},
@@ -19,54 +19,76 @@ use crate::{
     clock::Clock,
     ids::{NodeId, Tick},
     machine::membership::Liveness,
+    telemetry::Bounds,
     time::rfc3339,
 };
 
 /// Most events that a stream can go back.
 const MAX_EVENTS: usize = 4_096;
+/// More events than this a node has never had in a millisecond. Ids stay below 2^53 until the year 2255.
+const IDS_PER_MS: u64 = 1_000;
 /// Events that a reader may be behind before its stream ends.
 const STREAM_BUFFER: usize = MAX_EVENTS;
 
 #[derive(Debug, Default)]
 struct Ring {
-    next_id: u64,
+    last_id: u64,
     events: VecDeque<ClusterEvent>,
     streams: Vec<mpsc::Sender<ClusterEvent>>,
 }
 
 /// The ring. Cheap to clone. Its lock is held to append or copy, never across an await.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Events {
     ring: Arc<Mutex<Ring>>,
+    bounds: Bounds,
 }
 
 impl Events {
+    /// None so far. `bounds` counts the readers that are cut off. Ids begin at the wall clock's time, so
+    /// that one of an earlier run, or of another node, is not mistaken for one of this run.
+    pub(crate) fn new(bounds: Bounds, now: Tick) -> Self {
+        let last_id = now.0.saturating_mul(IDS_PER_MS);
+        Self { ring: Arc::new(Mutex::new(Ring { last_id, ..Ring::default() })), bounds }
+    }
+
     /// Appends an event. `data` is an object; the time is added as `at`.
     pub(crate) fn push(&self, at: Tick, event: &str, mut data: Value) {
         data["at"] = json!(rfc3339(at));
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.next_id += 1;
-        let event = ClusterEvent { id: ring.next_id, event: event.to_owned(), data };
+        ring.last_id += 1;
+        let event = ClusterEvent { id: ring.last_id, event: event.to_owned(), data };
         if ring.events.len() == MAX_EVENTS {
             ring.events.pop_front();
         }
         ring.events.push_back(event.clone());
         // Whoever is a whole ring behind is cut off, and told so by its `reset` when it comes back.
-        ring.streams.retain(|stream| stream.try_send(event.clone()).is_ok());
+        ring.streams.retain(|stream| match stream.try_send(event.clone()) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.bounds.hit("node.event-stream");
+                false
+            }
+        });
     }
 
-    /// A stream of the events after `last_id`, or from now on.
-    pub(crate) fn stream(&self, last_id: Option<u64>) -> EventStream {
+    /// A stream of the events from there on.
+    pub(crate) fn stream(&self, from: ResumeFrom) -> EventStream {
         let (stream, events) = mpsc::channel(STREAM_BUFFER);
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = ring.events.front().map_or(ring.next_id + 1, |event| event.id);
-        let reset = last_id.is_some_and(|last| last > ring.next_id || last + 1 < oldest);
-        if let Some(last) = last_id.filter(|_| !reset) {
-            for event in ring.events.iter().filter(|event| event.id > last) {
-                // The buffer holds a whole ring.
-                let _ = stream.try_send(event.clone());
+        let before_oldest = ring.events.front().map_or(ring.last_id, |event| event.id - 1);
+        let reset = match from {
+            ResumeFrom::Now => None,
+            ResumeFrom::After(last) if (before_oldest..=ring.last_id).contains(&last) => {
+                for event in ring.events.iter().filter(|event| event.id > last) {
+                    // The buffer holds a whole ring.
+                    let _ = stream.try_send(event.clone());
+                }
+                None
             }
-        }
+            ResumeFrom::After(_) | ResumeFrom::Elsewhere => Some(ring.last_id),
+        };
         ring.streams.retain(|stream| !stream.is_closed());
         ring.streams.push(stream);
         EventStream { reset, events }
@@ -128,20 +150,50 @@ fn tell_members(events: &Events, at: Tick, before: &View, after: &View) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Metrics;
 
     #[tokio::test]
-    async fn a_stream_resumes_where_it_was_or_is_reset() {
-        let events = Events::default();
+    async fn a_reader_that_falls_a_whole_ring_behind_is_cut_off_and_counted() {
+        let metrics = Metrics::new();
+        let events = Events::new(metrics.bounds().clone(), Tick(0));
+        let mut slow = events.stream(ResumeFrom::Now).events;
+        for _ in 0..=MAX_EVENTS {
+            events.push(Tick(0), "member-up", json!({}));
+        }
+        let mut read = 0;
+        while slow.recv().await.is_some() {
+            read += 1;
+        }
+        assert_eq!(read, MAX_EVENTS);
+        let hits = r#"syncmesh_bound_hits_total{bound="node.event-stream"} 1"#;
+        assert!(metrics.encode().contains(hits), "{}", metrics.encode());
+    }
+
+    #[tokio::test]
+    async fn a_stream_resumes_where_it_was() {
+        let events = Events::new(Bounds::default(), Tick(7));
         for _ in 0..3 {
             events.push(Tick(0), "member-up", json!({}));
         }
-        let mut stream = events.stream(Some(1));
-        assert!(!stream.reset);
-        assert_eq!(stream.events.recv().await.expect("an event").id, 2);
-        assert!(events.stream(Some(9)).reset, "an id of another run of the node");
-        for _ in 0..MAX_EVENTS {
+        let mut stream = events.stream(ResumeFrom::After(7_001));
+        assert_eq!(stream.reset, None);
+        assert_eq!(stream.events.recv().await.expect("an event").id, 7_002);
+        assert_eq!(events.stream(ResumeFrom::After(7_000)).reset, None, "all of this run's are still known");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_cannot_resume_is_reset_to_an_id_from_which_it_can() {
+        let events = Events::new(Bounds::default(), Tick(7));
+        assert_eq!(events.stream(ResumeFrom::Elsewhere).reset, Some(7_000));
+        for _ in 0..=MAX_EVENTS {
             events.push(Tick(0), "member-up", json!({}));
         }
-        assert!(events.stream(Some(1)).reset, "too long ago");
+        for (lost, why) in [(7_000, "too long ago"), (6_999, "of an earlier run"), (99_999, "of another node")] {
+            let reset = events.stream(ResumeFrom::After(lost)).reset.expect(why);
+            let mut resumed = events.stream(ResumeFrom::After(reset));
+            assert_eq!(resumed.reset, None);
+            events.push(Tick(0), "member-down", json!({}));
+            assert_eq!(resumed.events.recv().await.expect("the next event").id, reset + 1);
+        }
     }
 }

@@ -137,7 +137,7 @@ pub enum WatchItem {
 #[derive(Clone, Debug)]
 pub struct Locks {
     gateway: Gateway,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     lock_delay_ms: u64,
 }
 

@@ -17,6 +17,7 @@ mod dispatch;
 mod drain;
 mod events;
 mod gateway;
+mod guard;
 mod hints;
 pub(crate) mod leader;
 mod limits;
@@ -40,6 +41,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 pub use self::{
+    guard::{LockBuilder, LockGuard},
     probe::{PeerInfoError, peer_info},
     running::End,
     start::StartError,
@@ -61,11 +63,22 @@ use crate::{
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a stream of events begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ResumeFrom {
+    /// With the next one.
+    Now,
+    /// After the one with this id.
+    After(u64),
+    /// After one whose id was never ours.
+    Elsewhere,
+}
+
+/// A stream of events.
 #[derive(Debug)]
 pub struct EventStream {
     /// Set when the `Last-Event-ID` that was asked for is no longer (or never was) known: the client
-    /// has missed events and is told so by a `reset`.
-    pub reset: bool,
+    /// has missed events and is told so by a `reset` with this id, from which the stream goes on.
+    pub reset: Option<u64>,
     /// The events from there on. Ends when the node stops or the reader falls too far behind.
     pub events: mpsc::Receiver<ClusterEvent>,
 }
@@ -133,9 +146,9 @@ impl Node {
         self.running.observer.readiness()
     }
 
-    /// The cluster's events, as this node comes to know them, after `last_id` or from now.
-    pub async fn events(&self, last_id: Option<u64>) -> EventStream {
-        self.running.events.stream(last_id)
+    /// The cluster's events, as this node comes to know them, from there on.
+    pub async fn events(&self, from: ResumeFrom) -> EventStream {
+        self.running.events.stream(from)
     }
 
     /// Removes and bars a member.

@@ -15,9 +15,10 @@ use super::{
     gateway::Gateway,
     route::Route,
     status::{
-        Check, ClusterView, MemberStatus, MemberView, NodeInfo, PeerView, RaftStanding, RaftView, Readiness, Warning,
+        CacheSummary, Check, ClusterView, MemberStatus, MemberView, NO_QUORUM, NodeInfo, PeerView, QueuePlacement,
+        RaftStanding, RaftView, Readiness, Warning,
     },
-    wire::{ClientAsk, ClientReply, Hello, MembersReport},
+    wire::{ClientAsk, ClientReply, Hello, Leader, MembersReport},
 };
 use crate::{
     clock::Clock,
@@ -31,10 +32,14 @@ use crate::{
     time::rfc3339,
 };
 
+/// How long somebody who looks at the cluster waits for a leader to answer.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What never changes while a node runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Fixed {
     pub(crate) cluster_name: String,
+    pub(crate) cache_protocol: String,
     pub(crate) roles: BTreeSet<Role>,
     pub(crate) announce: Vec<String>,
     pub(crate) started: Tick,
@@ -86,13 +91,29 @@ impl Observer {
             observed_addrs: texts(&mesh.observed_addrs),
             protocols: mesh.protocols.clone(),
             peers: mesh.peers.values().map(|link| peer_view(link, greeted.get(&link.peer))).collect(),
-            raft: self.raft.as_ref().map(|raft| raft_view(&raft.status().borrow())),
+            raft: self.raft.as_ref().map(|raft| self.raft_view(&raft.status().borrow())),
         }
     }
 
     /// The body of `GET /v1/node` as one line of JSON.
     pub(crate) fn info_json(&self) -> String {
         serde_json::to_string(&self.info()).expect("plain data with string keys has a JSON form")
+    }
+
+    fn raft_view(&self, status: &RaftStatus) -> RaftView {
+        let connected = self.mesh.status().borrow().clone();
+        // Raft goes on naming a leader that is gone until another one is elected.
+        let is_here = |leader: &NodeId| *leader == self.mesh.local() || connected.peers.contains_key(leader);
+        RaftView {
+            role: role_name(status.role).to_owned(),
+            term: status.term.0,
+            leader: status.leader.filter(is_here),
+            last_log_index: status.last_log_index,
+            committed_index: status.committed,
+            applied_index: status.applied,
+            voters: status.voters.iter().copied().collect(),
+            learners: status.learners.iter().copied().collect(),
+        }
     }
 
     /// `GET /readyz`.
@@ -131,24 +152,46 @@ impl Observer {
 
     /// `GET /v1/cluster`: as the leader sees it, where it can be reached.
     pub(crate) async fn cluster(&self, gateway: &Gateway) -> ClusterView {
-        let report = match gateway.ask(ClientAsk::Members, Duration::ZERO).await {
-            Ok(ClientReply::Members(report)) => Some(*report),
-            _ => None,
-        };
-        let mut warnings = Vec::new();
-        if report.is_none() {
-            warnings.push(warning(
-                "no-quorum",
-                "no leader could be reached: this is what this node knows; locks cannot be acquired until more than half of \
-                 the voting lock managers are up and reach each other",
-            ));
+        let asked = tokio::time::timeout(LOOK_PATIENCE, gateway.ask(ClientAsk::Members, Duration::ZERO));
+        match asked.await {
+            Ok(Ok(ClientReply::Members(report))) => {
+                let mut warnings = Vec::new();
+                down_warnings(report.view.members.values(), &mut warnings);
+                voter_warning(report.view.voters.len(), &mut warnings);
+                self.cluster_view(Some(report.leader), &report, warnings)
+            }
+            _ => self.unconfirmed(),
         }
-        let (leader, known) = match report {
-            Some(report) => (Some(report.leader), report),
-            None => (self.route.leader(), self.own_report()),
-        };
+    }
+
+    /// What this node knows by itself: the members that it last heard of, and whom it is connected to.
+    fn unconfirmed(&self) -> ClusterView {
+        let mut view = (*self.route.view()).clone();
+        let connected = self.mesh.status().borrow().clone();
+        let is_here = |node: &NodeId| *node == self.mesh.local() || connected.peers.contains_key(node);
+        let mut away = Vec::new();
+        for (node, member) in view.members.iter_mut().filter(|(_, member)| member.liveness != Liveness::Left) {
+            member.liveness = if is_here(node) { Liveness::Up } else { Liveness::Down };
+            if !is_here(node) {
+                away.push(*node);
+            }
+        }
+        let here = view.voters.iter().filter(|node| is_here(node)).count();
+        let mut warnings = vec![warning(NO_QUORUM, no_quorum(&self.standing.borrow(), here, view.voters.len()))];
+        if !away.is_empty() {
+            let away = away.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
+            let detail =
+                format!("this node has no connection to {away}: start them again, or look at the network between");
+            warnings.push(warning("not-connected", detail));
+        }
+        voter_warning(view.voters.len(), &mut warnings);
+        let leader = Leader::default();
+        let report = MembersReport { leader, view, last_seen: BTreeMap::new(), trails_by: BTreeMap::new() };
+        self.cluster_view(None, &report, warnings)
+    }
+
+    fn cluster_view(&self, leader: Option<Leader>, known: &MembersReport, warnings: Vec<Warning>) -> ClusterView {
         let view = &known.view;
-        member_warnings(view.voters.len(), view.members.values(), &mut warnings);
         let member = |(node, member): (&NodeId, &Member)| {
             let standing = match () {
                 () if leader.is_some_and(|leader| leader.node == *node) => Some(RaftStanding::Leader),
@@ -156,7 +199,7 @@ impl Observer {
                 () if view.learners.contains(node) => Some(RaftStanding::Learner),
                 () => None,
             };
-            member_view(node, member, standing, &known)
+            member_view(node, member, standing, known)
         };
         ClusterView {
             cluster_id: self.cluster_id(),
@@ -165,14 +208,33 @@ impl Observer {
             term: leader.map_or(self.route.term(), |leader| leader.term).0,
             leader: leader.map(|leader| leader.node),
             members: view.members.iter().map(member).collect(),
+            queue: QueuePlacement::default(),
+            cache: CacheSummary { protocol: self.fixed.cache_protocol.clone(), ..CacheSummary::default() },
             warnings,
         }
     }
+}
 
-    fn own_report(&self) -> MembersReport {
-        let view = (*self.route.view()).clone();
-        let leader = self.route.leader().unwrap_or_default();
-        MembersReport { leader, view, last_seen: BTreeMap::new(), trails_by: BTreeMap::new() }
+/// Why there is no leader, as far as a node can tell that has `here` of the `voters` in sight.
+fn no_quorum(standing: &Standing, here: usize, voters: usize) -> String {
+    let needed = voters / 2 + 1;
+    match standing {
+        _ if voters == 0 => {
+            "this node has not joined a cluster yet: start the founder with BOOTSTRAP_EXPECT, or name a \
+                             member in BOOTSTRAP_PEERS; `syncmesh peer-info` shows whom this node is connected to"
+                .into()
+        }
+        Standing::Left | Standing::Barred(_) => {
+            "this node is no member any more, and no leader answers it: ask another node".into()
+        }
+        _ if here < needed => format!(
+            "no leader answers: this node reaches {here} of {voters} voting lock managers, itself included where it is \
+             one, and {needed} are needed. Locks cannot be acquired, released or kept alive"
+        ),
+        _ => format!(
+            "no leader answers, though this node reaches {here} of {voters} voting lock managers: they elect one now, or do \
+             not reach each other. Look again in a few seconds"
+        ),
     }
 }
 
@@ -180,7 +242,7 @@ fn warning(code: &str, detail: impl Into<String>) -> Warning {
     Warning { code: code.into(), detail: detail.into() }
 }
 
-fn member_warnings<'a>(voters: usize, members: impl Iterator<Item = &'a Member>, warnings: &mut Vec<Warning>) {
+fn down_warnings<'a>(members: impl Iterator<Item = &'a Member>, warnings: &mut Vec<Warning>) {
     for member in members.filter(|member| member.liveness == Liveness::Down) {
         let detail = format!(
             "{} is down since {}: start it again, or remove it with `syncmesh members remove {0}`",
@@ -189,6 +251,9 @@ fn member_warnings<'a>(voters: usize, members: impl Iterator<Item = &'a Member>,
         );
         warnings.push(warning("member-down", detail));
     }
+}
+
+fn voter_warning(voters: usize, warnings: &mut Vec<Warning>) {
     match voters {
         0 => {}
         1 => warnings.push(warning(
@@ -230,19 +295,6 @@ fn peer_view(link: &PeerLink, hello: Option<&Hello>) -> PeerView {
         direction: if link.outbound { "outbound" } else { "inbound" }.to_owned(),
         rtt_ms: link.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
         discovered_by: link.discovered_by,
-    }
-}
-
-fn raft_view(status: &RaftStatus) -> RaftView {
-    RaftView {
-        role: role_name(status.role).to_owned(),
-        term: status.term.0,
-        leader: status.leader,
-        last_log_index: status.last_log_index,
-        committed_index: status.committed,
-        applied_index: status.applied,
-        voters: status.voters.iter().copied().collect(),
-        learners: status.learners.iter().copied().collect(),
     }
 }
 

@@ -149,6 +149,7 @@ pub(crate) fn assemble(parts: Parts) -> Running {
     let stop = CancellationToken::new();
     let route = Route::new();
     let id = parts.mesh.local();
+    let bounds = parts.metrics.bounds().clone();
     let mut tasks = Tasks::default();
     let (greeted, greeted_watch) = watch::channel(Arc::new(BTreeMap::new()));
     let looking = Standing::Looking { lock_managers: 0, expect: parts.control.expect };
@@ -173,12 +174,12 @@ pub(crate) fn assemble(parts: Parts) -> Running {
             tasks.spawn("leader", task);
             let watched = raft.clone();
             tasks.spawn_fallible("raft", stop.clone(), async move { watched.fatal().await });
-            (Some(raft.clone()), Some(Authority::new(raft, handle, parts.reads)))
+            (Some(raft.clone()), Some(Authority::new(raft, handle, parts.reads, bounds.clone())))
         }
         None => (None, None),
     };
 
-    let (exchange, asked, exchange_task) = Exchange::new(Arc::clone(&parts.mesh), Protocol::Client);
+    let (exchange, asked, exchange_task) = Exchange::new(Arc::clone(&parts.mesh), Protocol::Client, bounds.clone());
     let answered = CancellationToken::new();
     let all_answered = answered.clone();
     tasks.spawn("exchange", async move {
@@ -188,11 +189,15 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         };
         tokio::select! { () = exchange_task.run() => {}, () = last_words => {} }
     });
-    tasks.spawn("operations", dispatch::serve(asked, authority.clone(), route.clone(), stop.clone(), answered));
+    tasks.spawn(
+        "operations",
+        dispatch::serve(asked, authority.clone(), route.clone(), bounds.clone(), stop.clone(), answered),
+    );
 
     let observer = Observer {
         fixed: Arc::new(Fixed {
             cluster_name: parts.control.cluster_name.clone(),
+            cache_protocol: parts.control.cache_protocol.clone(),
             roles: parts.control.roles.clone(),
             announce: parts.control.announce.clone(),
             started: parts.clock.now(),
@@ -240,6 +245,7 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         hints,
         route: route.clone(),
         greeted: greeted_watch,
+        bounds: bounds.clone(),
     };
     tasks.spawn("dispatch", dispatch.run(parts.mesh_events, stop.clone()));
     let rendezvous = Rendezvous {
@@ -249,7 +255,7 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         roles: parts.control.roles.clone(),
     };
     tasks.spawn("rendezvous", rendezvous.run(stop.clone()));
-    let events = Events::default();
+    let events = Events::new(bounds, parts.clock.wall());
     tasks.spawn("events", events::follow(events.clone(), route.clone(), Arc::clone(&parts.clock), stop.clone()));
 
     let requests = OpenRequests::new(id, parts.control.incarnation);

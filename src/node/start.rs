@@ -2,6 +2,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
+use libp2p::Multiaddr;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -51,7 +52,7 @@ pub enum StartError {
     #[error(transparent)]
     Net(#[from] NetError),
     /// The record of the cluster cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Record(#[from] io::Error),
     /// The data directory is of another cluster than the settings.
     #[error("{0}")]
@@ -70,20 +71,19 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
     }
     let (identity, log) = open_identity(&dir)?;
     let record = record.filter(|_| !identity.fresh);
-    info!(
-        peer = %identity.node_id,
-        version = env!("CARGO_PKG_VERSION"),
-        data_dir = %dir.path().display(),
-        fresh = identity.fresh,
-        "starts"
-    );
-
     let metrics = Metrics::new();
     let net = net_settings(&config, &identity);
     let (mesh, mesh_events, net_task) = start_net(net, &metrics).await?;
-    for addr in &mesh.status().borrow().listen_addrs {
-        info!(address = %format!("{addr}/p2p/{}", identity.node_id), "listens");
-    }
+    let dial = dial_addrs(&config, &identity, &mesh.status().borrow().listen_addrs);
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        peer = %identity.node_id,
+        identity = if identity.fresh { "new" } else { "known" },
+        roles = %texts(&config.node_roles),
+        data_dir = %dir.path().display(),
+        dial = %texts(&dial),
+        "starts"
+    );
     let raft = match config.has_role(Role::LockManager) {
         true => Some(start_raft(&config, &identity, log, dir.path(), &mesh, &clock).await?),
         false => None,
@@ -110,6 +110,16 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
         held: Some(dir),
     };
     Ok(Node::of(parts))
+}
+
+/// What other nodes may be given as bootstrap addresses.
+fn dial_addrs(config: &Config, identity: &Identity, listening: &[Multiaddr]) -> Vec<Multiaddr> {
+    let addrs = if config.announce_addrs.is_empty() { listening } else { &config.announce_addrs };
+    addrs.iter().map(|addr| addr.clone().with_p2p(identity.node_id.peer_id()).unwrap_or_else(|addr| addr)).collect()
+}
+
+fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(",")
 }
 
 /// Settings that must agree with the cluster that this directory belongs to.
@@ -176,7 +186,7 @@ async fn start_net(settings: NetSettings, metrics: &Metrics) -> Result<StartedNe
         );
     }
     let mut registry = prometheus_client::registry::Registry::default();
-    let started = crate::net::start(settings, &mut registry).await;
+    let started = crate::net::start(settings, &mut registry, metrics.bounds().clone()).await;
     metrics.attach(registry);
     started
 }

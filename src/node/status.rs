@@ -87,10 +87,56 @@ pub struct ClusterView {
     pub term: u64,
     /// Raft's leader, as far as this node knows.
     pub leader: Option<NodeId>,
-    /// The members, in the order of their ids.
+    /// The members, in the order of their ids. Where no leader answered, `up` and `down` say only whom
+    /// this node is connected to.
     pub members: Vec<MemberView>,
+    /// Where the queues are.
+    #[serde(default)]
+    pub queue: QueuePlacement,
+    /// How the cache does.
+    #[serde(default)]
+    pub cache: CacheSummary,
     /// What an operator ought to look at.
     pub warnings: Vec<Warning>,
+}
+
+impl ClusterView {
+    /// Whether a leader answered: without one, this is what one node knows by itself.
+    pub fn is_confirmed(&self) -> bool {
+        !self.warnings.iter().any(|warning| warning.code == NO_QUORUM)
+    }
+}
+
+/// The code of the warning that no leader answered.
+pub(super) const NO_QUORUM: &str = "no-quorum";
+
+/// Where the queues are.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct QueuePlacement {
+    /// The partitions that are placed; none while this version serves no queues.
+    pub partitions: Vec<serde_json::Value>,
+}
+
+/// How the cache of the whole cluster does.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct CacheSummary {
+    /// The coherence protocol: `MESI`, `MOSI` or `MOESI`.
+    pub protocol: String,
+    /// The share of reads that were hits; null where nothing was read.
+    pub hit_rate: Option<f64>,
+    /// The lines that are held, by state.
+    pub lines: CacheLines,
+}
+
+/// Lines by state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[allow(missing_docs, reason = "the states' own names")]
+pub struct CacheLines {
+    pub m: u64,
+    pub o: u64,
+    pub e: u64,
+    pub s: u64,
 }
 
 /// A member.

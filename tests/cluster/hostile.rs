@@ -2,6 +2,7 @@
 
 use std::{
     net::Ipv4Addr,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Cluster, PATIENCE, eventually, holds},
+    harness::{Cluster, PATIENCE, Site, eventually, holds},
     history::{CONTENDED, Load},
     stranger::{Manners, PROTOCOLS, Stranger},
 };
@@ -115,7 +116,16 @@ async fn garbage_on_the_http_port_is_refused_and_nothing_is_lost() {
         ("/v1/locks/a/acquire", json!({"wait_ms": 600_001}), "wait_ms"),
         ("/v1/locks/a/acquire", json!({"colour": "red"}), "colour"),
         ("/v1/locks/a/acquire", json!([]), ""),
+        ("/v1/locks/a/acquire", json!({"ttl_ms": u64::MAX}), "ttl_ms"),
+        ("/v1/locks/a/acquire", json!({"lock_delay_ms": 3_600_001}), "lock_delay_ms"),
+        ("/v1/locks/a/acquire", json!({"session": "s", "ttl_ms": 600}), "ttl_ms"),
+        ("/v1/locks/a/acquire", json!({"session": "s", "owner": "o"}), "owner"),
+        ("/v1/locks/a/acquire", json!({"owner": "o".repeat(513)}), "owner"),
         ("/v1/sessions", json!({"ttl_ms": 499}), "ttl_ms"),
+        ("/v1/sessions", json!({"ttl_ms": 3_600_001}), "ttl_ms"),
+        ("/v1/locks:acquire", json!({"locks": []}), "locks"),
+        ("/v1/locks:acquire", json!({"locks": vec![json!({"name": "a"}); 65]}), "locks"),
+        ("/v1/locks:acquire", json!({"locks": [{"name": "a"}, {"name": "a", "mode": "shared"}]}), "locks"),
     ] {
         let refused = api.post(path, body.clone()).await;
         assert_eq!((refused.status, refused.slug()), (400, "bad-request"), "{body}: {refused:?}");
@@ -129,6 +139,47 @@ async fn garbage_on_the_http_port_is_refused_and_nothing_is_lost() {
     assert_eq!(nobody.slug(), "session-expired", "{nobody:?}");
     assert_eq!(api.holder("printer").await, Some(held));
     assert!(cluster.nodes[0].is_running());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_connections_than_there_are_files_for_are_refused_and_nothing_else_suffers() {
+    let site = Site::new().await;
+    let mut node = site.node("n0").with("BOOTSTRAP_EXPECT", 1);
+    let plain = node.piped_command();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 300 && exec \"$0\" node", env!("CARGO_BIN_EXE_syncmesh")])
+        .env_clear()
+        .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .current_dir(plain.get_current_dir().unwrap());
+    node.log_into(&mut command);
+    node.launch_as(command);
+    node.listening().await;
+    node.ready().await;
+    let held = node.api.grant("printer").await;
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect((node.ip(), 8080)).await.unwrap());
+    }
+    let question = b"GET /v1/locks HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let refusal = eventually("a client that asks is told that there is no room", async || {
+        let answer = send(node.ip(), 8080, question, PATIENCE).await.unwrap_or_default();
+        if answer.starts_with("HTTP/1.1 503") { Ok(answer) } else { Err(answer) }
+    })
+    .await;
+    assert!(refusal.contains(r#""type":"unavailable""#) && refusal.contains("retry-after: 1"), "{refusal}");
+    drop(silent);
+    eventually("there is room again", async || {
+        let answer = node.api.call(reqwest::Method::GET, "/healthz", None).await.map_err(|e| e.to_string())?;
+        holds(answer.status == 200, format!("{answer:?}"))
+    })
+    .await;
+    assert_eq!(node.api.holder("printer").await, Some(held));
+    // The log had files to write to all the while.
+    for nth in 0..20 {
+        node.api.grant(&format!("lock-{nth}")).await;
+    }
+    assert!(node.is_running() && !node.log().contains("ERROR"), "{}", node.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::harness::{Cluster, NodeProcess};
+use serde_json::Value;
+
+use crate::harness::{Cluster, NodeProcess, Site};
 
 /// How long a node without a quorum may take to say so.
 const REFUSED_WITHIN: Duration = Duration::from_secs(2);
@@ -44,6 +46,49 @@ async fn refuses(survivor: &NodeProcess, session: &str) {
     assert!(done.stderr.contains(r#""type":"no-quorum""#), "{done:?}");
 }
 
+/// Whoever looks is told at once that there is no quorum, and of nobody that it is up who was not seen.
+async fn says_what_it_knows(survivor: &NodeProcess) {
+    let status = survivor.cli(&["status"]).await;
+    assert!(status.code == 0 && status.took < REFUSED_WITHIN, "{status:?}");
+    assert!(status.stdout.starts_with("verdict  no quorum"), "{status:?}");
+    assert!(status.stdout.contains("members  1 of 3 connected to this node"), "{status:?}");
+    let members = survivor.cli(&["members", "list"]).await;
+    assert!(members.code == 0 && members.took < REFUSED_WITHIN, "{members:?}");
+    assert!(members.stderr.contains("no leader answers"), "{members:?}");
+    assert_eq!(members.stdout.matches("unseen").count(), 2, "{members:?}");
+    let cluster = survivor.api.cluster().await;
+    assert_eq!((&cluster["leader"], &cluster["warnings"][1]["code"]), (&Value::Null, &"not-connected".into()));
+    let me = survivor.peer_id();
+    for member in cluster["members"].as_array().unwrap() {
+        assert_eq!(member["status"], if member["peer_id"] == *me { "up" } else { "down" }, "{cluster}");
+    }
+    for (look, code) in [(vec!["health"], 0), (vec!["health", "--ready"], 1), (vec!["peer-info"], 0)] {
+        let done = survivor.cli(&look).await;
+        assert!(done.code == code && done.took < REFUSED_WITHIN, "{look:?}: {done:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_not_joined_says_so() {
+    let site = Site::new().await;
+    let mut node = site.node("lone");
+    node.start().await;
+    let status = node.cli(&["status"]).await;
+    assert!(status.code == 0 && status.took < REFUSED_WITHIN, "{status:?}");
+    assert!(status.stdout.starts_with("verdict  no cluster: this node has joined none yet"), "{status:?}");
+    assert!(status.stdout.contains("BOOTSTRAP_PEERS"), "the next step: {status:?}");
+    for (look, code, told) in [
+        (vec!["members", "list"], 0, "no leader answers"),
+        (vec!["health", "--ready"], 1, "no cluster found"),
+        (vec!["peer-info"], 0, "none yet"),
+        (vec!["lock", "list"], 5, "has not joined a cluster yet"),
+    ] {
+        let done = node.cli(&look).await;
+        assert!(done.code == code && done.took < REFUSED_WITHIN, "{look:?}: {done:?}");
+        assert!(format!("{}{}", done.stdout, done.stderr).contains(told), "{look:?}: {done:?}");
+    }
+}
+
 async fn serves_again(mut cluster: Cluster, survivor: usize, session: &str) {
     cluster.nodes[(survivor + 1) % 3].start().await;
     cluster.nodes[survivor].ready().await;
@@ -66,6 +111,7 @@ async fn a_leader_that_is_left_alone_refuses_within_two_seconds() {
     assert!(honest && first.took() < REFUSED_WITHIN, "{first:?} after {:?}", first.took());
     println!("a leader asked right after it was left alone says {} after {:?}", first.slug(), first.took());
     refuses(&cluster.nodes[survivor], &held.session).await;
+    says_what_it_knows(&cluster.nodes[survivor]).await;
     serves_again(cluster, survivor, &held.session).await;
 }
 

@@ -74,7 +74,7 @@ impl Child {
             .args(command)
             .env("SYNCMESH_LOCK", guard.lock().as_str())
             .env("SYNCMESH_SESSION", guard.session().as_str())
-            .env("SYNCMESH_FENCING_TOKEN", guard.fencing_token().0.to_string())
+            .env("SYNCMESH_FENCING_TOKEN", guard.token().0.to_string())
             .process_group(0)
             .spawn()
             .context("no process can be started")?;

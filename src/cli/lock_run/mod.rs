@@ -51,13 +51,14 @@ const GROUP_POLL: Duration = Duration::from_millis(20);
 /// Hold a lock while a command runs.
 ///
 /// CMD runs in a process group of its own, with SYNCMESH_LOCK, SYNCMESH_SESSION and
-/// SYNCMESH_FENCING_TOKEN in its environment. Signals are passed on to the group. When the lock is lost
-/// (a break, an expired session, no node that answers), the group gets TERM and, --kill-after later or
-/// when the lease ends, KILL. What CMD leaves running in its group when it ends is ended too.
+/// SYNCMESH_FENCING_TOKEN in its environment. Signals are passed on to the group. When the lock
+/// is lost (a break, an expired session, no node that answers), the group gets TERM and,
+/// --kill-after later or when the lease ends, KILL. What CMD leaves running in its group when it
+/// ends is ended too.
 ///
-/// If `lock run` is killed with -9, the kernel kills CMD; not the children of CMD, not a set-user-ID CMD,
-/// nothing that has left the group. Nor can a `lock run` that is stopped with SIGSTOP end anything: check
-/// the fencing token where it matters.
+/// If `lock run` is killed with -9, the kernel kills CMD; not the children of CMD, not a
+/// set-user-ID CMD, nothing that has left the group. Nor can a `lock run` that is stopped with
+/// SIGSTOP end anything: check the fencing token where it matters.
 ///
 /// Exit code: CMD's, 128+n if signal n ended it; 124 the wait timed out; 125 the lock was lost or
 /// `lock run` failed; 126 CMD cannot be executed; 127 CMD was not found.
@@ -229,7 +230,7 @@ fn owner() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::believed_until;
+    use crate::lease::believed_until;
 
     #[test]
     fn the_kill_comes_when_the_grace_is_over() {

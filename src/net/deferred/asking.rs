@@ -12,6 +12,7 @@ use super::{AskError, MAX_OPEN, Question, REASK};
 use crate::{
     ids::{NodeId, RequestId},
     net::{CallError, Lane},
+    telemetry::Bounds,
 };
 
 /// Repetitions of a deferred question that may fail in a row before its asker is told.
@@ -58,9 +59,14 @@ pub(super) enum Step {
 pub(super) struct Asking {
     open: HashMap<RequestId, Open>,
     leaving: HashMap<(NodeId, RequestId), usize>,
+    bounds: Bounds,
 }
 
 impl Asking {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { bounds, ..Self::default() }
+    }
+
     pub(super) fn ask(&mut self, question: Question) -> Step {
         let Question { peer, id, lane, body, answer, abandoned } = question;
         if abandoned.is_cancelled() {
@@ -68,7 +74,10 @@ impl Asking {
         }
         let refusal = match self.open.get(&id) {
             Some(_) => Some(AskError::AlreadyOpen),
-            None if self.open.len() >= MAX_OPEN => Some(AskError::TooManyOpen),
+            None if self.open.len() >= MAX_OPEN => {
+                self.bounds.hit("exchange.asked");
+                Some(AskError::TooManyOpen)
+            }
             None => None,
         };
         if let Some(error) = refusal {

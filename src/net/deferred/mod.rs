@@ -36,7 +36,10 @@ pub use self::{
     task::ExchangeTask,
 };
 use super::{CallError, Inbound, Lane, Mesh, Protocol};
-use crate::ids::{NodeId, RequestId};
+use crate::{
+    ids::{NodeId, RequestId},
+    telemetry::Bounds,
+};
 
 /// A deferred question is repeated after so long, give or take a quarter.
 pub const REASK: Duration = Duration::from_secs(1);
@@ -97,17 +100,18 @@ pub struct Exchange {
     protocol: Protocol,
     commands: mpsc::Sender<Command>,
     calls: mpsc::Sender<Inbound>,
+    bounds: Bounds,
 }
 
 impl Exchange {
     /// Makes the exchange of one protocol: the handle, the questions of peers, and the task, which
-    /// the caller runs.
-    pub fn new(mesh: Arc<dyn Mesh>, protocol: Protocol) -> (Self, mpsc::Receiver<Asked>, ExchangeTask) {
+    /// the caller runs. `bounds` counts its bounds that are hit.
+    pub fn new(mesh: Arc<dyn Mesh>, protocol: Protocol, bounds: Bounds) -> (Self, mpsc::Receiver<Asked>, ExchangeTask) {
         let (commands, commands_in) = mpsc::channel(CHANNEL);
         let (calls, calls_in) = mpsc::channel(CHANNEL);
         let (asked, asked_out) = mpsc::channel(CHANNEL);
-        let task = ExchangeTask::new(mesh, protocol, commands_in, calls_in, asked);
-        (Self { protocol, commands, calls }, asked_out, task)
+        let task = ExchangeTask::new(mesh, protocol, commands_in, calls_in, asked, bounds.clone());
+        (Self { protocol, commands, calls, bounds }, asked_out, task)
     }
 
     /// Asks `peer` and awaits the final answer, however long it takes: bound it by a timeout of your
@@ -138,7 +142,8 @@ impl Exchange {
     pub fn on_call(&self, call: Inbound) {
         debug_assert_eq!(call.protocol, self.protocol, "calls are dispatched by protocol");
         if self.calls.try_send(call).is_err() {
-            tracing::warn!(protocol = self.protocol.label(), "a call was refused: too many wait");
+            self.bounds.hit("exchange.calls");
+            tracing::debug!(protocol = self.protocol.label(), "a call was refused: too many wait");
         }
     }
 

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     ids::RequestId,
     net::{Limits, Protocol},
+    telemetry::Bounds,
 };
 
 /// How long an exchange is held back for an answer that is about to come: one commit, typically.
@@ -73,6 +74,7 @@ pub(super) enum Progress {
 pub(super) struct Serving {
     limits: Limits,
     asked: mpsc::Sender<Asked>,
+    bounds: Bounds,
     entries: HashMap<RequestId, Entry>,
     open: usize,
     finished: VecDeque<(RequestId, Instant, usize)>,
@@ -86,10 +88,11 @@ pub(super) struct Serving {
 pub(super) type Completion = (RequestId, Option<Bytes>);
 
 impl Serving {
-    pub(super) fn new(protocol: Protocol, asked: mpsc::Sender<Asked>) -> Self {
+    pub(super) fn new(protocol: Protocol, asked: mpsc::Sender<Asked>, bounds: Bounds) -> Self {
         Self {
             limits: protocol.limits(),
             asked,
+            bounds,
             entries: HashMap::new(),
             open: 0,
             finished: VecDeque::new(),
@@ -139,18 +142,23 @@ impl Serving {
                 self.say_answer(id, answer, batch, index);
                 return;
             }
-            None if self.open >= MAX_SERVING => Reply::Overloaded,
+            None if self.open >= MAX_SERVING => self.overloaded("exchange.served"),
             None => {
                 let cancelled = CancellationToken::new();
                 let (asked, first) = Asked::new(id, body, cancelled.clone());
                 match self.asked.try_send(asked) {
                     Ok(()) => return self.open(id, Place { batch, index }, cancelled, first, now),
-                    Err(mpsc::error::TrySendError::Full(_)) => Reply::Overloaded,
+                    Err(mpsc::error::TrySendError::Full(_)) => self.overloaded("exchange.questions"),
                     Err(mpsc::error::TrySendError::Closed(_)) => Reply::Refused,
                 }
             }
         };
         self.say(batch, index, reply);
+    }
+
+    fn overloaded(&self, bound: &'static str) -> Reply {
+        self.bounds.hit(bound);
+        Reply::Overloaded
     }
 
     /// Says a remembered answer, or, where the exchange has no room for it, lets it be asked again:

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     ids::{NodeId, RequestId},
     net::{CallError, Inbound, Lane, Mesh, Protocol},
+    telemetry::Bounds,
 };
 
 /// How often a completion or cancellation is sent. Beyond that the asker's repetition has to do.
@@ -73,14 +74,15 @@ impl ExchangeTask {
         commands: mpsc::Receiver<Command>,
         calls: mpsc::Receiver<Inbound>,
         asked: mpsc::Sender<Asked>,
+        bounds: Bounds,
     ) -> Self {
         Self {
             mesh,
             protocol,
             commands,
             calls,
-            asking: Asking::default(),
-            serving: Serving::new(protocol, asked),
+            asking: Asking::new(bounds.clone()),
+            serving: Serving::new(protocol, asked, bounds),
             outgoing: Outgoing::default(),
             flying: FuturesUnordered::new(),
             abandoned: FuturesUnordered::new(),
@@ -228,7 +230,7 @@ impl ExchangeTask {
         let messages: Vec<Message> = match wire::decode(&call.body) {
             Ok(messages) => messages,
             Err(error) => {
-                tracing::warn!(from = %call.from, protocol = self.protocol.label(), %error, "a batch was refused");
+                tracing::debug!(from = %call.from, protocol = self.protocol.label(), %error, "a batch was refused");
                 return;
             }
         };

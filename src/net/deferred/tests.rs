@@ -133,7 +133,7 @@ fn peers<const N: usize>() -> ([Peer; N], Arc<Wire>) {
     let peers = std::array::from_fn(|n| {
         let id = NodeId::from_bytes([u8::try_from(n).unwrap() + 1; 32]);
         let mesh = FakeMesh { local: id, wire: wire.clone() };
-        let (exchange, asked, task) = Exchange::new(Arc::new(mesh), Protocol::Client);
+        let (exchange, asked, task) = Exchange::new(Arc::new(mesh), Protocol::Client, Bounds::default());
         tokio::spawn(task.run());
         wire.nodes.lock().unwrap().insert(id, exchange.clone());
         Peer { id, exchange, asked }

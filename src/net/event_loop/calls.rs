@@ -113,7 +113,7 @@ impl EventLoop {
         let limits = protocol.limits();
         let line = self.calls.lanes.entry((peer, protocol)).or_default().line(lane);
         if line.len() >= limits.queued {
-            self.metrics.bound("calls-in-line");
+            self.metrics.bound("net.calls");
             answer(reply, Err(CallError::Busy(peer)));
             return;
         }
@@ -225,7 +225,7 @@ impl EventLoop {
     fn on_request(&mut self, from: NodeId, protocol: Protocol, body: Bytes, channel: ResponseChannel<Bytes>) {
         let (reply, answer) = oneshot::channel();
         if !self.outbox.offer(MeshEvent::Call(Inbound { from, protocol, body, reply })) {
-            self.metrics.bound("events");
+            self.metrics.bound("net.events");
             return;
         }
         // The peer has given up after the deadline, so nothing is owed to it beyond.
@@ -238,7 +238,7 @@ impl EventLoop {
         let Some(body) = body else { return };
         let limit = protocol.limits().response_bytes;
         if body.len() > limit {
-            self.metrics.bound("answer-bytes");
+            self.metrics.bound("net.answer-bytes");
             tracing::error!(protocol = protocol.label(), bytes = body.len(), limit, "an answer is too large");
             return;
         }

@@ -170,7 +170,7 @@ impl EventLoop {
         let fits = record.key.as_ref().len() <= MAX_TOPIC_BYTES && record.addresses.len() <= MAX_ADDRS;
         if provider.is_some_and(|provider| provider.is_member()) && fits {
             if self.swarm.behaviour_mut().kad.store_mut().add_provider(record).is_err() {
-                self.metrics.bound("kad-topics");
+                self.metrics.bound("net.kad-topics");
             }
         } else {
             tracing::debug!(provider = %record.provider, "a record was not kept");
@@ -186,7 +186,7 @@ impl EventLoop {
         let fits = |topic: &String| topic.len() <= MAX_TOPIC_BYTES;
         let bounded: BTreeSet<_> = offered.iter().filter(|topic| fits(topic)).take(MAX_TOPICS).cloned().collect();
         if bounded.len() < offered.len() {
-            self.metrics.bound("offered-topics");
+            self.metrics.bound("net.offered-topics");
         }
         self.rendezvous.offered = bounded;
         self.publish_soon();
@@ -210,7 +210,7 @@ impl EventLoop {
         if self.rendezvous.missing.len() < MAX_MISSING || self.rendezvous.missing.contains_key(&peer) {
             self.rendezvous.missing.insert(peer, now + MISSING_FOR);
         } else {
-            self.metrics.bound("kad-missing");
+            self.metrics.bound("net.kad-missing");
         }
     }
 
@@ -224,7 +224,7 @@ impl EventLoop {
             self.rendezvous.publish_at = now + PUBLISH_INTERVAL;
             for topic in &self.rendezvous.offered {
                 if self.swarm.behaviour_mut().kad.start_providing(key(topic)).is_err() {
-                    self.metrics.bound("kad-topics");
+                    self.metrics.bound("net.kad-topics");
                 }
             }
         }

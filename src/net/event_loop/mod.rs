@@ -227,7 +227,7 @@ impl EventLoop {
     fn publish(&mut self, topic: Topic, message: Vec<u8>) {
         match self.swarm.behaviour_mut().gossip.publish(topic.ident(), message) {
             Ok(_) | Err(gossipsub::PublishError::NoPeersSubscribedToTopic) => {}
-            Err(gossipsub::PublishError::AllQueuesFull(_)) => self.metrics.bound("broadcast-queue"),
+            Err(gossipsub::PublishError::AllQueuesFull(_)) => self.metrics.bound("net.broadcasts"),
             Err(error) => tracing::warn!(topic = topic.name(), ?error, "a broadcast was not sent"),
         }
     }
@@ -250,12 +250,17 @@ impl EventLoop {
                     .and_then(|peer| NodeId::try_from(peer).ok())
                     .is_some_and(|peer| self.barred.contains(&peer));
                 if matches!(error, ListenError::Denied { .. }) && !barred {
-                    self.metrics.bound("connections");
+                    self.metrics.bound("net.connections");
                 }
                 tracing::debug!(from = %send_back_addr, %error, "an inbound connection failed");
             }
             SwarmEvent::NewListenAddr { address, .. } => {
-                tracing::info!(%address, "listening");
+                if self.status.borrow().listen_addrs.is_empty() {
+                    // Whoever starts the node says where it listens.
+                    tracing::debug!(%address, "listens");
+                } else {
+                    tracing::info!(%address, "listens on one more address");
+                }
                 self.status_stale = StatusAge::Stale;
             }
             SwarmEvent::ExpiredListenAddr { .. } => self.status_stale = StatusAge::Stale,
@@ -310,7 +315,7 @@ impl EventLoop {
         };
         for body in bodies {
             if !self.outbox.offer(MeshEvent::Gossip { from, topic, body }) {
-                self.metrics.bound("events");
+                self.metrics.bound("net.events");
             }
         }
     }

@@ -26,6 +26,7 @@ use crate::{
         behaviour::IDENTIFY_PROTOCOL,
         discovery::{Link, without_peer},
         handle::Members,
+        transport,
     },
 };
 
@@ -238,8 +239,8 @@ impl EventLoop {
                 tracing::info!(addr = %target.addr, "this bootstrap address is our own");
                 target.ourselves = true;
             } else if target.backoff.worth_telling() {
-                let hint = key_hint(error);
-                tracing::warn!(addr = %target.addr, %error, "no connection to this bootstrap address: trying on{hint}");
+                let (reason, hint) = (transport::reason(error), key_hint(error));
+                tracing::warn!(addr = %target.addr, reason, "no connection to this bootstrap address: trying on{hint}");
             }
         }
         let Some(peer) = peer_id.and_then(|peer_id| NodeId::try_from(peer_id).ok()) else { return };

@@ -24,7 +24,7 @@ async fn quic_beside_a_key_is_refused_and_says_why() {
     let listen = NetSettings { listen: vec![quic.clone()], ..settings() };
     let bootstrap = NetSettings { bootstrap: vec![quic], ..settings() };
     for settings in [listen, bootstrap] {
-        let error = start(settings, &mut Registry::default()).await.unwrap_err().to_string();
+        let error = start(settings, &mut Registry::default(), Bounds::default()).await.unwrap_err().to_string();
         assert!(error.contains("/quic-v1") && error.contains("CLUSTER_KEY_FILE"), "{error}");
     }
 }

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::telemetry::Bounds;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -56,7 +57,7 @@ struct TestNode {
 impl TestNode {
     async fn start(settings: NetSettings) -> Self {
         let mut registry = Registry::default();
-        let (mesh, events, task) = start(settings, &mut registry).await.unwrap();
+        let (mesh, events, task) = start(settings, &mut registry, Bounds::default()).await.unwrap();
         Self { mesh, events, task, registry }
     }
 
@@ -260,7 +261,7 @@ async fn a_bootstrap_address_that_is_our_own_is_given_up() {
 async fn a_port_in_use_is_an_error_that_names_it() {
     let first = TestNode::start(settings()).await;
     let taken = NetSettings { listen: vec![first.addr()], ..settings() };
-    let error = start(taken, &mut Registry::default()).await.unwrap_err();
+    let error = start(taken, &mut Registry::default(), Bounds::default()).await.unwrap_err();
     assert!(error.to_string().contains(&first.addr().to_string()), "{error}");
 }
 
@@ -362,7 +363,7 @@ async fn a_late_answer_comes_over_real_connections() {
     let (a, b) = (first.id(), second.id());
     second.up(a).await;
     let exchanges = [first, second].map(|mut node| {
-        let (exchange, asked, task) = deferred::Exchange::new(node.mesh.clone(), Protocol::Client);
+        let (exchange, asked, task) = deferred::Exchange::new(node.mesh.clone(), Protocol::Client, Bounds::default());
         tokio::spawn(task.run());
         let calls = exchange.clone();
         tokio::spawn(async move {
@@ -424,10 +425,15 @@ async fn a_probe_says_whether_nobody_answers_or_the_handshake_fails_or_it_is_som
     let nobody: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
     let error = probe(nobody, key).await;
     assert!(matches!(error, probe::ProbeError::Unreachable { .. }), "{error}");
-    for wrong in [Some(PreSharedKey::new([8; 32])), None] {
+    assert!(error.to_string().contains("cannot be reached: Connection refused"), "{error}");
+    for (wrong, cure) in [(Some(PreSharedKey::new([8; 32])), "another cluster key"), (None, "wants its cluster key")] {
         let error = probe(addr.clone(), wrong).await;
         assert!(matches!(error, probe::ProbeError::Handshake { .. }), "{wrong:?}: {error}");
+        let text = error.to_string();
+        assert!(text.contains(cure) && text.contains("--cluster-key-file") && !text.contains("()"), "{text}");
     }
+    let error = probe("/memory/1".parse().unwrap(), key).await;
+    assert!(error.to_string().contains("expected /ip4/…/tcp/…"), "{error}");
     let stranger = Keypair::generate_ed25519().public().to_peer_id();
     let error = probe(addr.with(multiaddr::Protocol::P2p(stranger)), key).await;
     assert!(matches!(error, probe::ProbeError::WrongPeer { .. }), "{error}");
