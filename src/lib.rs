@@ -18,6 +18,9 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = Config { bootstrap_expect: Some(1), ..Config::default() };
 //! let node = Node::start(config).await?;
+//! while !node.readiness().await.ready {
+//!     tokio::time::sleep(Duration::from_millis(50)).await;
+//! }
 //!
 //! let report = LockName::new("nightly-report")?;
 //! let guard = node.locks().lock(report).wait(Duration::from_secs(60)).acquire().await?;

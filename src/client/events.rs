@@ -143,10 +143,10 @@ impl Client {
     pub async fn events(&self, call: &Call) -> Result<ServerEvents, ClientError> {
         let opening = timeout(call.timeout, self.request(call).send());
         let silent = || Error::unavailable(Outcome::NotApplied, format!("{} did not answer in time", self.base));
-        let response = opening.await.map_err(|_| silent())?.map_err(|error| self.unreachable(&error))?;
+        let response = opening.await.map_err(|_| silent())?.map_err(|error| self.unreachable(&error, &call.method))?;
         let status = response.status();
         if !status.is_success() {
-            let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+            let body = response.bytes().await.map_err(|error| self.unreachable(&error, &call.method))?;
             return Err(self.problem(status, &body));
         }
         Ok(ServerEvents {

@@ -133,12 +133,13 @@ impl Client {
     }
 
     async fn exchange(&self, call: &Call) -> Result<(StatusCode, Bytes), ClientError> {
-        let response = self.request(call).timeout(call.timeout).send().await.map_err(|e| self.unreachable(&e))?;
+        let unreachable = |error: reqwest::Error| self.unreachable(&error, &call.method);
+        let response = self.request(call).timeout(call.timeout).send().await.map_err(unreachable)?;
         let status = response.status();
         let mut body = Vec::new();
         let mut chunks = response.bytes_stream();
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| self.unreachable(&error))?;
+            let chunk = chunk.map_err(unreachable)?;
             if body.len() + chunk.len() > MAX_ANSWER_BYTES {
                 let detail = format!("{} sent an answer of more than {MAX_ANSWER_BYTES} bytes", self.base);
                 return Err(Error::internal(detail).into());
@@ -183,7 +184,7 @@ impl Client {
     }
 
     /// The error of a call that got no answer.
-    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+    fn unreachable(&self, error: &reqwest::Error, method: &Method) -> ClientError {
         let base = &self.base;
         if error.is_connect() {
             let detail = format!(
@@ -193,6 +194,10 @@ impl Client {
             return Error::unavailable(Outcome::NotApplied, detail).into();
         }
         let what = if error.is_timeout() { "did not answer in time" } else { "broke the connection off" };
+        if *method == Method::GET {
+            let detail = format!("{base} {what}: the node hangs, or the network between; ask another node");
+            return Error::unavailable(Outcome::NotApplied, detail).into();
+        }
         let detail = format!("{base} {what}: look at what has become of the call before you repeat it");
         Error::unavailable(Outcome::Unknown, detail).into()
     }
