@@ -51,19 +51,6 @@ fn temporary(file: &Path) -> PathBuf {
     name.into()
 }
 
-/// What an operator can do about a file system that refuses, as the end of a message.
-pub(crate) fn cure(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free space on that disk (or enlarge it) and start the node again: nothing that was acknowledged is lost"
-        }
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-            "make it writable for the user that runs the node, and start the node again"
-        }
-        _ => "see to that disk, and start the node again: with its data, or without as a new one",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

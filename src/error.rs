@@ -206,3 +206,16 @@ impl Error {
         Self::new(ErrorCode::Internal, format!("{detail}; please report this, with the log of the node"))
     }
 }
+/// What an operator can do about a file system that refuses, as the end of a message.
+pub(crate) fn disk_cure(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            "free space on that disk (or enlarge it) and start the node again: nothing that was acknowledged is lost"
+        }
+        std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => {
+            "make it writable for the user that runs the node, and start the node again"
+        }
+        _ => "see to that disk, and start the node again: with its data, or without as a new one",
+    }
+}
+

@@ -96,6 +96,12 @@ impl Bounds {
     pub fn hit(&self, bound: &'static str) {
         self.0.get_or_create(&BoundLabel { bound }).inc();
     }
+
+    /// How often it was hit.
+    #[cfg(test)]
+    pub(crate) fn hits(&self, bound: &'static str) -> u64 {
+        self.0.get_or_create(&BoundLabel { bound }).get()
+    }
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     durable,
+    error::disk_cure,
     ids::{Incarnation, NodeId},
 };
 
@@ -68,7 +69,7 @@ pub enum DataDirError {
         reason: String,
     },
     /// The file system refused.
-    #[error("cannot {action} {}: {reason}: {}", path.display(), durable::cure(reason))]
+    #[error("cannot {action} {}: {reason}: {}", path.display(), disk_cure(reason))]
     Io {
         /// What was tried.
         action: &'static str,

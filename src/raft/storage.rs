@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::durable;
+use crate::error::disk_cure;
 
 /// Why the log or the snapshot cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum RaftStorageError {
         what: String,
     },
     /// The file system refused.
-    #[error("{}: {source}: {}", path.display(), durable::cure(source))]
+    #[error("{}: {source}: {}", path.display(), disk_cure(source))]
     Io {
         /// The file or directory.
         path: PathBuf,

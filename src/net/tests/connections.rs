@@ -136,7 +136,7 @@ async fn the_connections_of_one_peer_are_bounded_and_others_get_in() {
     let first = TestNode::start(NetSettings { limits, ..settings() }).await;
     let _peer = flood(&Keypair::generate_ed25519(), &first.addr(), 30).await;
     soon("the flood to be refused", async {
-        while first.metric("syncmesh_net_bound_hits_total{bound=\"connections\"}") < 26.0 {
+        while first.bounds.hits("net.connections") < 26 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
@@ -155,7 +155,7 @@ async fn strangers_take_no_room_from_members() {
         strangers.push(flood(&Keypair::generate_ed25519(), &first.addr(), 1).await);
     }
     soon("four strangers to be refused", async {
-        while first.metric("syncmesh_net_bound_hits_total{bound=\"connections\"}") < 4.0 {
+        while first.bounds.hits("net.connections") < 4 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
@@ -180,7 +180,7 @@ async fn handshakes_that_a_host_leaves_open_are_bounded_and_end() {
         silent.push(tokio::net::TcpStream::connect(("127.0.0.1", port.unwrap())).await.unwrap());
     }
     soon("all but five to be refused", async {
-        while first.metric("syncmesh_net_bound_hits_total{bound=\"connections\"}") < 15.0 {
+        while first.bounds.hits("net.connections") < 15 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
@@ -197,7 +197,7 @@ async fn a_node_that_is_short_of_memory_takes_no_new_connections() {
     let first = TestNode::start(NetSettings { limits, ..settings() }).await;
     let second = TestNode::joining(&first).await;
     soon("a refusal", async {
-        while first.metric("syncmesh_net_bound_hits_total{bound=\"connections\"}") < 1.0 {
+        while first.bounds.hits("net.connections") < 1 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
