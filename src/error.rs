@@ -218,4 +218,3 @@ pub(crate) fn disk_cure(error: &std::io::Error) -> &'static str {
         _ => "see to that disk, and start the node again: with its data, or without as a new one",
     }
 }
-

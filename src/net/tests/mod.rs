@@ -51,14 +51,16 @@ struct TestNode {
     mesh: Arc<dyn Mesh>,
     events: mpsc::Receiver<MeshEvent>,
     task: NetTask,
+    registry: Registry,
     bounds: Bounds,
 }
 
 impl TestNode {
     async fn start(settings: NetSettings) -> Self {
         let bounds = Bounds::default();
-        let (mesh, events, task) = start(settings, &mut Registry::default(), bounds.clone()).await.unwrap();
-        Self { mesh, events, task, bounds }
+        let mut registry = Registry::default();
+        let (mesh, events, task) = start(settings, &mut registry, bounds.clone()).await.unwrap();
+        Self { mesh, events, task, registry, bounds }
     }
 
     async fn joining(other: &Self) -> Self {
@@ -91,6 +93,15 @@ impl TestNode {
                 return call;
             }
         }
+    }
+
+    /// The sum of all counters and gauges whose line begins so.
+    fn metric(&self, line: &str) -> f64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let values =
+            text.lines().filter(|l| l.starts_with(line)).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok());
+        values.sum()
     }
 
     /// Answers every call with its own body.
