@@ -41,8 +41,8 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// Seeds of an ordinary run. `docs/verification.md` tells of the longer ones (`SIM_SEEDS=200`).
-const SEEDS: u64 = 20;
+/// Seeds of an ordinary run. `docs/verification.md` tells of longer ones.
+const SEEDS: u64 = 200;
 /// Seeds after which a mutant that nothing noticed has survived.
 const MUTANT_SEEDS: u64 = 200;
 /// How long a sync of a simulated disk takes.
