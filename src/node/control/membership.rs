@@ -39,12 +39,16 @@ impl ControlTask {
     pub(super) fn tell_leader(&mut self) {
         let Some(leader) = self.parts.route.leader() else { return };
         let joiner = self.joiner();
-        let (call, told) = if self.joined_as.as_ref() == Some(&joiner) {
+        let draining = self.parts.draining.is_cancelled();
+        let joined = self.joined_as.as_ref().is_some_and(|joined| draining || *joined == joiner);
+        let (call, told) = if joined {
             if self.told_at.elapsed() < self.parts.settings.heartbeat {
                 return;
             }
             let view = self.parts.route.view().version;
             (ControlCall::Heartbeat { incarnation: joiner.incarnation, view }, Told::Heartbeat)
+        } else if draining {
+            return;
         } else {
             self.joined_as = Some(joiner.clone());
             (ControlCall::Join(Box::new(joiner)), Told::Join)

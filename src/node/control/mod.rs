@@ -123,7 +123,7 @@ pub(crate) struct ControlParts {
     pub(crate) standing: watch::Sender<Standing>,
     /// Cancelled when this node has been asked to leave for good.
     pub(crate) asked_to_leave: CancellationToken,
-    /// Cancelled when the node drains: it does not join again, and its silence is explained.
+    /// Cancelled when the node drains: it does not join again, but is heard of until it stops.
     pub(crate) draining: CancellationToken,
 }
 
@@ -259,7 +259,7 @@ impl ControlTask {
             Standing::Joining | Standing::Member => {}
         }
         self.found_when_due();
-        if self.founding.record().is_some() && !self.telling && !self.parts.draining.is_cancelled() {
+        if self.founding.record().is_some() && !self.telling {
             self.tell_leader();
         }
     }
