@@ -91,9 +91,10 @@ impl Authority {
         let waiting = if may_wait { self.leader.await_answer(request).await } else { None };
         let answer = match self.propose(Command::Change(Box::new(change))).await {
             Ok(answer) => answer,
-            Err(ProposeError::NotLeader { .. } | ProposeError::Busy | ProposeError::Stopped) => {
+            Err(ProposeError::NotLeader { .. } | ProposeError::Stopped) => {
                 return ClientReply::NotLeader(self.not_leader());
             }
+            Err(ProposeError::Busy) => return ClientReply::Busy,
             Err(ProposeError::Unknown) => return ClientReply::Unknown,
             Err(error @ ProposeError::TooLarge { .. }) => {
                 return ClientReply::Failed(Error::new(ErrorCode::PayloadTooLarge, error.to_string()));

@@ -131,11 +131,12 @@ impl Gateway {
                 Asked::Answered(ClientReply::Unknown) | Asked::Unanswered | Asked::Undelivered => {
                     self.route.doubt(leader);
                 }
+                // Too busy to take it up, and leading all the same.
+                Asked::Answered(ClientReply::Busy) | Asked::Crowded => return Err(crowded(perhaps)),
                 Asked::Answered(ClientReply::Failed(error)) => return Err(honest(error, perhaps)),
                 Asked::Answered(reply) => return Ok(reply),
                 // A leader that refuses does not know this node as a member yet: that is no doubt about it.
                 Asked::Superseded | Asked::Refused => {}
-                Asked::Crowded => return Err(crowded(perhaps)),
                 Asked::OutOfTime => return Err(self.gave_up(perhaps)),
             }
             tokio::time::sleep(RETRY).await;

@@ -180,6 +180,8 @@ pub(crate) struct EventCursor {
 pub(crate) enum ClientReply {
     /// Certainly not done here: ask this one.
     NotLeader(Option<Leader>),
+    /// Certainly not done here: this leader has too much to do, and goes on leading.
+    Busy,
     /// Perhaps done: leadership was lost meanwhile. Ask again under the same id.
     Unknown,
     /// The answer of the lock machine; with it, what is left of the term of the session it is about.
