@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{
     leader::{LeaderHandle, LeaderState},
+    lock_events::Told,
     locks::{Page, SessionInfo},
     wire::{ClientAsk, ClientReply, ControlCall, ControlReply, EventCursor, Leader, Read, Refused},
 };
@@ -168,7 +169,12 @@ impl Authority {
     async fn watch(&self, lock: LockName, after: Option<EventCursor>) -> Result<ClientReply, ReadError> {
         if let Some(after) = after {
             match tokio::time::timeout(WATCH_WAIT, self.leader.events_after(lock.clone(), after)).await {
-                Ok(Some((events, next))) => return Ok(ClientReply::Watched { state: None, events, next }),
+                Ok(Some(Told::News(events, next))) => return Ok(ClientReply::Watched { state: None, events, next }),
+                Ok(Some(Told::TooMany)) => {
+                    // It hears late of what happens meanwhile, and misses nothing.
+                    tokio::time::sleep(WATCH_WAIT).await;
+                    return Ok(ClientReply::Watched { state: None, events: Vec::new(), next: after });
+                }
                 Err(_) => return Ok(ClientReply::Watched { state: None, events: Vec::new(), next: after }),
                 Ok(None) => {}
             }
