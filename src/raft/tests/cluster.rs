@@ -349,6 +349,32 @@ async fn a_panic_while_applying_is_fatal() {
     timeout(PATIENCE, alone.fatal()).await.unwrap();
 }
 
+/// A clock with a bug.
+#[derive(Debug)]
+struct BrokenClock;
+
+impl Clock for BrokenClock {
+    fn now(&self) -> Tick {
+        Tick(0)
+    }
+
+    fn wall(&self) -> Tick {
+        panic!("a bug")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_while_proposing_is_fatal() {
+    let mut cluster = Cluster::new(RaftSettings::default());
+    cluster.clock = Arc::new(BrokenClock);
+    let alone = cluster.boot(node(1)).await;
+    alone.initialize(BTreeSet::from([node(1)])).await.unwrap();
+    cluster.leader().await;
+    let (proposed, fatal) = tokio::join!(alone.propose(vec!["x".to_owned()]), timeout(PATIENCE, alone.fatal()));
+    assert_eq!(proposed, Err(ProposeError::Unknown));
+    fatal.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stopped_node_says_so() {
     let cluster = Cluster::of(1).await;
