@@ -128,14 +128,18 @@ impl ControlTask {
             (*node, addrs.collect())
         });
         self.parts.mesh.set_members(addrs.collect());
+        self.parts.greeted.send_if_modified(|greeted| {
+            let some_are_barred = view.barred.iter().any(|peer| greeted.contains_key(peer));
+            if some_are_barred {
+                Arc::make_mut(greeted).retain(|peer, _| !view.barred.contains(peer));
+            }
+            some_are_barred
+        });
         // A view from before this run may be older than an admission: then the leader has the word.
         if view.barred.contains(&me) && *self.parts.standing.borrow() == Standing::Member {
             return self.barred(Refused::Barred);
         }
-        let mine = view.members.get(&me);
-        if mine.is_some_and(|mine| {
-            mine.liveness == Liveness::Left && mine.joiner.incarnation == self.parts.settings.incarnation
-        }) {
+        if self.parts.route.has_left(me, self.parts.settings.incarnation) {
             self.parts.standing.send_replace(Standing::Left);
         }
     }
