@@ -9,7 +9,7 @@ use super::{ControlTask, Done, Standing, VERSION, reply};
 use crate::{
     codec::encode,
     ids::NodeId,
-    machine::membership::{Joiner, Liveness},
+    machine::membership::Joiner,
     net::{CallError, Lane, Mesh, Protocol},
     node::{
         authority::Authority,
@@ -87,6 +87,9 @@ impl ControlTask {
             Ok(ControlReply::JoinFirst) => self.joined_as = None,
             Ok(ControlReply::Refused(reason @ (Refused::Barred | Refused::OlderIncarnation | Refused::Full))) => {
                 self.barred(reason);
+            }
+            Ok(ControlReply::Refused(Refused::HasLeft)) => {
+                self.parts.standing.send_replace(Standing::Left);
             }
             Ok(ControlReply::NotLeader(other)) => {
                 debug!(leader = %leader.node, ?other, ?call, "does not lead, or cannot decide");
