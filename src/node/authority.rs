@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{
     leader::{LeaderHandle, LeaderState},
+    lock_events::Told,
     locks::{Page, SessionInfo},
     wire::{ClientAsk, ClientReply, ControlCall, ControlReply, EventCursor, Leader, Read, Refused},
 };
@@ -93,9 +94,10 @@ impl Authority {
         let waiting = if may_wait { self.leader.await_answer(request).await } else { None };
         let answer = match self.propose(Command::Change(Box::new(change))).await {
             Ok(answer) => answer,
-            Err(ProposeError::NotLeader { .. } | ProposeError::Busy | ProposeError::Stopped) => {
+            Err(ProposeError::NotLeader { .. } | ProposeError::Stopped) => {
                 return ClientReply::NotLeader(self.not_leader());
             }
+            Err(ProposeError::Busy) => return ClientReply::Busy,
             Err(ProposeError::Unknown) => return ClientReply::Unknown,
             Err(error @ ProposeError::TooLarge { .. }) => {
                 return ClientReply::Failed(Error::new(ErrorCode::PayloadTooLarge, error.to_string()));
@@ -177,7 +179,12 @@ impl Authority {
     async fn watch(&self, lock: LockName, after: Option<EventCursor>) -> Result<ClientReply, ReadError> {
         if let Some(after) = after {
             match tokio::time::timeout(WATCH_WAIT, self.leader.events_after(lock.clone(), after)).await {
-                Ok(Some((events, next))) => return Ok(ClientReply::Watched { state: None, events, next }),
+                Ok(Some(Told::News(events, next))) => return Ok(ClientReply::Watched { state: None, events, next }),
+                Ok(Some(Told::TooMany)) => {
+                    // It hears late of what happens meanwhile, and misses nothing.
+                    tokio::time::sleep(WATCH_WAIT).await;
+                    return Ok(ClientReply::Watched { state: None, events: Vec::new(), next: after });
+                }
                 Err(_) => return Ok(ClientReply::Watched { state: None, events: Vec::new(), next: after }),
                 Ok(None) => {}
             }
@@ -268,10 +275,9 @@ fn refused(answer: &MemberAnswer) -> ControlReply {
     ControlReply::Refused(match answer {
         MemberAnswer::Barred => Refused::Barred,
         MemberAnswer::OlderIncarnation => Refused::OlderIncarnation,
+        MemberAnswer::HasLeft => Refused::HasLeft,
         MemberAnswer::Full => Refused::Full,
-        MemberAnswer::Done | MemberAnswer::HasLeft | MemberAnswer::NotFound | MemberAnswer::Malformed => {
-            Refused::Malformed
-        }
+        MemberAnswer::Done | MemberAnswer::NotFound | MemberAnswer::Malformed => Refused::Malformed,
     })
 }
 

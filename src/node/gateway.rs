@@ -90,7 +90,8 @@ impl Gateway {
         self.submit(ClientAsk::Change(change), wait, Effectless::UnlessSent).await
     }
 
-    /// Asks something that changes nothing, waiting for its answer for `wait` at the most.
+    /// Asks something that leaves the replicated state alone, waiting for its answer for `wait` at the
+    /// most. Asked again where the answer is lost, but for a hand-over of the leadership.
     pub(crate) async fn ask(&self, ask: ClientAsk, wait: Duration) -> Result<ClientReply, Error> {
         self.submit(ask, wait, Effectless::Always).await
     }
@@ -113,6 +114,11 @@ impl Gateway {
                 () = tokio::time::sleep_until(last_moment) => Asked::OutOfTime,
                 outcome = self.ask_leader(leader, &ask) => outcome,
             };
+            if let ClientAsk::Transfer(to) = ask
+                && outcome.may_have_arrived()
+            {
+                return self.handed_over(leader, to).await;
+            }
             perhaps |= effectless == Effectless::UnlessSent && outcome.may_have_arrived();
             led_until = led_until.max(outcome.leader_seen_at(asked_at, leader));
             match outcome {
@@ -125,14 +131,35 @@ impl Gateway {
                 Asked::Answered(ClientReply::Unknown) | Asked::Unanswered | Asked::Undelivered => {
                     self.route.doubt(leader);
                 }
+                // Too busy to take it up, and leading all the same.
+                Asked::Answered(ClientReply::Busy) | Asked::Crowded => return Err(crowded(perhaps)),
                 Asked::Answered(ClientReply::Failed(error)) => return Err(honest(error, perhaps)),
                 Asked::Answered(reply) => return Ok(reply),
                 // A leader that refuses does not know this node as a member yet: that is no doubt about it.
                 Asked::Superseded | Asked::Refused => {}
-                Asked::Crowded => return Err(crowded(perhaps)),
                 Asked::OutOfTime => return Err(self.gave_up(perhaps)),
             }
             tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// What came of a hand-over that `from` may have begun. It is not asked for again: the next leader
+    /// would hand over as well. Who leads next tells whether it succeeded.
+    async fn handed_over(&self, from: Leader, to: Option<NodeId>) -> Result<ClientReply, Error> {
+        let moved = |next: Leader| to.map_or(next.node != from.node, |to| next.node == to);
+        let succeeded = async {
+            let mut last = from;
+            while !moved(last) {
+                self.route.other_leader_than(last).await;
+                last = self.route.leader().unwrap_or(last);
+            }
+        };
+        match tokio::time::timeout(PATIENCE, succeeded).await {
+            Ok(()) => Ok(ClientReply::Done),
+            Err(_) => Err(Error::unavailable(
+                Outcome::Unknown,
+                "it is not known whether the leadership was handed over: `syncmesh status` shows who leads",
+            )),
         }
     }
 
@@ -243,3 +270,6 @@ fn crowded(perhaps_applied: bool) -> Error {
     let outcome = if perhaps_applied { Outcome::Unknown } else { Outcome::NotApplied };
     Error::unavailable(outcome, "too many operations are under way at this node or at the leader: try again later")
 }
+
+#[cfg(test)]
+mod tests;

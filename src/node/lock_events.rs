@@ -18,8 +18,14 @@ const MAX_WATCHERS: usize = 10_000;
 /// Most events in one answer.
 const MAX_TOLD: usize = 1_000;
 
-/// What a watcher is told: events, and where to go on. Dropped: what it asked for is not known here.
-pub(super) type Told = (Vec<LockEvent>, EventCursor);
+/// What a watcher is told. Dropped: what it asked for is not known here.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Told {
+    /// Events, and where to go on.
+    News(Vec<LockEvent>, EventCursor),
+    /// Nothing has happened yet, and as many wait for news as may: look again later.
+    TooMany,
+}
 
 #[derive(Debug)]
 struct Watcher {
@@ -59,8 +65,10 @@ impl LockEvents {
             }
         }
         for lock in touched {
-            for watcher in self.watchers.remove(&lock).unwrap_or_default() {
-                self.waiting -= 1;
+            let watchers = self.watchers.remove(&lock).unwrap_or_default();
+            // Before the first is told: who has to wait on may have all who wait counted anew.
+            self.waiting -= watchers.len();
+            for watcher in watchers {
                 self.tell(&lock, watcher);
             }
         }
@@ -82,7 +90,7 @@ impl LockEvents {
             Some((last, _)) => {
                 let next = *last;
                 // Who hung up meanwhile needs no answer.
-                let _ = watcher.told.send((events.into_iter().map(|(_, event)| event).collect(), next));
+                let _ = watcher.told.send(Told::News(events.into_iter().map(|(_, event)| event).collect(), next));
             }
             None => self.wait(lock, watcher),
         }
@@ -99,6 +107,8 @@ impl LockEvents {
         if self.waiting < MAX_WATCHERS {
             self.waiting += 1;
             self.watchers.entry(lock.clone()).or_default().push(watcher);
+        } else {
+            let _ = watcher.told.send(Told::TooMany);
         }
     }
 }
@@ -130,6 +140,13 @@ mod tests {
         answer
     }
 
+    fn news(mut answer: oneshot::Receiver<Told>) -> (Vec<LockEvent>, EventCursor) {
+        match answer.try_recv() {
+            Ok(Told::News(events, next)) => (events, next),
+            other => panic!("no news: {other:?}"),
+        }
+    }
+
     #[test]
     fn a_watcher_hears_of_its_own_lock_only_and_goes_on_from_there() {
         let mut events = LockEvents::default();
@@ -137,11 +154,35 @@ mod tests {
         events.push(5, [event("b")]);
         assert!(answer.try_recv().is_err(), "nothing happened to that lock");
         events.push(6, [event("b"), event("a")]);
-        let (told, next) = answer.try_recv().expect("told");
+        let (told, next) = news(answer);
         assert_eq!(told, vec![event("a")]);
         assert_eq!(next, EventCursor { index: 6, nth: 1 });
         events.push(7, [event("a")]);
-        assert_eq!(ask(&mut events, "a", next).try_recv().expect("told").0.len(), 1);
+        assert_eq!(news(ask(&mut events, "a", next)).0.len(), 1);
+    }
+
+    #[test]
+    fn who_comes_when_too_many_wait_is_told_so_until_one_has_hung_up() {
+        let mut events = LockEvents::default();
+        let mut waiting: Vec<_> = (0..MAX_WATCHERS).map(|_| ask(&mut events, "a", EventCursor::default())).collect();
+        assert_eq!(ask(&mut events, "b", EventCursor::default()).try_recv(), Ok(Told::TooMany));
+        waiting.pop();
+        let mut let_in = ask(&mut events, "b", EventCursor::default());
+        assert_eq!(let_in.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+    }
+
+    #[test]
+    fn those_who_wait_for_what_is_to_come_later_are_counted_once() {
+        let mut events = LockEvents::default();
+        let later = EventCursor { index: 9, nth: u32::MAX };
+        let waiting: Vec<_> = (0..MAX_WATCHERS).map(|_| ask(&mut events, "a", later)).collect();
+        let newcomers: Vec<_> = (0..3).map(|_| ask(&mut events, "a", later)).collect();
+        events.push(5, [event("a")]);
+        assert_eq!(events.waiting, waiting.len());
+        drop(newcomers);
+        events.push(10, [event("a")]);
+        assert_eq!(events.waiting, 0);
+        assert!(waiting.into_iter().all(|answer| news(answer).0.len() == 1));
     }
 
     #[test]

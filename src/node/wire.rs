@@ -138,6 +138,9 @@ pub(crate) enum Refused {
          delete its DATA_DIR"
     )]
     OlderIncarnation,
+    /// It has left for good, and ends.
+    #[error("this run of the node has left the cluster for good: started again it joins as new")]
+    HasLeft,
     /// The cluster lists as many members as it can.
     #[error("the cluster lists as many members as it can (1,000): remove some with `syncmesh members remove PEER`")]
     Full,
@@ -187,6 +190,8 @@ pub(crate) struct EventCursor {
 pub(crate) enum ClientReply {
     /// Certainly not done here: ask this one.
     NotLeader(Option<Leader>),
+    /// Certainly not done here: this leader has too much to do, and goes on leading.
+    Busy,
     /// Perhaps done: leadership was lost meanwhile. Ask again under the same id.
     Unknown,
     /// The answer of the lock machine; with it, what is left of the term of the session it is about.

@@ -1,13 +1,14 @@
 //! What other lock managers ask of this one.
 //!
 //! Checks that a message speaks for the peer that sent it before openraft sees it, and puts the
-//! chunks of a snapshot together: at most one image at a time, no longer than announced.
+//! chunks of a snapshot together: at most one image at a time, no longer than announced, of a leader that
+//! is not known to be a former one.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use openraft::{Raft, Snapshot};
-use tokio::sync::Mutex;
+use openraft::{Raft, Snapshot, async_runtime::WatchReceiver as _};
+use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     ids::NodeId,
@@ -19,10 +20,16 @@ use crate::{
     },
 };
 
+/// An image of which no chunk has come for so long is given up: a sender repeats or begins anew sooner.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// An image of which chunks have come.
 #[derive(Debug)]
 struct Incoming {
     from: NodeId,
+    vote: Vote,
+    /// When the last chunk came.
+    fed: Instant,
     transfer: u64,
     total: u64,
     bytes: Vec<u8>,
@@ -62,6 +69,7 @@ impl<S: Replicated> Inbound<S> {
         if claimed != from {
             return Err(io::Error::other(format!("{from} spoke for {claimed}")));
         }
+        self.give_up_old().await;
         let raft = &self.raft;
         Ok(match request {
             Request::Vote(rpc) => Reply::Vote(raft.vote(rpc).await.map_err(io::Error::other)?),
@@ -84,14 +92,31 @@ impl<S: Replicated> Inbound<S> {
         Ok(Reply::Installed(installed.map_err(io::Error::other)?))
     }
 
+    fn vote(&self) -> Vote {
+        self.raft.metrics().borrow_watched().vote
+    }
+
+    /// Drops an image that comes no further, or from a former leader.
+    async fn give_up_old(&self) {
+        let ours = self.vote();
+        self.incoming.lock().await.take_if(|incoming| incoming.fed.elapsed() >= IDLE || incoming.vote < ours);
+    }
+
     /// Adds a chunk; the image, if that was the last one.
     async fn collect(&self, from: NodeId, chunk: Chunk) -> io::Result<Option<Bytes>> {
+        if chunk.vote < self.vote() {
+            return Err(io::Error::other("a former leader sent a snapshot"));
+        }
         let mut slot = self.incoming.lock().await;
         if chunk.offset == 0 {
+            if slot.as_ref().is_some_and(|incoming| incoming.from != from) {
+                return Err(io::Error::other("a snapshot of another sender is coming in"));
+            }
             if chunk.total > MAX_IMAGE_BYTES as u64 {
                 return Err(io::Error::other(format!("a snapshot of {} bytes is too large", chunk.total)));
             }
-            *slot = Some(Incoming { from, transfer: chunk.transfer, total: chunk.total, bytes: Vec::new() });
+            let (vote, fed) = (chunk.vote, Instant::now());
+            *slot = Some(Incoming { from, vote, fed, transfer: chunk.transfer, total: chunk.total, bytes: Vec::new() });
         }
         let fits = |incoming: &&mut Incoming| {
             (incoming.from, incoming.transfer, incoming.total) == (from, chunk.transfer, chunk.total)
@@ -102,6 +127,7 @@ impl<S: Replicated> Inbound<S> {
             return Err(io::Error::other("this piece of a snapshot does not follow the one before"));
         };
         incoming.bytes.extend_from_slice(&chunk.data);
+        incoming.fed = Instant::now();
         if (incoming.bytes.len() as u64) < incoming.total {
             return Ok(None);
         }

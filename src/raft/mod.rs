@@ -44,7 +44,10 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 pub use self::{
     apply::Applied,
@@ -189,6 +192,8 @@ struct Inner<S: Replicated> {
     status: watch::Receiver<RaftStatus>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// Cancelled when a task has ended without which nothing is proposed or read.
+    lost: CancellationToken,
     stopped: AtomicBool,
 }
 
@@ -242,9 +247,10 @@ impl<S: Replicated> RaftNode<S> {
         let max_bytes = settings.max_request_bytes.saturating_sub(ENVELOPE_BYTES);
         let silence = settings.election_max.mul_f32(1.5);
         let (proposals, proposer) = Proposer::new(raft.clone(), max_bytes, parts.clock, status.clone(), silence);
-        tasks.spawn(proposer.run(stop.clone()));
+        let lost = CancellationToken::new();
+        tasks.spawn(or_lost(proposer.run(stop.clone()), lost.clone().drop_guard()));
         let (rounds, task) = Rounds::new(raft.clone(), settings.election_max);
-        tasks.spawn(task.run(stop.clone()));
+        tasks.spawn(or_lost(task.run(stop.clone()), lost.clone().drop_guard()));
         tasks.close();
         raft.run();
         let inner = Inner {
@@ -258,6 +264,7 @@ impl<S: Replicated> RaftNode<S> {
             status,
             stop,
             tasks,
+            lost,
             stopped: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -352,6 +359,7 @@ impl<S: Replicated> RaftNode<S> {
             }
             // Openraft does not notice when its state machine panics.
             _ = applied.wait_for(|_| false) => Some("applying an entry failed".to_owned()),
+            () = self.inner.lost.cancelled() => Some("proposing or reading failed by a bug".to_owned()),
         };
         if self.inner.stopped.load(Ordering::Acquire) {
             std::future::pending::<()>().await;
@@ -372,4 +380,9 @@ impl<S: Replicated> RaftNode<S> {
         _ = self.raft().shutdown().await;
         self.inner.tasks.wait().await;
     }
+}
+
+/// A task of which the end is told, also that by a panic.
+async fn or_lost<T>(task: impl Future<Output = T>, _lost: DropGuard) -> T {
+    task.await
 }

@@ -130,6 +130,11 @@ impl Asking {
                 open.failures = 0;
                 open.wake(id, now + REASK.mul_f64(rand::random_range(0.75..=1.25)))
             }
+            // Taken up before and forgotten since. That there is no room for it now undoes nothing.
+            Ok(Answered::Finally(Err(AskError::Overloaded))) if open.may_be_taken_up() => {
+                self.finish(id, Err(AskError::Lost(CallError::Busy(peer))));
+                Step::Rest
+            }
             Ok(Answered::Finally(result)) => {
                 self.finish(id, result);
                 Step::Rest
@@ -139,8 +144,7 @@ impl Asking {
                 open.wake(id, now + RETRY_FIRST * 2u32.pow(open.failures - 1))
             }
             Err(error) => {
-                // An earlier message with it may have arrived, whatever became of this one.
-                let taken_up = open.accepted == Accepted::Deferred || open.sending > 0;
+                let taken_up = open.may_be_taken_up();
                 self.finish(id, Err(if taken_up { AskError::Lost(error) } else { error.into() }));
                 Step::Rest
             }
@@ -184,6 +188,11 @@ impl Asking {
 }
 
 impl Open {
+    /// Whether another message with it may have arrived, whatever became of the last one.
+    fn may_be_taken_up(&self) -> bool {
+        self.accepted == Accepted::Deferred || self.sending > 0
+    }
+
     fn send(&mut self, id: RequestId) -> Step {
         self.sending += 1;
         self.repeat_at = None;
@@ -201,4 +210,28 @@ impl Open {
 pub(super) enum Answered {
     Deferred,
     Finally(Result<Bytes, AskError>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Incarnation;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_kept_a_question_and_has_no_room_for_it_now_may_have_acted_on_it() {
+        let peer = NodeId::from_bytes([2; 32]);
+        let id = RequestId { node: NodeId::from_bytes([1; 32]), incarnation: Incarnation(1), seq: 1 };
+        for (deferred, expected) in [(true, AskError::Lost(CallError::Busy(peer))), (false, AskError::Overloaded)] {
+            let mut asking = Asking::default();
+            let (answer, mut answered) = oneshot::channel();
+            let abandoned = tokio_util::sync::CancellationToken::new();
+            asking.ask(Question { peer, id, lane: Lane::Ask, body: Bytes::new(), answer, abandoned });
+            if deferred {
+                asking.replied(peer, id, Ok(Answered::Deferred), Instant::now());
+                asking.repeat(id);
+            }
+            asking.replied(peer, id, Ok(Answered::Finally(Err(AskError::Overloaded))), Instant::now());
+            assert_eq!(answered.try_recv(), Ok(Err(expected)));
+        }
+    }
 }

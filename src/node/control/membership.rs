@@ -9,7 +9,7 @@ use super::{ControlTask, Done, Standing, VERSION, reply};
 use crate::{
     codec::encode,
     ids::NodeId,
-    machine::membership::{Joiner, Liveness},
+    machine::membership::Joiner,
     net::{CallError, Lane, Mesh, Protocol},
     node::{
         authority::Authority,
@@ -39,12 +39,16 @@ impl ControlTask {
     pub(super) fn tell_leader(&mut self) {
         let Some(leader) = self.parts.route.leader() else { return };
         let joiner = self.joiner();
-        let (call, told) = if self.joined_as.as_ref() == Some(&joiner) {
+        let draining = self.parts.draining.is_cancelled();
+        let joined = self.joined_as.as_ref().is_some_and(|joined| draining || *joined == joiner);
+        let (call, told) = if joined {
             if self.told_at.elapsed() < self.parts.settings.heartbeat {
                 return;
             }
             let view = self.parts.route.view().version;
             (ControlCall::Heartbeat { incarnation: joiner.incarnation, view }, Told::Heartbeat)
+        } else if draining {
+            return;
         } else {
             self.joined_as = Some(joiner.clone());
             (ControlCall::Join(Box::new(joiner)), Told::Join)
@@ -83,6 +87,9 @@ impl ControlTask {
             Ok(ControlReply::JoinFirst) => self.joined_as = None,
             Ok(ControlReply::Refused(reason @ (Refused::Barred | Refused::OlderIncarnation | Refused::Full))) => {
                 self.barred(reason);
+            }
+            Ok(ControlReply::Refused(Refused::HasLeft)) => {
+                self.parts.standing.send_replace(Standing::Left);
             }
             Ok(ControlReply::NotLeader(other)) => {
                 debug!(leader = %leader.node, ?other, ?call, "does not lead, or cannot decide");
@@ -124,14 +131,18 @@ impl ControlTask {
             (*node, addrs.collect())
         });
         self.parts.mesh.set_members(addrs.collect());
+        self.parts.greeted.send_if_modified(|greeted| {
+            let some_are_barred = view.barred.iter().any(|peer| greeted.contains_key(peer));
+            if some_are_barred {
+                Arc::make_mut(greeted).retain(|peer, _| !view.barred.contains(peer));
+            }
+            some_are_barred
+        });
         // A view from before this run may be older than an admission: then the leader has the word.
         if view.barred.contains(&me) && *self.parts.standing.borrow() == Standing::Member {
             return self.barred(Refused::Barred);
         }
-        let mine = view.members.get(&me);
-        if mine.is_some_and(|mine| {
-            mine.liveness == Liveness::Left && mine.joiner.incarnation == self.parts.settings.incarnation
-        }) {
+        if self.parts.route.has_left(me, self.parts.settings.incarnation) {
             self.parts.standing.send_replace(Standing::Left);
         }
     }

@@ -123,7 +123,7 @@ pub(crate) struct ControlParts {
     pub(crate) standing: watch::Sender<Standing>,
     /// Cancelled when this node has been asked to leave for good.
     pub(crate) asked_to_leave: CancellationToken,
-    /// Cancelled when the node drains: it does not join again, and its silence is explained.
+    /// Cancelled when the node drains: it does not join again, but is heard of until it stops.
     pub(crate) draining: CancellationToken,
 }
 
@@ -146,6 +146,8 @@ struct ControlTask {
     found_at: Option<Instant>,
     /// Mismatches that were warned of.
     warned: BTreeSet<NodeId>,
+    /// Barred peers that are connected all the same, and since when that is known.
+    barred: BTreeMap<NodeId, Instant>,
     joined_as: Option<Joiner>,
     telling: bool,
     told_at: Instant,
@@ -163,6 +165,7 @@ pub(crate) async fn run(parts: ControlParts, mut events: mpsc::Receiver<ControlE
         peers: BTreeMap::new(),
         found_at: None,
         warned: BTreeSet::new(),
+        barred: BTreeMap::new(),
         joined_as: None,
         telling: false,
         told_at: Instant::now(),
@@ -252,6 +255,7 @@ impl ControlTask {
 
     fn look(&mut self) {
         self.greet_again();
+        self.send_barred_away();
         let standing = self.parts.standing.borrow().clone();
         match standing {
             Standing::Left | Standing::Barred(_) => return,
@@ -259,7 +263,7 @@ impl ControlTask {
             Standing::Joining | Standing::Member => {}
         }
         self.found_when_due();
-        if self.founding.record().is_some() && !self.telling && !self.parts.draining.is_cancelled() {
+        if self.founding.record().is_some() && !self.telling {
             self.tell_leader();
         }
     }

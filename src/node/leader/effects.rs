@@ -98,9 +98,8 @@ impl LeaderTask {
                     let _ = reply.send(match outcome {
                         KeepAliveOutcome::Alive { ttl_ms } => ClientReply::Kept { ttl_ms },
                         KeepAliveOutcome::Expired => ClientReply::Failed(session_expired()),
-                        KeepAliveOutcome::NotLeader | KeepAliveOutcome::Unconfirmed | KeepAliveOutcome::Overloaded => {
-                            ClientReply::NotLeader(None)
-                        }
+                        KeepAliveOutcome::Overloaded => ClientReply::Busy,
+                        KeepAliveOutcome::NotLeader | KeepAliveOutcome::Unconfirmed => ClientReply::NotLeader(None),
                     });
                 }
             }

@@ -5,12 +5,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{INBOX, LeaderParts, LeaderTask, members::trails_by, office::Quorum};
 use crate::{
     ids::{Incarnation, LockName, NodeId, RequestId, SessionId, Term, Tick},
-    machine::{leases::LeaseInput, lock::LockAnswer},
+    machine::{control::ControlState, leases::LeaseInput, lock::LockAnswer},
     node::{
         lock_events::Told,
         route::Route,
-        wire::{ClientReply, EventCursor, Leader, MembersReport},
+        wire::{ClientReply, EventCursor, Leader, MembersReport, View},
     },
+    raft::{RaftNode, RaftStatus},
     telemetry::Metrics,
 };
 
@@ -170,22 +171,36 @@ impl LeaderTask {
                 }
             }
             Ask::Members(reply) => {
-                if let Some(term) = self.term_led() {
-                    let _ = reply.send(self.report(term, now));
+                if let Some(report) = self.term_led().and_then(|term| self.report(term, now)) {
+                    let _ = reply.send(report);
                 }
             }
         }
     }
 
-    fn report(&self, term: Term, now: Tick) -> MembersReport {
+    /// From the state itself: the view that is installed may be a moment behind it.
+    fn report(&self, term: Term, now: Tick) -> Option<MembersReport> {
         let wall = self.parts.clock.wall();
-        let view = (*self.parts.route.view()).clone();
+        let view = view_of(&self.parts.raft)?;
         let last_seen = view.members.iter().map(|(node, member)| {
             let heard = self.detector.last_heard(*node).map(|at| Tick(wall.0.saturating_sub(now.ms_since(at))));
             (*node, heard.unwrap_or(member.since))
         });
         let last_seen = last_seen.collect();
         let trails_by = trails_by(&self.status.borrow());
-        MembersReport { leader: Leader { term, node: self.parts.me }, last_seen, trails_by, view }
+        Some(MembersReport { leader: Leader { term, node: self.parts.me }, last_seen, trails_by, view })
     }
+}
+
+/// The members as the state has them, and who votes by this node's log; `None`: Raft has stopped.
+pub(super) fn view_of(raft: &RaftNode<ControlState>) -> Option<View> {
+    let read = |state: &ControlState, _: u64| {
+        let members = state.members();
+        let barred = members.barred().keys().copied().collect();
+        (members.version(), members.members().clone(), barred)
+    };
+    let (version, members, barred) = raft.with_state(read).ok()?;
+    let RaftStatus { voters, learners, .. } = raft.status().borrow().clone();
+    let (voters, learners) = (voters.into_iter().collect(), learners.into_iter().collect());
+    Some(View { version, members, barred, voters, learners })
 }

@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use tracing::warn;
 
-use super::{LeaderTask, Outcome, effects::propose_for_certain};
+use super::{LeaderTask, Outcome, effects::propose_for_certain, handle::view_of};
 use crate::{
     ids::{NodeId, Role, Tick},
     machine::{
         autopilot::{self, Candidate, RaftChange, Situation},
-        control::{Command, ControlState},
+        control::Command,
         membership::{Liveness, MemberChange},
     },
-    node::wire::View,
     raft::{Changing, RaftStatus},
     time::millis,
 };
@@ -38,18 +37,7 @@ impl LeaderTask {
         self.reading_view = true;
         self.view_stale = false;
         let raft = self.parts.raft.clone();
-        self.work.spawn(async move {
-            let read = |state: &ControlState, _: u64| {
-                let members = state.members();
-                (members.version(), members.members().clone(), members.barred().keys().copied().collect::<Vec<_>>())
-            };
-            let read = raft.with_state(read).ok();
-            Outcome::ViewRead(read.map(|(version, members, barred)| {
-                let RaftStatus { voters, learners, .. } = raft.status().borrow().clone();
-                let (voters, learners) = (voters.into_iter().collect(), learners.into_iter().collect());
-                Box::new(View { version, members, barred, voters, learners })
-            }))
-        });
+        self.work.spawn(async move { Outcome::ViewRead(view_of(&raft).map(Box::new)) });
     }
 
     pub(super) fn watch_members(&mut self, now: Tick) {

@@ -324,6 +324,25 @@ async fn nobody_speaks_for_another_and_noise_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_snapshot_of_a_former_leader_or_beside_another_is_not_taken() {
+    let cluster = Cluster::of(1).await;
+    let target = cluster.leader().await;
+    let ask = async |from: NodeId, term: u64, offset: u64| {
+        let vote = Vote::new_committed(term, from);
+        let data = Bytes::from_static(b"piece");
+        let chunk = Request::<Journal>::Chunk(Chunk { vote, transfer: 0, offset, total: 15, data });
+        from_wire::<Reply<Journal>>(&target.handle(from, to_wire(&chunk)).await).unwrap()
+    };
+    assert!(matches!(ask(node(2), 0, 0).await, Reply::Refused(_)), "a former leader");
+    assert!(matches!(ask(node(2), 99, 0).await, Reply::Taken));
+    assert!(matches!(ask(node(3), 99, 0).await, Reply::Refused(_)), "another one is coming in");
+    assert!(matches!(ask(node(2), 99, 5).await, Reply::Taken), "and goes on");
+    sleep(Duration::from_secs(10)).await;
+    assert!(matches!(ask(node(2), 99, 10).await, Reply::Refused(_)), "it was given up");
+    assert!(matches!(ask(node(3), 99, 0).await, Reply::Taken));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_disk_that_fails_ends_the_node_loudly_and_loses_nothing() {
     let mut cluster = Cluster::of(3).await;
     cluster.write("before").await;
@@ -347,6 +366,32 @@ async fn a_panic_while_applying_is_fatal() {
     let proposed = alone.propose(vec!["a bug".to_owned()]).await;
     assert_eq!(proposed, Err(ProposeError::Unknown));
     timeout(PATIENCE, alone.fatal()).await.unwrap();
+}
+
+/// A clock with a bug.
+#[derive(Debug)]
+struct BrokenClock;
+
+impl Clock for BrokenClock {
+    fn now(&self) -> Tick {
+        Tick(0)
+    }
+
+    fn wall(&self) -> Tick {
+        panic!("a bug")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_while_proposing_is_fatal() {
+    let mut cluster = Cluster::new(RaftSettings::default());
+    cluster.clock = Arc::new(BrokenClock);
+    let alone = cluster.boot(node(1)).await;
+    alone.initialize(BTreeSet::from([node(1)])).await.unwrap();
+    cluster.leader().await;
+    let (proposed, fatal) = tokio::join!(alone.propose(vec!["x".to_owned()]), timeout(PATIENCE, alone.fatal()));
+    assert_eq!(proposed, Err(ProposeError::Unknown));
+    fatal.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     ids::{NodeId, Term, Tick},
     net::{CallError, DiscoveredBy, Lane, Mesh, MeshStatus, Protocol, Topic},
     raft::{
@@ -143,11 +143,13 @@ struct Cluster {
     disks: BTreeMap<NodeId, MemoryDisk>,
     told: BTreeMap<NodeId, Arc<Mutex<Vec<Applied<String>>>>>,
     settings: RaftSettings,
+    clock: Arc<dyn Clock>,
 }
 
 impl Cluster {
     fn new(settings: RaftSettings) -> Self {
-        Self { cables: Arc::default(), disks: BTreeMap::new(), told: BTreeMap::new(), settings }
+        let clock = Arc::new(SystemClock);
+        Self { cables: Arc::default(), disks: BTreeMap::new(), told: BTreeMap::new(), settings, clock }
     }
 
     /// A founded cluster of so many voters, with a leader.
@@ -182,7 +184,7 @@ impl Cluster {
             log: disk.log(),
             snapshots: Arc::new(disk.log()) as Arc<dyn SnapshotStore>,
             mesh: Arc::new(ChannelMesh { local: id, cables: Arc::clone(&self.cables) }),
-            clock: Arc::new(SystemClock),
+            clock: Arc::clone(&self.clock),
             listener,
         };
         let node = Node::start(parts).await.unwrap();
