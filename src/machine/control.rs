@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorCode, Outcome},
-    ids::{RequestId, Term, Tick},
+    ids::{NodeId, RequestId, Term, Tick},
 };
 
 /// A client's own name for a request, so that a repeat within ten minutes gets the first answer.
@@ -47,6 +47,24 @@ pub enum ChangeBody {
     Lock(LockRequest),
     /// A member, by an operator.
     Member(MemberChange),
+}
+
+impl ChangeBody {
+    /// Whether a node may ask for this: it gives up only requests of its own, and of membership it
+    /// changes nothing but its own leaving and what an operator does by way of any node.
+    fn may_come_from(&self, node: &NodeId) -> bool {
+        match self {
+            Self::Lock(LockRequest::Abandon { request }) => request.node == *node,
+            Self::Lock(_) | Self::Member(MemberChange::Remove(_) | MemberChange::Admit(_)) => true,
+            Self::Member(MemberChange::Leave(leaving)) => leaving == node,
+            Self::Member(
+                MemberChange::Join(_)
+                | MemberChange::Drain { .. }
+                | MemberChange::Down { .. }
+                | MemberChange::Forget(_),
+            ) => false,
+        }
+    }
 }
 
 /// One command of a log entry.
@@ -143,6 +161,12 @@ impl ControlState {
                 "the node that serves this request is no member of the cluster: ask another one",
             ));
         }
+        if !body.may_come_from(&request.node) {
+            return Answer::Refused(Error::new(
+                ErrorCode::Forbidden,
+                format!("{} may not change this for another node: let that node ask, or an operator", request.node),
+            ));
+        }
         let key = key.as_ref().map(|key| (key.key.as_str(), key.fingerprint));
         match self.answers.admit(at, request, done_below, key) {
             Admission::New => {}
@@ -153,9 +177,7 @@ impl ControlState {
             Admission::KeyConflict => return Answer::Refused(key_conflict()),
         }
         let answer = match body {
-            ChangeBody::Lock(LockRequest::Abandon { request: given_up }) => {
-                Answer::Lock(self.abandon(at, given_up, effects))
-            }
+            ChangeBody::Lock(LockRequest::Abandon { request: given_up }) => self.abandon(at, given_up, effects),
             ChangeBody::Lock(body) => {
                 let step =
                     |locks: &mut LockTable, effects: &mut Vec<LockEffect>| locks.request(at, request, body, effects);
@@ -169,7 +191,7 @@ impl ControlState {
         answer
     }
 
-    fn abandon(&mut self, at: Tick, given_up: RequestId, effects: &mut Vec<Effect>) -> LockAnswer {
+    fn abandon(&mut self, at: Tick, given_up: RequestId, effects: &mut Vec<Effect>) -> Answer {
         let gone = Answer::Lock(LockAnswer::Refused(Refusal::Abandoned));
         match self.answers.abandon(given_up, gone) {
             Abandonment::Waiting(first) => {
@@ -179,9 +201,10 @@ impl ControlState {
             Abandonment::Answered(Answer::Lock(LockAnswer::Granted(granted))) => {
                 self.lock_step(at, effects, |locks, effects| locks.surrender(at, &granted, effects));
             }
+            Abandonment::Full(bound) => return Answer::Refused(memory_full(bound)),
             Abandonment::Answered(_) | Abandonment::Shared | Abandonment::Unseen | Abandonment::Stale => {}
         }
-        LockAnswer::Abandoned
+        Answer::Lock(LockAnswer::Abandoned)
     }
 
     /// Runs a step of the lock machine and remembers the answers of the waits that it ended.
@@ -252,7 +275,7 @@ fn key_conflict() -> Error {
 mod tests {
     use super::*;
     use crate::{
-        ids::{Incarnation, LockName, NodeId, SessionId},
+        ids::{Incarnation, LockName, SessionId},
         machine::{
             lock::{Acquire, Mode, NewSession, Want},
             membership::Joiner,
@@ -296,5 +319,39 @@ mod tests {
             _ => None,
         });
         assert_eq!(told, Some(vec![id(3), id(2)]));
+    }
+
+    #[test]
+    fn a_node_changes_nothing_in_the_name_of_another() {
+        let mut state = ControlState::default();
+        let joiner = |node, incarnation| {
+            let (roles, addrs, version) = (vec![], vec![], String::new());
+            Joiner { node, incarnation: Incarnation(incarnation), roles, addrs, version }
+        };
+        let other = NodeId::from_bytes([8; 32]);
+        for node in [NODE, other] {
+            state.apply(Tick(0), Term(1), Command::Member(MemberChange::Join(joiner(node, 1))), &mut Vec::new());
+        }
+        let theirs = RequestId { node: other, incarnation: Incarnation(1), seq: 1 };
+        let down = MemberChange::Down { node: other, incarnation: Incarnation(1), term: None };
+        let bodies = [
+            ChangeBody::Lock(LockRequest::Abandon { request: theirs }),
+            ChangeBody::Member(MemberChange::Join(joiner(other, u64::MAX))),
+            ChangeBody::Member(down),
+            ChangeBody::Member(MemberChange::Leave(other)),
+            ChangeBody::Member(MemberChange::Forget(vec![(other, Tick(0))])),
+        ];
+        let before = state.clone();
+        for body in bodies {
+            let change = Change { request: id(1), done_below: 0, key: None, body };
+            let mut effects = Vec::new();
+            let answer = state.apply(Tick(1), Term(1), Command::Change(Box::new(change)), &mut effects);
+            assert!(matches!(answer, Answer::Refused(error) if error.code == ErrorCode::Forbidden));
+            assert_eq!((&state, effects), (&before, vec![]));
+        }
+        let leave = ChangeBody::Member(MemberChange::Leave(NODE));
+        let change = Change { request: id(1), done_below: 0, key: None, body: leave };
+        let answer = state.apply(Tick(1), Term(1), Command::Change(Box::new(change)), &mut Vec::new());
+        assert_eq!(answer, Answer::Member(MemberAnswer::Done));
     }
 }

@@ -18,7 +18,8 @@
 //! * **Frequent elections cannot keep the dead alive.** What is left of a silent session's term is
 //!   logged once half of it has passed, and then counts for the next leader, which logs what is left
 //!   of that in its turn. A keep-alive after such a remainder was *proposed* is answered only after
-//!   the entry that clears it is applied, so that no later leader counts less than was answered.
+//!   the entry that clears it is applied, so that no later leader counts less than was answered;
+//!   until then, no more is told of the session's term than that remainder.
 //! * **A wait outlasts a change of leader by nothing but the time without one.** Each node counts it from
 //!   when it saw it begin, which is never before it did. For waits that it did not see begin, a new
 //!   leader takes what is left by the times in the log: too little by as much as two wall clocks
@@ -137,7 +138,8 @@ pub enum LeaseInput {
         /// Which.
         proposal: u64,
     },
-    /// A proposal has certainly failed and will never be applied.
+    /// A proposal has certainly failed and will never be applied. Of one that notes remainders, it may
+    /// be uncertain; but it stands in the log before all that is proposed from now on, or never will.
     ProposalFailed {
         /// Which.
         proposal: u64,
@@ -166,7 +168,9 @@ impl LeaseInput {
 /// What a keeper wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LeaseEffect {
-    /// Propose this entry in the term that it names (a reopening: in any), and report how it went.
+    /// Propose this entry in the term that it names (a reopening: in any), and report how it went. One
+    /// that notes remainders must be proposed only once: a repetition could come after the entry that
+    /// clears them.
     Propose {
         /// Under which number to report.
         proposal: u64,

@@ -88,6 +88,8 @@ pub enum Abandonment<A> {
     Unseen,
     /// It is stale: nothing is known of it, nothing may be undone.
     Stale,
+    /// It has not come yet, and there is no room to remember that it was given up.
+    Full(MemoryBound),
 }
 
 /// The memory of answers of type `A`.
@@ -266,7 +268,10 @@ impl<A: Clone> AnswerMemory<A> {
             return Abandonment::Stale;
         }
         let Some(open) = node.open.get_mut(&request.seq) else {
-            // At most one for each admitted request that abandons: bounded with those.
+            // The request that abandons was admitted, and may have taken the last place.
+            if node.open.len() > MAX_OPEN_PER_NODE {
+                return Abandonment::Full(MemoryBound::OpenRequests);
+            }
             node.open.insert(request.seq, Open { answer: Some(gone), key: None });
             return Abandonment::Unseen;
         };

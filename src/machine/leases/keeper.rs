@@ -19,8 +19,11 @@ struct Lease {
     mark: Option<Tick>,
     /// Where it stands in the index: at its next moment or before.
     indexed: Option<Tick>,
-    /// Whether the log may hold a remainder.
-    noted: bool,
+    /// The earliest moment at which the log's remainder can be over for a next leader, if it may
+    /// hold one.
+    noted: Option<Tick>,
+    /// Whether an entry that notes a remainder is on its way.
+    noting: bool,
     /// Whether an entry that clears the remainder is on its way.
     clearing: bool,
     /// Whether an entry that expires it is on its way.
@@ -34,6 +37,19 @@ struct Lease {
 impl Lease {
     fn next(&self) -> Tick {
         self.mark.map_or(self.deadline, |mark| mark.min(self.deadline))
+    }
+
+    /// Takes note of a remainder that may be in the log, beside an earlier one.
+    fn note(&mut self, over: Tick) {
+        self.noted = Some(self.noted.map_or(over, |noted| noted.min(over)));
+    }
+
+    /// Whether to propose now what clears the remainder: not before it is known what became of the
+    /// entry that notes it, which the one that clears it must not overtake.
+    fn begins_clearing(&mut self) -> bool {
+        let begins = !self.held.is_empty() && !self.noting && !self.clearing && !self.expiring;
+        self.clearing |= begins;
+        begins
     }
 
     fn begin(&mut self, now: Tick) {
@@ -98,10 +114,12 @@ impl LeaseKeeper {
         moment.into_iter().chain(self.waits.next()).min()
     }
 
-    /// What is left of a session's term, in milliseconds; `None` if it is not known here.
+    /// What is left of a session's term, in milliseconds, and no more than the next leader would give
+    /// it; `None` if it is not known here.
     pub fn remaining_ms(&self, session: &SessionId, now: Tick) -> Option<u64> {
         let lease = self.leases.get(session)?;
-        Some(if lease.expiring { 0 } else { lease.deadline.ms_since(now) })
+        let over = lease.noted.map_or(lease.deadline, |noted| noted.min(lease.deadline));
+        Some(if lease.expiring { 0 } else { over.ms_since(now) })
     }
 
     /// Takes an input at boot time `now`, which never goes back; appends what is to be done.
@@ -123,9 +141,9 @@ impl LeaseKeeper {
             LeaseInput::Reset => {}
             LeaseInput::Opened { session, ttl_ms } => self.open(now, session, ttl_ms, None),
             LeaseInput::Closed { session } => self.close(&session, effects),
-            LeaseInput::Remainder { session, remainder_ms: Some(_), .. } => {
+            LeaseInput::Remainder { session, remainder_ms: Some(left), .. } => {
                 if let Some(lease) = self.leases.get_mut(&session) {
-                    lease.noted = true;
+                    lease.note(now.plus_ms(left));
                 }
             }
             LeaseInput::Remainder { session, term, remainder_ms: None } => self.cleared(&session, term, effects),
@@ -134,8 +152,8 @@ impl LeaseKeeper {
             }
             LeaseInput::Confirmed { round } => self.confirmed(now, round, &mut gathered, effects),
             LeaseInput::Unconfirmed { round } => self.unconfirmed(round, effects),
-            LeaseInput::ProposalApplied { proposal } => self.applied(proposal),
-            LeaseInput::ProposalFailed { proposal } => self.failed(now, proposal, effects),
+            LeaseInput::ProposalApplied { proposal } => self.applied(now, proposal, &mut gathered),
+            LeaseInput::ProposalFailed { proposal } => self.failed(now, proposal, &mut gathered, effects),
             LeaseInput::Due => self.due(now, &mut gathered),
             LeaseInput::Late => self.begin_anew(now),
         }
@@ -188,7 +206,8 @@ impl LeaseKeeper {
             deadline: now,
             mark: None,
             indexed: None,
-            noted: remainder_ms.is_some(),
+            noted: remainder_ms.map(|left| now.plus_ms(left)),
+            noting: false,
             clearing: false,
             expiring: false,
             asking: 0,
@@ -219,7 +238,7 @@ impl LeaseKeeper {
             return;
         }
         lease.clearing = false;
-        lease.noted = false;
+        lease.noted = None;
         let (held, ttl_ms) = (std::mem::take(&mut lease.held), lease.ttl_ms);
         self.answer_all(held, KeepAliveOutcome::Alive { ttl_ms }, effects);
     }
@@ -266,13 +285,13 @@ impl LeaseKeeper {
             lease.begin(now);
             self.index_in_time(&session);
             let Some(lease) = self.leases.get_mut(&session) else { continue };
-            if !lease.noted {
+            if lease.noted.is_none() {
                 let ttl_ms = lease.ttl_ms;
                 self.answer_all(vec![asker], KeepAliveOutcome::Alive { ttl_ms }, effects);
                 continue;
             }
             lease.held.push(asker);
-            if !std::mem::replace(&mut lease.clearing, true) {
+            if lease.begins_clearing() {
                 gathered.remainders.push((session, None));
             }
         }
@@ -321,18 +340,19 @@ impl LeaseKeeper {
         let Some(lease) = self.leases.get_mut(&session).filter(|lease| !lease.expiring) else { return };
         lease.indexed = None;
         let again = if lease.deadline <= now {
-            if lease.asking == 0 && !lease.clearing {
+            if lease.asking == 0 && lease.held.is_empty() {
                 lease.expiring = true;
                 return gathered.expire.push(session);
             }
             now.plus_ms(RETRY_MS)
         } else if lease.mark.is_some_and(|mark| mark <= now) {
             // A remainder on its way would cross the entry that clears the last one.
-            if lease.asking > 0 || lease.clearing {
+            if lease.asking > 0 || lease.noting || lease.clearing {
                 lease.mark = Some(now.plus_ms(RETRY_MS));
             } else {
                 lease.mark = None;
-                lease.noted = true;
+                lease.noting = true;
+                lease.note(lease.deadline);
                 gathered.remainders.push((session.clone(), Some(lease.deadline.ms_since(now))));
             }
             lease.next()
@@ -365,16 +385,38 @@ impl LeaseKeeper {
         effects.push(LeaseEffect::Propose { proposal, timer });
     }
 
-    fn applied(&mut self, proposal: u64) {
-        if let Some(LockTimer::Reopen { lock, ticket }) = self.proposals.remove(&proposal)
-            && self.delays.get(&lock).is_some_and(|delay| delay.ticket == ticket)
-        {
-            self.delays.remove(&lock);
+    fn applied(&mut self, now: Tick, proposal: u64, gathered: &mut Gathered) {
+        match self.proposals.remove(&proposal) {
+            // Those of many holds are left for the next entry.
+            Some(LockTimer::Expire { sessions, .. }) => {
+                sessions.into_iter().for_each(|session| self.expiry_failed(session, now));
+            }
+            Some(LockTimer::Remainders { sessions, .. }) => {
+                for (session, _) in sessions.into_iter().filter(|(_, left)| left.is_some()) {
+                    self.noted(session, gathered);
+                }
+            }
+            Some(LockTimer::Reopen { lock, ticket })
+                if self.delays.get(&lock).is_some_and(|delay| delay.ticket == ticket) =>
+            {
+                self.delays.remove(&lock);
+            }
+            Some(LockTimer::WaitsOver { .. } | LockTimer::Reopen { .. }) | None => {}
+        }
+    }
+
+    /// The entry that notes a session's remainder is in its place in the log, or nowhere: what clears
+    /// it can be proposed.
+    fn noted(&mut self, session: SessionId, gathered: &mut Gathered) {
+        let Some(lease) = self.leases.get_mut(&session) else { return };
+        lease.noting = false;
+        if lease.begins_clearing() {
+            gathered.remainders.push((session, None));
         }
     }
 
     /// Takes back what a proposal anticipated, and tries again a little later.
-    fn failed(&mut self, now: Tick, proposal: u64, effects: &mut Vec<LeaseEffect>) {
+    fn failed(&mut self, now: Tick, proposal: u64, gathered: &mut Gathered, effects: &mut Vec<LeaseEffect>) {
         let again = now.plus_ms(RETRY_MS);
         match self.proposals.remove(&proposal) {
             None => {}
@@ -385,7 +427,10 @@ impl LeaseKeeper {
             }
             Some(LockTimer::Remainders { sessions, .. }) => {
                 for (session, left) in sessions {
-                    self.remainder_failed(&session, left, again, effects);
+                    match left {
+                        Some(_) => self.remainder_failed(session, again, gathered),
+                        None => self.clearing_failed(&session, effects),
+                    }
                 }
             }
             Some(LockTimer::WaitsOver { requests, .. }) => {
@@ -410,19 +455,16 @@ impl LeaseKeeper {
         self.index_session(&session, again);
     }
 
-    fn remainder_failed(
-        &mut self,
-        session: &SessionId,
-        left: Option<u64>,
-        again: Tick,
-        effects: &mut Vec<LeaseEffect>,
-    ) {
+    fn remainder_failed(&mut self, session: SessionId, again: Tick, gathered: &mut Gathered) {
+        let Some(lease) = self.leases.get_mut(&session) else { return };
+        // It may be in the log all the same, or an older one, so the session still counts as noted.
+        lease.mark = Some(again);
+        self.index_in_time(&session);
+        self.noted(session, gathered);
+    }
+
+    fn clearing_failed(&mut self, session: &SessionId, effects: &mut Vec<LeaseEffect>) {
         let Some(lease) = self.leases.get_mut(session) else { return };
-        if left.is_some() {
-            // The log may hold an older remainder, so the session counts as noted all the same.
-            lease.mark = Some(again);
-            return self.index_in_time(session);
-        }
         lease.clearing = false;
         let held = std::mem::take(&mut lease.held);
         self.answer_all(held, KeepAliveOutcome::Unconfirmed, effects);

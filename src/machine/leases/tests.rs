@@ -99,14 +99,39 @@ fn after_a_remainder_was_proposed_a_keep_alive_waits_for_the_entry_that_clears_i
     let mut b = Bench::leading(&[("s", None)]);
     b.at(5_000, LeaseInput::Due);
     b.keep_alive(6_000, "s", 1);
-    assert_eq!(b.at(6_001, LeaseInput::Confirmed { round: 1 }), [remainders(2, &[("s", None)])]);
+    assert_eq!(b.at(6_001, LeaseInput::Confirmed { round: 1 }), []);
+    assert_eq!(b.left("s", 6_001), Some(3_999), "the next leader gives it no more");
     let noted = LeaseInput::Remainder { session: session("s"), term: Term(3), remainder_ms: Some(5_000) };
     assert_eq!(b.at(6_002, noted), []);
+    let clearing = [remainders(2, &[("s", None)])];
+    assert_eq!(b.at(6_002, LeaseInput::ProposalApplied { proposal: 1 }), clearing);
+    assert_eq!(b.left("s", 6_002), Some(3_998));
     let cleared = LeaseInput::Remainder { session: session("s"), term: Term(3), remainder_ms: None };
     assert_eq!(b.at(6_003, cleared), [alive(1)]);
     assert_eq!(b.left("s", 6_003), Some(TTL - 2));
     b.keep_alive(6_004, "s", 2);
     assert_eq!(b.at(6_005, LeaseInput::Confirmed { round: 2 }), [alive(2)]);
+}
+
+#[test]
+fn what_became_of_a_remainder_is_known_before_it_is_cleared() {
+    let mut b = Bench::leading(&[("s", None)]);
+    b.at(5_000, LeaseInput::Due);
+    b.keep_alive(6_000, "s", 1);
+    assert_eq!(b.at(6_001, LeaseInput::Confirmed { round: 1 }), []);
+    let clearing = [remainders(2, &[("s", None)])];
+    assert_eq!(b.at(6_002, LeaseInput::ProposalFailed { proposal: 1 }), clearing);
+    assert_eq!(b.left("s", 6_002), Some(3_998), "it may be in the log all the same");
+    assert_eq!(b.at(6_250, LeaseInput::Due), [], "no further one crosses the entry that clears");
+}
+
+#[test]
+fn who_is_left_by_an_entry_that_ends_as_much_as_one_may_is_judged_again() {
+    let mut b = Bench::leading(&[("s", Some(500)), ("t", Some(500))]);
+    assert_eq!(b.at(500, LeaseInput::Due), [expire(1, &["s", "t"])]);
+    assert_eq!(b.at(501, LeaseInput::Closed { session: session("s") }), []);
+    assert_eq!(b.at(501, LeaseInput::ProposalApplied { proposal: 1 }), []);
+    assert_eq!(b.at(501, LeaseInput::Due), [expire(2, &["t"])]);
 }
 
 #[test]
@@ -142,8 +167,9 @@ fn no_keep_alive_is_honoured_once_expiry_is_proposed() {
     let gone = [told(1, KeepAliveOutcome::Expired)];
     assert_eq!(b.at(10_003, LeaseInput::Closed { session: session("s") }), gone);
     assert_eq!(b.at(10_004, LeaseInput::ProposalFailed { proposal: 2 }), [round(1)]);
+    assert_eq!(b.at(10_005, LeaseInput::Confirmed { round: 1 }), []);
     let cleared = [remainders(3, &[("t", None)])];
-    assert_eq!(b.at(10_005, LeaseInput::Confirmed { round: 1 }), cleared);
+    assert_eq!(b.at(10_005, LeaseInput::ProposalApplied { proposal: 1 }), cleared);
     let cleared = LeaseInput::Remainder { session: session("t"), term: Term(3), remainder_ms: None };
     assert_eq!(b.at(10_006, cleared), [alive(2)]);
 }
@@ -188,7 +214,11 @@ fn a_late_timer_gives_every_term_anew() {
     let mut b = Bench::leading(&[("s", Some(500)), ("t", None)]);
     assert_eq!(b.at(60_000, LeaseInput::Late), []);
     assert_eq!(b.at(60_000, LeaseInput::Due), []);
-    assert_eq!((b.left("s", 60_000), b.left("t", 60_000)), (Some(TTL), Some(TTL)));
+    assert_eq!(
+        (b.left("s", 60_000), b.left("t", 60_000)),
+        (Some(0), Some(TTL)),
+        "the next leader gives what the log says"
+    );
 }
 
 #[test]
@@ -226,10 +256,14 @@ fn waits_and_delays_are_timed_and_tried_again_when_the_proposal_fails() {
 #[derive(Clone, Debug)]
 enum Move {
     KeepAlive(u8),
+    /// Somebody is told what is left of a term.
+    Ask(u8),
     Confirm,
     Unconfirm,
     Apply,
     Fail,
+    /// It is not known what became of the first proposal, if it notes a remainder.
+    LoseSight,
     Late,
     NewLeader,
     Pass(u64),
@@ -238,10 +272,12 @@ enum Move {
 fn moves() -> impl Strategy<Value = Move> {
     prop_oneof![
         4 => (0..3u8).prop_map(Move::KeepAlive),
+        2 => (0..3u8).prop_map(Move::Ask),
         3 => Just(Move::Confirm),
         1 => Just(Move::Unconfirm),
         3 => Just(Move::Apply),
         1 => Just(Move::Fail),
+        1 => Just(Move::LoseSight),
         1 => Just(Move::Late),
         1 => Just(Move::NewLeader),
         6 => (0..2_500u64).prop_map(Move::Pass),
@@ -325,11 +361,16 @@ impl World {
         }
     }
 
-    /// A leader is confirmed once what stood in the log when it began is applied.
-    fn confirm(&mut self) {
+    /// Applies what stood in the log when the leader began.
+    fn catch_up(&mut self) {
         while self.log.first().is_some_and(|(term, ..)| *term < self.term) {
             self.apply();
         }
+    }
+
+    /// A leader is confirmed, and tells anybody anything, once it has caught up.
+    fn confirm(&mut self) {
+        self.catch_up();
         let round = self.rounds.remove(0);
         self.step(LeaseInput::Confirmed { round });
     }
@@ -342,6 +383,15 @@ impl World {
                 self.sent.insert(self.asker, (session.clone(), self.now));
                 self.step(LeaseInput::KeepAlive { session, asker: self.asker });
             }
+            Move::Ask(n) => {
+                self.catch_up();
+                let session = session(&n.to_string());
+                if let (Some(left), Some(belief)) =
+                    (self.keeper.remaining_ms(&session, Tick(self.now)), self.belief.get_mut(&session))
+                {
+                    *belief = (*belief).max(self.now + left);
+                }
+            }
             Move::Confirm | Move::Unconfirm if self.rounds.is_empty() => {}
             Move::Confirm => self.confirm(),
             Move::Unconfirm => {
@@ -353,6 +403,15 @@ impl World {
                 if let Some((term, proposal, _)) = self.log.pop()
                     && term == self.term
                 {
+                    self.step(LeaseInput::ProposalFailed { proposal });
+                }
+            }
+            Move::LoseSight => {
+                if let Some((term, proposal, timer)) = self.log.first_mut()
+                    && *term == self.term
+                    && timer.notes_remainders()
+                {
+                    let proposal = std::mem::take(proposal);
                     self.step(LeaseInput::ProposalFailed { proposal });
                 }
             }

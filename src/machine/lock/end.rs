@@ -1,11 +1,11 @@
 //! How holds, waits and sessions end.
 
 use super::{
-    Grant, Granted, LockAnswer, LockEffect, LockEventKind, Mode, Refusal,
+    Grant, Granted, LockAnswer, LockEffect, LockEventKind, MAX_ENDED_PER_ENTRY, Mode, Refusal,
     state::{Hold, KEPT, Place, Rank, SessionKey, WaitKey, Waiter},
     step::Step,
 };
-use crate::ids::{LockName, RequestId, SessionId, Term};
+use crate::ids::{FencingToken, LockName, RequestId, SessionId, Term};
 
 impl Step<'_> {
     pub(super) fn close(&mut self, session: &SessionId) -> Result<LockAnswer, Refusal> {
@@ -15,7 +15,10 @@ impl Step<'_> {
     }
 
     pub(super) fn expire(&mut self, sessions: &[SessionId]) {
-        for key in self.alive(sessions) {
+        let mut ended = 0;
+        for session in sessions {
+            let Some(key) = self.table.key_of(session).filter(|_| ended < MAX_ENDED_PER_ENTRY) else { continue };
+            ended += self.table.session_row(key).claims as usize;
             self.end_session(key, LockEventKind::Expired);
         }
     }
@@ -102,6 +105,7 @@ impl Step<'_> {
         // Whoever downgrades has heard of the grant: it is no longer anybody's to surrender.
         hold.told = KEPT;
         let hold = *hold;
+        self.table.weaker.remove(&(lock.clone(), key));
         let grant = Grant { lock: lock.clone(), mode: Mode::Shared, fencing_token: hold.token };
         let answer = LockAnswer::Granted(self.granted(key, vec![grant]));
         if before == Mode::Exclusive {
@@ -126,12 +130,18 @@ impl Step<'_> {
         let Some(key) = self.table.key_of(&granted.session) else { return };
         let opened_with = self.table.session_row(key).opened_with;
         for grant in &granted.grants {
-            let Some(hold) = self.table.hold_mut(key, &grant.lock) else { continue };
-            if hold.token != grant.fencing_token || hold.told == KEPT {
+            let row = (grant.lock.clone(), key);
+            if let Some(weaker) = self.table.weaker.get_mut(&row)
+                && unheard(weaker, grant.fencing_token)
+            {
+                self.table.weaker.remove(&row);
+            }
+            let Some(hold) = self.table.holds.get_mut(&row) else { continue };
+            if !unheard(hold, grant.fencing_token) {
                 continue;
             }
-            hold.told = hold.told.saturating_sub(1);
-            if hold.told > 0 {
+            if let Some(weaker) = self.table.weaker.remove(&row) {
+                self.weaken(key, &grant.lock, weaker);
                 continue;
             }
             if opened_with == Some(grant.fencing_token) {
@@ -140,6 +150,14 @@ impl Step<'_> {
             self.end_hold(LockEventKind::Released, key, &grant.lock);
             self.stand_in_line_again(&grant.lock, &[key]);
         }
+    }
+
+    /// Takes back an upgrade: the session holds again what it held before.
+    fn weaken(&mut self, key: SessionKey, lock: &LockName, weaker: Hold) {
+        self.table.add_hold(key, lock, weaker);
+        self.event(LockEventKind::Granted, lock, key, &weaker, 0);
+        self.touched.insert(lock.clone());
+        self.stand_in_line_again(lock, &[key]);
     }
 
     /// Sessions lost a hold, or some of its strength, on which waits of theirs may have counted: such
@@ -178,4 +196,13 @@ impl Step<'_> {
         table.waits.insert(key, wait);
         claims_it
     }
+}
+
+/// Takes note that one request did not hear of this token. Returns whether now none has.
+fn unheard(hold: &mut Hold, token: FencingToken) -> bool {
+    if hold.token != token || hold.told == KEPT {
+        return false;
+    }
+    hold.told = hold.told.saturating_sub(1);
+    hold.told == 0
 }

@@ -69,6 +69,8 @@ pub const MAX_WAITS: usize = 1_000_000;
 pub const MAX_WAITERS_PER_LOCK: usize = 100_000;
 /// Most holds and places of one session: its end is one step, which must not hold up the log.
 pub const MAX_LOCKS_PER_SESSION: usize = 65_536;
+/// An entry that expires sessions ends no further one once it has ended so many holds and waits.
+pub const MAX_ENDED_PER_ENTRY: usize = 10_000;
 /// Most waits of one session.
 pub const MAX_WAITS_PER_SESSION: usize = 1_024;
 /// Most requests that share one wait.
@@ -97,6 +99,8 @@ pub struct LockTable {
     next_ticket: u64,
     sessions: BTreeMap<SessionKey, Session>,
     holds: BTreeMap<(LockName, SessionKey), Hold>,
+    /// What an upgrade replaced: the session has that again if nobody gets to hear of the upgrade.
+    weaker: BTreeMap<(LockName, SessionKey), Hold>,
     waits: BTreeMap<WaitKey, Wait>,
     closed: BTreeMap<LockName, Closed>,
     // All that follows is made from the above when a snapshot is read.
@@ -155,6 +159,7 @@ impl LockTable {
 
     /// Releases a grant that its asker did not get to hear of, if it is still held under the same
     /// tokens and no other request was told of it; closes the session too where that grant opened it.
+    /// Of an upgrade only what it added is released: the session holds what it held before.
     /// Call it at most once for an answer, with the answer that the memory of answers gave.
     pub fn surrender(&mut self, at: Tick, granted: &Granted, effects: &mut Vec<LockEffect>) {
         let mut step = Step::new(self, at, effects);

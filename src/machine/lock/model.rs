@@ -16,6 +16,8 @@ pub(super) struct ModelHold {
     delay_ms: u64,
     /// Requests that were told of the token; `None`: it was used since.
     told: Option<usize>,
+    /// What an upgrade replaced.
+    weaker: Option<Box<ModelHold>>,
 }
 
 #[derive(Clone, Debug)]
@@ -178,7 +180,8 @@ impl Model {
                 }
                 found => {
                     self.token += 1;
-                    let before = found.map_or(0, |hold| hold.delay_ms);
+                    let weaker = found.map(|hold| Box::new(hold.clone()));
+                    let before = weaker.as_ref().map_or(0, |hold| hold.delay_ms);
                     let hold = ModelHold {
                         lock: lock.clone(),
                         session: session.clone(),
@@ -187,6 +190,7 @@ impl Model {
                         since: at,
                         delay_ms: delay_ms.max(before),
                         told: Some(told),
+                        weaker,
                     };
                     self.holds.retain(|hold| hold.session != *session || hold.lock != *lock);
                     self.holds.push(hold.clone());
@@ -426,6 +430,7 @@ impl Model {
         for hold in self.holds.iter_mut().filter(|hold| hold.session == *session && hold.lock == *lock) {
             hold.mode = Mode::Shared;
             hold.told = None;
+            hold.weaker = None;
             let fencing_token = FencingToken(hold.token);
             grants.push(Grant { lock: lock.clone(), mode: Mode::Shared, fencing_token });
         }
@@ -473,12 +478,23 @@ impl Model {
         let session = &granted.session;
         let opened_with = self.sessions.iter().find(|row| row.id == *session).and_then(|row| row.opened_with);
         for grant in &granted.grants {
-            let same = |hold: &&mut ModelHold| {
-                hold.session == *session && hold.lock == grant.lock && hold.token == grant.fencing_token.0
-            };
+            let same = |hold: &&mut ModelHold| hold.session == *session && hold.lock == grant.lock;
             let Some(hold) = self.holds.iter_mut().find(same) else { continue };
-            hold.told = hold.told.map(|told| told - 1);
-            if hold.told != Some(0) {
+            let unheard = |hold: &mut ModelHold| {
+                if hold.token == grant.fencing_token.0 {
+                    hold.told = hold.told.map(|told| told - 1);
+                }
+                hold.told == Some(0)
+            };
+            if hold.weaker.as_deref_mut().is_some_and(unheard) {
+                hold.weaker = None;
+            }
+            if !unheard(hold) {
+                continue;
+            }
+            if let Some(weaker) = hold.weaker.take() {
+                *hold = *weaker;
+                self.stand_again(&grant.lock, std::slice::from_ref(session));
                 continue;
             }
             if opened_with == Some(hold.token) {

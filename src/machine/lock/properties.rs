@@ -85,6 +85,8 @@ struct Pair {
     seq: u64,
     watched: BTreeMap<(LockName, SessionId), (Mode, FencingToken)>,
     last_token: FencingToken,
+    /// What each session was granted of each lock: an upgrade that is taken back gives it the last again.
+    tokens: BTreeSet<(LockName, SessionId, FencingToken)>,
     /// Grants by the requests that were told of them and have not surrendered them.
     unheard: Vec<Granted>,
     answered: BTreeSet<RequestId>,
@@ -111,6 +113,7 @@ impl Pair {
             seq: 0,
             watched: BTreeMap::new(),
             last_token: FencingToken(0),
+            tokens: BTreeSet::new(),
             unheard: Vec::new(),
             answered: BTreeSet::new(),
             waiting: BTreeSet::new(),
@@ -241,7 +244,7 @@ impl Pair {
             LockEventKind::Waiting => {}
             LockEventKind::Granted => {
                 let token = event.fencing_token.unwrap();
-                if self.watched.get(&key).is_none_or(|(_, before)| *before != token) {
+                if self.tokens.insert((key.0.clone(), key.1.clone(), token)) {
                     assert!(token > self.last_token, "the token went back");
                     self.last_token = token;
                 }

@@ -15,6 +15,7 @@ struct Saving<'a> {
     counters: [u64; 4],
     sessions: &'a BTreeMap<SessionKey, Session>,
     holds: &'a BTreeMap<(LockName, SessionKey), Hold>,
+    weaker: &'a BTreeMap<(LockName, SessionKey), Hold>,
     waits: &'a BTreeMap<WaitKey, Wait>,
     closed: &'a BTreeMap<LockName, Closed>,
 }
@@ -24,6 +25,7 @@ struct Saved {
     counters: [u64; 4],
     sessions: BTreeMap<SessionKey, Session>,
     holds: BTreeMap<(LockName, SessionKey), Hold>,
+    weaker: BTreeMap<(LockName, SessionKey), Hold>,
     waits: BTreeMap<WaitKey, Wait>,
     closed: BTreeMap<LockName, Closed>,
 }
@@ -35,6 +37,8 @@ enum Damaged {
     UnknownSession,
     #[error("the saved lock table has two sessions of one id: restore another snapshot")]
     SessionTwice,
+    #[error("the saved lock table has an upgrade of a lock that is not held: restore another snapshot")]
+    UpgradeOfNothing,
     #[error("the saved lock table uses a number beyond its counters: restore another snapshot")]
     BeyondCounter,
 }
@@ -45,6 +49,7 @@ impl Serialize for LockTable {
             counters: [self.token, self.next_session, self.next_wait, self.next_ticket],
             sessions: &self.sessions,
             holds: &self.holds,
+            weaker: &self.weaker,
             waits: &self.waits,
             closed: &self.closed,
         }
@@ -81,6 +86,10 @@ impl TryFrom<Saved> for LockTable {
             }
             table.add_hold(key, &lock, hold);
         }
+        if saved.weaker.iter().any(|(row, weaker)| table.holds.get(row).is_none_or(|hold| hold.mode <= weaker.mode)) {
+            return Err(Damaged::UpgradeOfNothing);
+        }
+        table.weaker = saved.weaker;
         for (key, wait) in saved.waits {
             table.known(wait.session)?;
             if key.0 >= next_wait || wait.claims.iter().any(|claim| claim.place.seq >= next_wait) {

@@ -213,7 +213,9 @@ impl LockTable {
     }
 
     pub(super) fn remove_hold(&mut self, session: SessionKey, lock: &LockName) -> Option<Hold> {
-        let hold = self.holds.remove(&(lock.clone(), session))?;
+        let row = (lock.clone(), session);
+        let hold = self.holds.remove(&row)?;
+        self.weaker.remove(&row);
         self.held_by.remove(&(session, Some(lock.clone())));
         self.session_row_mut(session).claims -= 1;
         Some(hold)

@@ -6,7 +6,7 @@ use super::{
     Grant, Granted, LockAnswer, LockEffect, LockEvent, LockEventKind, LockTable, Mode,
     state::{Claim, Closed, Hold, KEPT, SessionKey, Wait, WaitKey, conflict},
 };
-use crate::ids::{FencingToken, LockName, SessionId, Tick};
+use crate::ids::{FencingToken, LockName, Tick};
 
 /// The application of one entry.
 #[derive(Debug)]
@@ -148,6 +148,9 @@ impl<'a> Step<'a> {
                 },
             };
             self.table.add_hold(new.session, &claim.lock, hold);
+            if let Some(weaker) = held.filter(|held| held.mode < hold.mode) {
+                self.table.weaker.insert((claim.lock.clone(), new.session), weaker);
+            }
             if held.is_none_or(|held| held.token != hold.token) {
                 self.event(LockEventKind::Granted, &claim.lock, new.session, &hold, new.waited_ms);
             }
@@ -215,10 +218,5 @@ impl<'a> Step<'a> {
             at: self.at,
             lasted_ms,
         }));
-    }
-
-    /// The sessions' rows for ids, in the order given, without those that are not alive.
-    pub(super) fn alive(&self, sessions: &[SessionId]) -> Vec<SessionKey> {
-        sessions.iter().filter_map(|session| self.table.key_of(session)).collect()
     }
 }

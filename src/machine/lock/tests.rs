@@ -425,6 +425,52 @@ fn a_grant_that_another_request_was_told_of_is_not_surrendered() {
 }
 
 #[test]
+fn an_upgrade_that_nobody_heard_of_leaves_what_the_session_had_before() {
+    let mut b = Bench::with(&["s", "t"]);
+    b.try_acquire("s", &[("a", S)]);
+    b.try_acquire("s", &[("a", X)]);
+    assert_eq!(b.wait("t", &[("a", S)]), LockAnswer::Waiting);
+    let LockAnswer::Granted(unheard) = granted("s", &[("a", X, 2)]) else { unreachable!() };
+    b.effects.clear();
+    b.table.surrender(Tick(9), &unheard, &mut b.effects);
+    assert_eq!(b.told(), [answered(&[3], granted("t", &[("a", S, 3)]))]);
+    assert_eq!(b.try_acquire("s", &[("a", S)]), granted("s", &[("a", S, 1)]));
+    b.table.surrender(Tick(9), &unheard, &mut b.effects);
+    assert!(b.table.holds(&session("s"), &lock("a"), S), "surrendered once");
+}
+
+#[test]
+fn a_hold_that_was_surrendered_while_it_was_upgraded_does_not_come_back() {
+    let mut b = Bench::with(&["s"]);
+    b.try_acquire("s", &[("a", S)]);
+    b.try_acquire("s", &[("a", X)]);
+    for (mode, token) in [(S, 1), (X, 2)] {
+        assert!(b.table.holds(&session("s"), &lock("a"), X));
+        let LockAnswer::Granted(unheard) = granted("s", &[("a", mode, token)]) else { unreachable!() };
+        b.table.surrender(Tick(9), &unheard, &mut b.effects);
+    }
+    assert_eq!(b.table.view(&lock("a")), None);
+}
+
+#[test]
+fn an_entry_that_expires_sessions_ends_only_so_many_holds() {
+    let mut b = Bench::with(&["s", "t", "u"]);
+    for n in 0..MAX_ENDED_PER_ENTRY {
+        let wants = [(format!("{n}"), S)];
+        let wants: Vec<(&str, Mode)> = wants.iter().map(|(name, mode)| (name.as_str(), *mode)).collect();
+        let session = if n == 0 { "s" } else { "t" };
+        let acquire = LockRequest::Acquire(acquire(session, &wants, 0, 0));
+        b.table.request(Tick(1), id(n as u64), acquire, &mut Vec::new());
+    }
+    let all = || LockTimer::Expire { term: Term(1), sessions: ["s", "t", "u"].map(session).to_vec() };
+    b.time(all());
+    let left: Vec<bool> = ["s", "t", "u"].iter().map(|name| b.table.session(&session(name)).is_some()).collect();
+    assert_eq!(left, [false, false, true]);
+    b.time(all());
+    assert!(b.table.session(&session("u")).is_none());
+}
+
+#[test]
 fn bounds_refuse_and_change_nothing() {
     let mut b = Bench::with(&["s", "t"]);
     b.try_acquire("s", &[("a", X)]);

@@ -104,7 +104,7 @@ pub enum LockRequest {
 /// What the leader's own judgement of time puts into the log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LockTimer {
-    /// These sessions were not kept alive. Void unless the entry's term is `term`.
+    /// These sessions were not kept alive; they end in this order, as many as an entry may end. Void unless the entry's term is `term`.
     Expire {
         /// The term of the leader that judged.
         term: Term,
@@ -133,6 +133,13 @@ pub enum LockTimer {
         /// Which delay, as [`LockEffect::Closed`] named it.
         ticket: u64,
     },
+}
+
+impl LockTimer {
+    /// Whether it says of a session what is left of its term.
+    pub fn notes_remainders(&self) -> bool {
+        matches!(self, Self::Remainders { sessions, .. } if sessions.iter().any(|(_, left)| left.is_some()))
+    }
 }
 
 /// A lock that has been granted.

@@ -259,6 +259,7 @@ impl World {
                 self.memory.settle(Tick(self.now), first, GONE);
             }
             Abandonment::Answered(GONE) | Abandonment::Unseen | Abandonment::Stale => {}
+            full @ Abandonment::Full(_) => panic!("{full:?}"),
             Abandonment::Answered(answer) => {
                 let done = self.executions.iter_mut().find(|done| done.answer.is_some_and(|(a, _)| a == answer));
                 let done = done.unwrap();

@@ -106,11 +106,18 @@ impl LeaderTask {
         }
     }
 
-    /// Proposes until the outcome is certain: a timer's entry may be applied twice without harm.
+    /// Proposes until the outcome is certain: a timer's entry may be applied twice without harm. But a
+    /// remainder is proposed once, for its repetition could come after the entry that clears it.
     fn propose_timer(&mut self, proposal: u64, timer: LockTimer) {
         let raft = self.parts.raft.clone();
+        let once = timer.notes_remainders();
         self.work.spawn(async move {
-            let applied = propose_for_certain(&raft, Command::Timer(timer)).await;
+            let command = Command::Timer(timer);
+            let applied = if once {
+                raft.propose(vec![command]).await.is_ok()
+            } else {
+                propose_for_certain(&raft, command).await
+            };
             Outcome::TimerProposed { proposal, applied }
         });
     }
