@@ -1,7 +1,7 @@
 //! The gateway of a node before leaders that take a question and say what the test has them say.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -13,6 +13,7 @@ use super::*;
 use crate::{
     ids::{Incarnation, Term},
     net::{DiscoveredBy, Mesh, MeshStatus, Protocol, Topic},
+    telemetry::Bounds,
 };
 
 /// Counts the messages that are sent, and answers none of them.
@@ -36,6 +37,8 @@ impl Mesh for DeafMesh {
     fn set_barred(&self, _: Vec<NodeId>) {}
     fn hint(&self, _: NodeId, _: Vec<libp2p::Multiaddr>, _: DiscoveredBy) {}
     fn disconnect(&self, _: NodeId) {}
+    fn offer(&self, _: BTreeSet<String>) {}
+    fn seek(&self, _: String) {}
     fn status(&self) -> watch::Receiver<Arc<MeshStatus>> {
         watch::channel(Arc::default()).1
     }
@@ -52,7 +55,7 @@ fn leader(term: u64, n: u8) -> Leader {
 /// The gateway of node 3, which takes node 1 for the leader, and its mesh.
 fn gateway() -> (Gateway, Arc<DeafMesh>) {
     let mesh = Arc::new(DeafMesh::default());
-    let (exchange, _, task) = Exchange::new(mesh.clone(), Protocol::Client);
+    let (exchange, _, task) = Exchange::new(mesh.clone(), Protocol::Client, Bounds::default());
     tokio::spawn(task.run());
     let route = Route::new();
     route.learn(leader(1, 1));
