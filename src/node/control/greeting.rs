@@ -18,6 +18,8 @@ use crate::{
 
 /// How often peers are greeted again while this node knows no cluster or no leader.
 const GREET_AGAIN: Duration = Duration::from_millis(400);
+/// How long a barred peer may stay connected: long enough to be told so, to drain in vain and to end.
+const BARRED_STAY: Duration = Duration::from_secs(20);
 
 impl ControlTask {
     pub(super) fn hello(&self) -> Hello {
@@ -69,8 +71,11 @@ impl ControlTask {
         self.work.spawn(async move { Done::Greeted(peer, reply(call.await)) });
     }
 
-    /// What a peer says of itself.
+    /// What a peer says of itself. Of the barred nothing is believed.
     pub(super) fn heard(&mut self, peer: NodeId, mut hello: Hello) {
+        if self.parts.route.view().barred.contains(&peer) {
+            return;
+        }
         hello.bound();
         let report = Report {
             cluster_name: hello.cluster_name.clone(),
@@ -110,6 +115,18 @@ impl ControlTask {
         });
         if followed.is_none_or(|followed| followed == leader) {
             self.parts.route.learn(leader);
+        }
+    }
+
+    /// Sends the barred away once they have had the time to be told. They may come back to be told
+    /// again: a bar that was lifted meanwhile is not known everywhere at once.
+    pub(super) fn send_barred_away(&mut self) {
+        let (view, now) = (self.parts.route.view(), Instant::now());
+        let here = view.barred.iter().filter(|peer| self.peers.contains_key(peer));
+        let since = |peer: &NodeId| self.barred.get(peer).copied().unwrap_or(now);
+        self.barred = here.map(|peer| (*peer, since(peer))).collect();
+        for (peer, _) in self.barred.iter().filter(|(_, since)| since.elapsed() >= BARRED_STAY) {
+            self.parts.mesh.disconnect(*peer);
         }
     }
 

@@ -128,6 +128,13 @@ impl ControlTask {
             (*node, addrs.collect())
         });
         self.parts.mesh.set_members(addrs.collect());
+        self.parts.greeted.send_if_modified(|greeted| {
+            let some_are_barred = view.barred.iter().any(|peer| greeted.contains_key(peer));
+            if some_are_barred {
+                Arc::make_mut(greeted).retain(|peer, _| !view.barred.contains(peer));
+            }
+            some_are_barred
+        });
         // A view from before this run may be older than an admission: then the leader has the word.
         if view.barred.contains(&me) && *self.parts.standing.borrow() == Standing::Member {
             return self.barred(Refused::Barred);

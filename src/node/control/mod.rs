@@ -146,6 +146,8 @@ struct ControlTask {
     found_at: Option<Instant>,
     /// Mismatches that were warned of.
     warned: BTreeSet<NodeId>,
+    /// Barred peers that are connected all the same, and since when that is known.
+    barred: BTreeMap<NodeId, Instant>,
     joined_as: Option<Joiner>,
     telling: bool,
     told_at: Instant,
@@ -163,6 +165,7 @@ pub(crate) async fn run(parts: ControlParts, mut events: mpsc::Receiver<ControlE
         peers: BTreeMap::new(),
         found_at: None,
         warned: BTreeSet::new(),
+        barred: BTreeMap::new(),
         joined_as: None,
         telling: false,
         told_at: Instant::now(),
@@ -252,6 +255,7 @@ impl ControlTask {
 
     fn look(&mut self) {
         self.greet_again();
+        self.send_barred_away();
         let standing = self.parts.standing.borrow().clone();
         match standing {
             Standing::Left | Standing::Barred(_) => return,
