@@ -265,10 +265,9 @@ fn refused(answer: &MemberAnswer) -> ControlReply {
     ControlReply::Refused(match answer {
         MemberAnswer::Barred => Refused::Barred,
         MemberAnswer::OlderIncarnation => Refused::OlderIncarnation,
+        MemberAnswer::HasLeft => Refused::HasLeft,
         MemberAnswer::Full => Refused::Full,
-        MemberAnswer::Done | MemberAnswer::HasLeft | MemberAnswer::NotFound | MemberAnswer::Malformed => {
-            Refused::Malformed
-        }
+        MemberAnswer::Done | MemberAnswer::NotFound | MemberAnswer::Malformed => Refused::Malformed,
     })
 }
 

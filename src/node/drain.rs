@@ -138,7 +138,15 @@ async fn lose_vote(node: &Running) -> bool {
 async fn leave(node: &Running) -> Drained {
     let request = node.gateway.begin();
     let body = ChangeBody::Member(MemberChange::Leave(node.id));
-    if let Err(error) = node.gateway.change(&request, None, body, Duration::ZERO).await {
+    let change = node.gateway.change(&request, None, body, Duration::ZERO);
+    // Where the answer is lost there is no other: whoever has left is not served any more. It is told so.
+    let left = tokio::select! {
+        outcome = change => outcome.map(drop),
+        () = has_left(node) => Ok(()),
+    };
+    if let Err(error) = left
+        && timeout(LEADERLESS, has_left(node)).await.is_err()
+    {
         warn!(%error, "could not leave: it stays a member; try again, or remove it with `syncmesh members remove`");
         return Drained::Cut;
     }
@@ -148,6 +156,13 @@ async fn leave(node: &Running) -> Drained {
     }
     info!("left the cluster for good");
     forget(node).await
+}
+
+async fn has_left(node: &Running) {
+    let mut standing = node.observer.standing.clone();
+    if standing.wait_for(|standing| *standing == Standing::Left).await.is_err() {
+        std::future::pending().await
+    }
 }
 
 async fn forget(node: &Running) -> Drained {

@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use super::wire::{Leader, View};
-use crate::ids::{NodeId, Term};
+use crate::{
+    ids::{Incarnation, NodeId, Term},
+    machine::membership::Member,
+};
 
 /// What is known of the leader. A term without a leader is one in which the last one known was lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -123,6 +126,12 @@ impl Route {
     /// Whether this peer is a member that has not left.
     pub(crate) fn is_member(&self, peer: NodeId) -> bool {
         self.view.borrow().members.get(&peer).is_some_and(|member| member.belongs())
+    }
+
+    /// Whether this run of a node has left for good.
+    pub(crate) fn has_left(&self, node: NodeId, run: Incarnation) -> bool {
+        let left = |member: &Member| !member.belongs() && member.joiner.incarnation == run;
+        self.view.borrow().members.get(&node).is_some_and(left)
     }
 }
 

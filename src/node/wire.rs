@@ -131,6 +131,9 @@ pub(crate) enum Refused {
          delete its DATA_DIR"
     )]
     OlderIncarnation,
+    /// It has left for good, and ends.
+    #[error("this run of the node has left the cluster for good: started again it joins as new")]
+    HasLeft,
     /// The cluster lists as many members as it can.
     #[error("the cluster lists as many members as it can (1,000): remove some with `syncmesh members remove PEER`")]
     Full,

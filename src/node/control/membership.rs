@@ -9,7 +9,7 @@ use super::{ControlTask, Done, Standing, VERSION, reply};
 use crate::{
     codec::encode,
     ids::NodeId,
-    machine::membership::{Joiner, Liveness},
+    machine::membership::Joiner,
     net::{CallError, Lane, Mesh, Protocol},
     node::{
         authority::Authority,
@@ -88,6 +88,9 @@ impl ControlTask {
             Ok(ControlReply::Refused(reason @ (Refused::Barred | Refused::OlderIncarnation | Refused::Full))) => {
                 self.barred(reason);
             }
+            Ok(ControlReply::Refused(Refused::HasLeft)) => {
+                self.parts.standing.send_replace(Standing::Left);
+            }
             Ok(ControlReply::NotLeader(other)) => {
                 debug!(leader = %leader.node, ?other, ?call, "does not lead, or cannot decide");
                 self.forget_join(call);
@@ -139,10 +142,7 @@ impl ControlTask {
         if view.barred.contains(&me) && *self.parts.standing.borrow() == Standing::Member {
             return self.barred(Refused::Barred);
         }
-        let mine = view.members.get(&me);
-        if mine.is_some_and(|mine| {
-            mine.liveness == Liveness::Left && mine.joiner.incarnation == self.parts.settings.incarnation
-        }) {
+        if self.parts.route.has_left(me, self.parts.settings.incarnation) {
             self.parts.standing.send_replace(Standing::Left);
         }
     }

@@ -25,7 +25,10 @@ impl ControlTask {
             ControlCall::Hello(_) | ControlCall::Info => None,
             // Whoever joins has been greeted as one of this cluster, or of none.
             ControlCall::Join(_) if self.parts.greeted.borrow().contains_key(&from) => None,
-            ControlCall::Heartbeat { .. } if !self.parts.route.is_member(from) => Some(ControlReply::JoinFirst),
+            ControlCall::Heartbeat { incarnation, .. } if !self.parts.route.is_member(from) => {
+                let left = self.parts.route.has_left(from, *incarnation);
+                Some(if left { ControlReply::Refused(Refused::HasLeft) } else { ControlReply::JoinFirst })
+            }
             ControlCall::Drain { .. }
             | ControlCall::Stop { .. }
             | ControlCall::Heartbeat { .. }
