@@ -40,7 +40,7 @@ pub struct SessionEntry {
     pub ttl_ms: u64,
     /// What is left of it, in milliseconds.
     pub expires_in_ms: u64,
-    /// The locks that it holds.
+    /// The locks that it holds: at most the first 1,000.
     #[schema(value_type = Vec<String>)]
     pub locks: Vec<LockName>,
 }
@@ -197,9 +197,9 @@ pub struct LockBody {
     /// Null when nobody holds it.
     #[schema(value_type = Option<ModeSchema>)]
     pub mode: Option<Mode>,
-    /// Who holds it.
+    /// Who holds it: at most the first 1,000.
     pub holders: Vec<HolderBody>,
-    /// Who waits, in order.
+    /// Who waits, in order: at most the first 1,000.
     pub waiters: Vec<WaiterBody>,
 }
 
@@ -214,7 +214,7 @@ impl From<LockView> for LockBody {
     }
 }
 
-/// A page of locks.
+/// A page of locks; one with large items may end before the limit, with `next` to go on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct LockList {
     /// In the order of their names.

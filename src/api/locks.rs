@@ -58,9 +58,14 @@ async fn open_session(
 async fn keep_alive(
     State(api): State<ApiState>,
     SessionPath(session): SessionPath,
-    _: Command<NoBody>,
+    command: Command<NoBody>,
 ) -> Result<Json<SessionBody>, Problem> {
-    Ok(Json(api.node.locks().keep_alive(session).await?.into()))
+    let locks = api.node.locks();
+    let term = match command.key {
+        Some(key) => locks.keep_alive_once(session, key).await?,
+        None => locks.keep_alive(session).await?,
+    };
+    Ok(Json(term.into()))
 }
 
 /// Closes a session: its locks are released, its waits cancelled.

@@ -47,6 +47,8 @@ pub enum ChangeBody {
     Lock(LockRequest),
     /// A member, by an operator.
     Member(MemberChange),
+    /// Nothing but a note, under a client's name, of what is about to be done outside this state.
+    Intent,
 }
 
 impl ChangeBody {
@@ -88,6 +90,13 @@ pub enum Answer {
     Lock(LockAnswer),
     /// Of the membership.
     Member(MemberAnswer),
+    /// Noted; under a name that was known, the first to be noted, and in which term it was.
+    Noted {
+        /// The first.
+        first: RequestId,
+        /// The term of its entry.
+        term: Term,
+    },
     /// Refused before it came so far.
     Refused(Error),
     /// There is nothing to say.
@@ -184,6 +193,7 @@ impl ControlState {
                 Answer::Lock(self.lock_step(at, effects, step))
             }
             ChangeBody::Member(body) => Answer::Member(self.member(at, term, body, effects)),
+            ChangeBody::Intent => Answer::Noted { first: request, term },
         };
         if answer != Answer::Lock(LockAnswer::Waiting) {
             self.answers.settle(at, request, answer.clone());
@@ -288,6 +298,10 @@ mod tests {
         RequestId { node: NODE, incarnation: Incarnation(1), seq }
     }
 
+    fn joiner() -> Joiner {
+        Joiner { node: NODE, incarnation: Incarnation(1), roles: vec![], addrs: vec![], version: String::new() }
+    }
+
     fn ask(state: &mut ControlState, seq: u64, key: Option<&str>, request: LockRequest) -> Vec<Effect> {
         let key = key.map(|key| IdempotencyKey { key: key.to_owned(), fingerprint: 1 });
         let change = Change { request: id(seq), done_below: 0, key, body: ChangeBody::Lock(request) };
@@ -297,11 +311,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_noted_under_a_key_names_the_first_that_was() {
+        let mut state = ControlState::default();
+        state.apply(Tick(0), Term(1), Command::Member(MemberChange::Join(joiner())), &mut Vec::new());
+        let mut note = |seq: u64, term: u64, fingerprint: u64| {
+            let key = Some(IdempotencyKey { key: "key".to_owned(), fingerprint });
+            let change = Change { request: id(seq), done_below: 0, key, body: ChangeBody::Intent };
+            state.apply(Tick(seq), Term(term), Command::Change(Box::new(change)), &mut Vec::new())
+        };
+        let noted = Answer::Noted { first: id(1), term: Term(1) };
+        assert_eq!(note(1, 1, 7), noted);
+        assert_eq!(note(2, 3, 7), noted, "a repetition");
+        assert_eq!(note(3, 3, 8), Answer::Refused(key_conflict()), "another request");
+    }
+
+    #[test]
     fn the_end_of_a_wait_is_told_under_its_own_request_too_when_that_was_abandoned() {
         let mut state = ControlState::default();
-        let joiner =
-            Joiner { node: NODE, incarnation: Incarnation(1), roles: vec![], addrs: vec![], version: String::new() };
-        state.apply(Tick(0), Term(1), Command::Member(MemberChange::Join(joiner)), &mut Vec::new());
+        state.apply(Tick(0), Term(1), Command::Member(MemberChange::Join(joiner())), &mut Vec::new());
         let lock = LockName::new("a").unwrap();
         let [holder, waiter] = ["s", "t"].map(|name| SessionId::new(name).unwrap());
         let acquire = |session: &SessionId| {

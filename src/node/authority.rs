@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{
     leader::{LeaderHandle, LeaderState},
+    limits::check_page,
     lock_events::Told,
     locks::{Page, SessionInfo},
     wire::{ClientAsk, ClientReply, ControlCall, ControlReply, EventCursor, Leader, Read, Refused},
@@ -118,6 +119,7 @@ impl Authority {
             Answer::Lock(answer) => self.lock_reply(answer).await,
             Answer::Member(answer) => member_reply(&answer),
             Answer::Refused(error) => ClientReply::Failed(error),
+            Answer::Noted { first, term } => ClientReply::Noted { first, term },
             Answer::None => ClientReply::Done,
         }
     }
@@ -144,6 +146,12 @@ impl Authority {
     }
 
     async fn read(&self, read: Read) -> Result<ClientReply, ReadError> {
+        // The asker has checked it as well, if it is one of us.
+        if let Read::Locks(page) | Read::Sessions(page) = &read
+            && let Err(error) = check_page(page)
+        {
+            return Ok(ClientReply::Failed(error));
+        }
         self.raft.read_barrier(self.reads).await?;
         match read {
             Read::Lock(name) => {

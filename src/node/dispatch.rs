@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
@@ -23,7 +24,7 @@ use crate::{
     machine::control::ControlState,
     net::{
         Inbound, MeshEvent, Protocol, Topic,
-        deferred::{Asked, Exchange},
+        deferred::{Asked, Exchange, most_answer},
     },
     raft::RaftNode,
     telemetry::Bounds,
@@ -156,9 +157,19 @@ pub(super) async fn serve(
                 }
                 Err(reason) => ClientReply::Failed(Error::bad_request("body", reason.to_string())),
             };
-            answer.answer(encode(&reply));
+            answer.answer(encode_answer(&reply));
             drop(slot);
         });
     }
     while operations.join_next().await.is_some() {}
+}
+
+/// An answer that is too large to travel is said to be so: silence would be taken for a lost leader.
+fn encode_answer(reply: &ClientReply) -> Bytes {
+    let (bytes, most) = (encode(reply), most_answer(Protocol::Client));
+    if bytes.len() <= most {
+        return bytes;
+    }
+    let detail = format!("the answer has {} bytes and cannot be told: at most {most} can", bytes.len());
+    encode(&ClientReply::Failed(Error::internal(detail)))
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     codec::{decode, encode},
     error::{Error, ErrorCode, Outcome},
-    ids::NodeId,
+    ids::{NodeId, Term},
     machine::{
         control::{Change, ChangeBody, IdempotencyKey},
         lock::LockRequest,
@@ -90,6 +90,19 @@ impl Gateway {
         self.submit(ClientAsk::Change(change), wait, Effectless::UnlessSent).await
     }
 
+    /// Notes in the replicated state what is about to be done outside it, where it has a key. Gives the
+    /// term in which an earlier request under that key was noted.
+    pub(crate) async fn noted_before(&self, key: Option<IdempotencyKey>) -> Result<Option<Term>, Error> {
+        if key.is_none() {
+            return Ok(None);
+        }
+        let request = self.begin();
+        match self.change(&request, key, ChangeBody::Intent, Duration::ZERO).await? {
+            ClientReply::Noted { first, term } => Ok((first != request.id()).then_some(term)),
+            reply => Err(Error::internal(format!("the leader gave an answer to something else: {reply:?}"))),
+        }
+    }
+
     /// Asks something that leaves the replicated state alone, waiting for its answer for `wait` at the
     /// most. Asked again where the answer is lost, but for a hand-over of the leadership.
     pub(crate) async fn ask(&self, ask: ClientAsk, wait: Duration) -> Result<ClientReply, Error> {
@@ -156,10 +169,7 @@ impl Gateway {
         };
         match tokio::time::timeout(PATIENCE, succeeded).await {
             Ok(()) => Ok(ClientReply::Done),
-            Err(_) => Err(Error::unavailable(
-                Outcome::Unknown,
-                "it is not known whether the leadership was handed over: `syncmesh status` shows who leads",
-            )),
+            Err(_) => Err(hand_over_unknown()),
         }
     }
 
@@ -255,6 +265,14 @@ impl Asked {
             _ => asked_at - PATIENCE,
         }
     }
+}
+
+/// Nobody is seen to lead who would show that a hand-over succeeded.
+pub(super) fn hand_over_unknown() -> Error {
+    Error::unavailable(
+        Outcome::Unknown,
+        "it is not known whether the leadership was handed over: `syncmesh status` shows who leads",
+    )
 }
 
 /// What was not applied this time may have been applied by an earlier try.

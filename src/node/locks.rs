@@ -164,6 +164,17 @@ impl Locks {
         }
     }
 
+    /// Like [`Locks::keep_alive`], once the key is known to be used for nothing else. A repetition starts
+    /// the term anew too: to say that the session lives without that would promise more than is left.
+    ///
+    /// # Errors
+    /// `bad-request`, `session-expired`, `no-quorum`, `unavailable`.
+    pub async fn keep_alive_once(&self, session: SessionId, key: IdempotencyKey) -> Result<SessionTerm, Error> {
+        check_key(Some(&key))?;
+        self.gateway.noted_before(Some(key)).await?;
+        self.keep_alive(session).await
+    }
+
     /// Starts the term of a session anew.
     ///
     /// # Errors

@@ -55,7 +55,7 @@ use crate::{
         locks::{IdempotencyKey, Locks},
         running::Running,
         status::{ClusterEvent, ClusterView, NodeInfo, Readiness},
-        wire::{ClientAsk, ClientReply, ControlCall, ControlReply},
+        wire::{ClientAsk, ClientReply, ControlCall, ControlReply, Leader},
     },
 };
 
@@ -171,15 +171,19 @@ impl Node {
     /// member is asked over the mesh and must be up; to take out a dead one, remove it.
     ///
     /// # Errors
-    /// `not-found`, `unavailable`.
+    /// `not-found`, `unavailable`; with a key also `no-quorum`.
     pub async fn leave(&self, peer: NodeId, key: Option<IdempotencyKey>) -> Result<(), Error> {
         limits::check_key(key.as_ref())?;
+        let repeated = self.running.gateway.noted_before(key).await?.is_some();
         if peer == self.id() {
             self.running.asked_to_leave.cancel();
             return Ok(());
         }
-        if !self.running.gateway.route().is_member(peer) {
-            return Err(no_such_member());
+        let route = self.running.gateway.route();
+        if !route.is_member(peer) {
+            // What has left since it was asked to is listed for a while.
+            let has_left = repeated && route.view().members.contains_key(&peer);
+            return if has_left { Ok(()) } else { Err(no_such_member()) };
         }
         match self.running.control(peer, ControlCall::PleaseLeave).await {
             Ok(ControlReply::Done) => Ok(()),
@@ -190,7 +194,8 @@ impl Node {
         }
     }
 
-    /// Hands Raft's leadership to `to`, or to whoever is most up to date.
+    /// Hands Raft's leadership to `to`, or to whoever is most up to date. A repetition under the same
+    /// key does nothing, and tells whether the leadership is where it was to go.
     ///
     /// # Errors
     /// `not-found`, `no-quorum`, `unavailable`.
@@ -199,6 +204,10 @@ impl Node {
         let route = self.running.gateway.route();
         if to.is_some_and(|to| !route.is_member(to)) {
             return Err(no_such_member());
+        }
+        if let Some(noted) = self.running.gateway.noted_before(key).await? {
+            let arrived = |leader: Leader| to.map_or(leader.term > noted, |to| leader.node == to);
+            return if route.leader().is_some_and(arrived) { Ok(()) } else { Err(gateway::hand_over_unknown()) };
         }
         if let (Some(to), Some(leader)) = (to, route.leader())
             && leader.node == to

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::locks::{Page, PageRequest, SessionInfo};
 use crate::{
     error::Error,
-    ids::{Incarnation, LockName, NodeId, Role, SessionId, Term, Tick},
+    ids::{Incarnation, LockName, NodeId, RequestId, Role, SessionId, Term, Tick},
     machine::{
         control::Change,
         lock::{LockAnswer, LockEvent, LockView},
@@ -213,6 +213,11 @@ pub(crate) enum ClientReply {
         next: EventCursor,
     },
     Members(Box<MembersReport>),
+    /// Noted under its key, at first by this request, in this term.
+    Noted {
+        first: RequestId,
+        term: Term,
+    },
     Done,
     Failed(Error),
 }

@@ -168,3 +168,26 @@ async fn the_leadership_goes_where_it_is_told_to_go() {
         assert_eq!(cluster.leader().await, to);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_that_is_repeated_under_its_key_moves_the_leadership_once() {
+    let mut cluster = Cluster::of(3).await;
+    let held = cluster.nodes[0].api.grant("printer").await;
+    let before = cluster.leader().await;
+    let urls: Vec<_> = cluster.nodes.iter().map(|node| node.api.url.clone()).collect();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let post = async |nth: usize, path: &str| {
+        let request = http.post(format!("{}{path}", urls[nth])).header("idempotency-key", "once");
+        request.send().await.unwrap().status().as_u16()
+    };
+    let transfer = "/v1/cluster/members/any/transfer-leader";
+    assert_eq!(post((before + 1) % 3, transfer).await, 204);
+    let after = cluster.leader().await;
+    assert_ne!(after, before);
+    for nth in 0..3 {
+        assert_eq!(post(nth, transfer).await, 204);
+    }
+    assert_eq!(cluster.leader().await, after);
+    let renewal = format!("/v1/sessions/{}/keepalive", held.session);
+    assert_eq!(post(0, &renewal).await, 400, "the key was used for something else");
+}

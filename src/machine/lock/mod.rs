@@ -59,6 +59,10 @@ use crate::ids::{LockName, RequestId, SessionId, Term, Tick};
 
 /// Most holders that a refusal names.
 pub const MAX_HOLDERS_TOLD: usize = 16;
+/// Most holders of a lock, waiters of it, or locks of a session that a reader is shown: the first ones.
+pub const MAX_SHOWN: usize = 1_000;
+/// A page of a list that has come to so many bytes ends, whatever limit was asked for.
+pub const MAX_PAGE_BYTES: usize = 4 << 20;
 /// Most sessions alive at once.
 pub const MAX_SESSIONS: usize = 1_000_000;
 /// Most holds and places in lines together, so that whatever waits can also be granted.

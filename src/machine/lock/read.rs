@@ -3,16 +3,18 @@
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use super::{
-    HolderView, LockTable, LockView, Mode, SessionView, WaiterView,
+    HolderView, LockTable, LockView, MAX_PAGE_BYTES, MAX_SHOWN, Mode, SessionView, WaiterView,
     state::{Session, SessionKey},
 };
 use crate::ids::{FencingToken, LockName, RequestId, SessionId, Tick};
 
 impl LockTable {
-    /// A lock that is held, waited for, or closed after the loss of a holder; `None`: free.
+    /// A lock that is held, waited for, or closed after the loss of a holder; `None`: free. Of the
+    /// holders and of those who wait at most the first [`MAX_SHOWN`] each.
     pub fn view(&self, lock: &LockName) -> Option<LockView> {
         let holders: Vec<HolderView> = self
             .holders(lock)
+            .take(MAX_SHOWN)
             .map(|(key, hold)| {
                 let session = self.session_row(key);
                 HolderView {
@@ -41,30 +43,41 @@ impl LockTable {
             let since = self.waits.get(&waiter.wait).expect("a place in a line names its wait").since;
             WaiterView { session: session.id.clone(), owner: session.owner.clone(), mode: waiter.mode, since }
         };
-        line.all.values().map(view).collect()
+        line.all.values().take(MAX_SHOWN).map(view).collect()
     }
 
     /// Locks in the order of their names: those that begin with `prefix` and come after `after`, at
-    /// most `limit`; and, if there are more, the name to go on after.
+    /// most `limit`, and fewer where they are large; and, if there are more, the name to go on after.
     pub fn list(&self, prefix: &str, after: Option<&LockName>, limit: usize) -> (Vec<LockView>, Option<LockName>) {
-        let mut names: Vec<LockName> = Vec::new();
+        self.list_within(prefix, after, limit, MAX_PAGE_BYTES)
+    }
+
+    pub(super) fn list_within(
+        &self,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: usize,
+        most_bytes: usize,
+    ) -> (Vec<LockView>, Option<LockName>) {
+        let (mut page, mut bytes) = (Vec::new(), 0);
         let mut last = after.filter(|after| after.as_str() >= prefix).cloned();
         // A prefix that is no name (empty, or dots) is below every name that it begins.
         let least = LockName::new(prefix).ok();
-        while names.len() <= limit
-            && let Some(name) = self.next_name(last.as_ref(), least.as_ref())
-        {
-            last = Some(name.clone());
-            if name.as_str().starts_with(prefix) {
-                names.push(name.clone());
-            } else if name.as_str() > prefix {
+        while let Some(name) = self.next_name(last.as_ref(), least.as_ref()) {
+            if !name.as_str().starts_with(prefix) && name.as_str() > prefix {
                 break;
             }
+            if let Some(view) = name.as_str().starts_with(prefix).then(|| self.view(name)).flatten() {
+                if page.len() >= limit || bytes >= most_bytes {
+                    let next = page.last().map(|view: &LockView| view.lock.clone());
+                    return (page, next);
+                }
+                bytes += bytes_of_lock(&view);
+                page.push(view);
+            }
+            last = Some(name.clone());
         }
-        let more = names.len() > limit;
-        names.truncate(limit);
-        let next = if more { names.last().cloned() } else { None };
-        (names.iter().filter_map(|name| self.view(name)).collect(), next)
+        (page, None)
     }
 
     /// The least name with any state after `last`, or from `least` on.
@@ -85,18 +98,24 @@ impl LockTable {
         [held, waited, closed].into_iter().flatten().min()
     }
 
-    /// Sessions in the order of their ids, after `after`, at most `limit`; and, if there are more,
-    /// the id to go on after.
+    /// Sessions in the order of their ids, after `after`, at most `limit`, and fewer where they are
+    /// large; and, if there are more, the id to go on after.
     pub fn sessions(&self, after: Option<&SessionId>, limit: usize) -> (Vec<SessionView>, Option<SessionId>) {
         let from = after.map_or(Unbounded, |after| Excluded(after.clone()));
-        let mut rows = self.keys.range((from, Unbounded));
-        let page: Vec<SessionView> =
-            rows.by_ref().take(limit).map(|(_, key)| self.session_view(*key, self.session_row(*key))).collect();
-        let next = if rows.next().is_some() { page.last().map(|view| view.session.clone()) } else { None };
-        (page, next)
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        for (_, key) in self.keys.range((from, Unbounded)) {
+            if page.len() >= limit || bytes >= MAX_PAGE_BYTES {
+                let next = page.last().map(|view: &SessionView| view.session.clone());
+                return (page, next);
+            }
+            let view = self.session_view(*key, self.session_row(*key));
+            bytes += bytes_of_session(&view);
+            page.push(view);
+        }
+        (page, None)
     }
 
-    /// A session, if it is alive.
+    /// A session, if it is alive, with at most the first [`MAX_SHOWN`] of its locks.
     pub fn session(&self, session: &SessionId) -> Option<SessionView> {
         let key = self.key_of(session)?;
         Some(self.session_view(key, self.session_row(key)))
@@ -108,7 +127,7 @@ impl LockTable {
             owner: row.owner.clone(),
             ttl_ms: row.ttl_ms,
             remainder_ms: row.remainder_ms,
-            locks: self.locks_of(key).cloned().collect(),
+            locks: self.locks_of(key).take(MAX_SHOWN).cloned().collect(),
         }
     }
 
@@ -149,6 +168,21 @@ impl LockTable {
             closed: self.closed.len(),
         }
     }
+}
+
+/// What the fields of an item and their encoding take beside its names, at most.
+const FIELDS: usize = 128;
+
+fn bytes_of_lock(view: &LockView) -> usize {
+    let person = |session: &SessionId, owner: &str| session.as_str().len() + owner.len() + FIELDS;
+    let holders: usize = view.holders.iter().map(|holder| person(&holder.session, &holder.owner)).sum();
+    let waiters: usize = view.waiters.iter().map(|waiter| person(&waiter.session, &waiter.owner)).sum();
+    view.lock.as_str().len() + FIELDS + holders + waiters
+}
+
+fn bytes_of_session(view: &SessionView) -> usize {
+    let locks: usize = view.locks.iter().map(|lock| lock.as_str().len() + FIELDS).sum();
+    view.session.as_str().len() + view.owner.len() + FIELDS + locks
 }
 
 /// The size of the lock state.

@@ -511,6 +511,33 @@ fn lists_page_in_the_order_of_names() {
 }
 
 #[test]
+fn readers_are_shown_the_first_thousand() {
+    let mut b = Bench::with(&["s"]);
+    for n in 0..=MAX_SHOWN {
+        let request = LockRequest::Acquire(acquire("s", &[(&format!("{n:04}"), S)], 0, 0));
+        b.table.request(Tick(1), id(n as u64), request, &mut Vec::new());
+    }
+    let shown = b.table.session(&session("s")).unwrap().locks;
+    assert_eq!((shown.len(), &shown[0]), (MAX_SHOWN, &lock("0000")));
+}
+
+#[test]
+fn a_page_ends_before_it_is_too_large() {
+    let mut b = Bench::with(&["s", "t"]);
+    for name in ["a", "b", "c"] {
+        b.try_acquire("s", &[(name, S)]);
+        b.try_acquire("t", &[(name, S)]);
+    }
+    let whole = b.table.list("", None, 3);
+    assert_eq!((whole.0.len(), whole.1), (3, None));
+    let bytes_of_one = 300;
+    let (page, next) = b.table.list_within("", None, 3, 2 * bytes_of_one);
+    assert_eq!((page.len(), next.clone()), (2, Some(lock("b"))));
+    let (page, next) = b.table.list_within("", next.as_ref(), 3, 2 * bytes_of_one);
+    assert_eq!((page.len(), next), (1, None));
+}
+
+#[test]
 fn tokens_never_go_back() {
     assert_eq!(token_floor(7, 0), 7 + (1 << 32));
     assert_eq!(token_floor(7, 1_800_000_000), 1_800_000_000 << 20);

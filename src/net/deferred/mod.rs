@@ -48,6 +48,11 @@ const MAX_OPEN: usize = 65_536;
 /// Commands, calls and questions in the channels of one exchange.
 const CHANNEL: usize = 4096;
 
+/// Most bytes of an answer under a protocol: it may have to travel in a message of the answerer's own.
+pub const fn most_answer(protocol: Protocol) -> usize {
+    wire::most_body(protocol.limits().request_bytes)
+}
+
 /// Why a question has no answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AskError {

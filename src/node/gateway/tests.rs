@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::{
-    ids::{Incarnation, Term},
+    ids::Incarnation,
     net::{DiscoveredBy, Mesh, MeshStatus, Protocol, Topic},
     telemetry::Bounds,
 };
