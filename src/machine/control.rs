@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     lock::{LockAnswer, LockEffect, LockRequest, LockTable, LockTimer, Refusal, token_floor},
     membership::{ClusterRecord, Liveness, MemberAnswer, MemberChange, MemberNews, Membership},
-    requests::{Abandonment, Admission, AnswerMemory, MemoryBound},
+    requests::{Abandonment, Admission, AnswerMemory, Done, MemoryBound},
 };
 use crate::{
     error::{Error, ErrorCode, Outcome},
@@ -32,8 +32,8 @@ pub struct IdempotencyKey {
 pub struct Change {
     /// Its id, drawn by the node that serves it.
     pub request: RequestId,
-    /// All requests of that node below are answered.
-    pub done_below: u64,
+    /// Which requests of that node are finished.
+    pub done: Done,
     /// The client's name for it.
     pub key: Option<IdempotencyKey>,
     /// What is to be changed.
@@ -154,7 +154,7 @@ impl ControlState {
     }
 
     fn change(&mut self, at: Tick, term: Term, change: Change, effects: &mut Vec<Effect>) -> Answer {
-        let Change { request, done_below, key, body } = change;
+        let Change { request, done, key, body } = change;
         if !self.members.members().get(&request.node).is_some_and(|member| member.belongs()) {
             return Answer::Refused(Error::unavailable(
                 Outcome::NotApplied,
@@ -168,7 +168,7 @@ impl ControlState {
             ));
         }
         let key = key.as_ref().map(|key| (key.key.as_str(), key.fingerprint));
-        match self.answers.admit(at, request, done_below, key) {
+        match self.answers.admit(at, request, &done, key) {
             Admission::New => {}
             Admission::Repeat(answer) => return answer,
             Admission::Pending(_) => return Answer::Lock(LockAnswer::Waiting),
@@ -290,7 +290,7 @@ mod tests {
 
     fn ask(state: &mut ControlState, seq: u64, key: Option<&str>, request: LockRequest) -> Vec<Effect> {
         let key = key.map(|key| IdempotencyKey { key: key.to_owned(), fingerprint: 1 });
-        let change = Change { request: id(seq), done_below: 0, key, body: ChangeBody::Lock(request) };
+        let change = Change { request: id(seq), done: Done::default(), key, body: ChangeBody::Lock(request) };
         let mut effects = Vec::new();
         state.apply(Tick(seq), Term(1), Command::Change(Box::new(change)), &mut effects);
         effects
@@ -343,14 +343,14 @@ mod tests {
         ];
         let before = state.clone();
         for body in bodies {
-            let change = Change { request: id(1), done_below: 0, key: None, body };
+            let change = Change { request: id(1), done: Done::default(), key: None, body };
             let mut effects = Vec::new();
             let answer = state.apply(Tick(1), Term(1), Command::Change(Box::new(change)), &mut effects);
             assert!(matches!(answer, Answer::Refused(error) if error.code == ErrorCode::Forbidden));
             assert_eq!((&state, effects), (&before, vec![]));
         }
         let leave = ChangeBody::Member(MemberChange::Leave(NODE));
-        let change = Change { request: id(1), done_below: 0, key: None, body: leave };
+        let change = Change { request: id(1), done: Done::default(), key: None, body: leave };
         let answer = state.apply(Tick(1), Term(1), Command::Change(Box::new(change)), &mut Vec::new());
         assert_eq!(answer, Answer::Member(MemberAnswer::Done));
     }
