@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     lock::{LockAnswer, LockEffect, LockRequest, LockTable, LockTimer, Refusal, token_floor},
     membership::{ClusterRecord, Liveness, MemberAnswer, MemberChange, MemberNews, Membership},
-    requests::{Abandonment, Admission, AnswerMemory, Done, MemoryBound},
+    requests::{Abandonment, Admission, AnswerMemory, Done, MemoryBound, STEP_MS},
 };
 use crate::{
     error::{Error, ErrorCode, Outcome},
@@ -79,6 +79,9 @@ pub enum Command {
     Timer(LockTimer),
     /// What a node says of itself, or the leader of it.
     Member(MemberChange),
+    /// [`STEP_MS`] have passed in office, by the boot-time clock of the leader. Void unless the entry's
+    /// term is this.
+    Passed(Term),
 }
 
 /// The answer to a [`Command`].
@@ -110,6 +113,8 @@ pub struct ControlState {
     locks: LockTable,
     members: Membership,
     answers: AnswerMemory<Answer>,
+    /// The time that leaders have counted: what answers age by, whatever the wall clocks say.
+    passed: Tick,
 }
 
 impl ControlState {
@@ -126,6 +131,11 @@ impl ControlState {
     /// Members and who is barred.
     pub fn members(&self) -> &Membership {
         &self.members
+    }
+
+    /// Whether anything ages: whether the leader is to count the time.
+    pub fn counts_time(&self) -> bool {
+        self.answers.ages()
     }
 
     /// Counts tokens from the beginning again: what a mutant does.
@@ -146,10 +156,17 @@ impl ControlState {
             }
             Command::Change(change) => self.change(at, term, *change, effects),
             Command::Timer(timer) => {
-                self.lock_step(at, effects, |locks, effects| locks.timer(at, term, timer, effects));
+                self.lock_step(effects, |locks, effects| locks.timer(at, term, timer, effects));
                 Answer::None
             }
             Command::Member(change) => Answer::Member(self.member(at, term, change, effects)),
+            Command::Passed(judged) => {
+                if judged == term {
+                    self.passed = self.passed.plus_ms(STEP_MS);
+                    self.answers.forget_old_keys(self.passed);
+                }
+                Answer::None
+            }
         }
     }
 
@@ -168,7 +185,7 @@ impl ControlState {
             ));
         }
         let key = key.as_ref().map(|key| (key.key.as_str(), key.fingerprint));
-        match self.answers.admit(at, request, &done, key) {
+        match self.answers.admit(self.passed, request, &done, key) {
             Admission::New => {}
             Admission::Repeat(answer) => return answer,
             Admission::Pending(_) => return Answer::Lock(LockAnswer::Waiting),
@@ -181,12 +198,12 @@ impl ControlState {
             ChangeBody::Lock(body) => {
                 let step =
                     |locks: &mut LockTable, effects: &mut Vec<LockEffect>| locks.request(at, request, body, effects);
-                Answer::Lock(self.lock_step(at, effects, step))
+                Answer::Lock(self.lock_step(effects, step))
             }
             ChangeBody::Member(body) => Answer::Member(self.member(at, term, body, effects)),
         };
         if answer != Answer::Lock(LockAnswer::Waiting) {
-            self.answers.settle(at, request, answer.clone());
+            self.answers.settle(self.passed, request, answer.clone());
         }
         answer
     }
@@ -196,10 +213,10 @@ impl ControlState {
         match self.answers.abandon(given_up, gone) {
             Abandonment::Waiting(first) => {
                 let leave = LockRequest::Abandon { request: first };
-                self.lock_step(at, effects, |locks, effects| locks.request(at, first, leave, effects));
+                self.lock_step(effects, |locks, effects| locks.request(at, first, leave, effects));
             }
             Abandonment::Answered(Answer::Lock(LockAnswer::Granted(granted))) => {
-                self.lock_step(at, effects, |locks, effects| locks.surrender(at, &granted, effects));
+                self.lock_step(effects, |locks, effects| locks.surrender(at, &granted, effects));
             }
             Abandonment::Full(bound) => return Answer::Refused(memory_full(bound)),
             Abandonment::Answered(_) | Abandonment::Shared | Abandonment::Unseen | Abandonment::Stale => {}
@@ -210,7 +227,6 @@ impl ControlState {
     /// Runs a step of the lock machine and remembers the answers of the waits that it ended.
     fn lock_step<T>(
         &mut self,
-        at: Tick,
         effects: &mut Vec<Effect>,
         step: impl FnOnce(&mut LockTable, &mut Vec<LockEffect>) -> T,
     ) -> T {
@@ -220,7 +236,7 @@ impl ControlState {
             effects.push(Effect::Lock(match effect {
                 LockEffect::Answered { requests, answer } => {
                     let remember =
-                        |request: &RequestId| self.answers.settle(at, *request, Answer::Lock(answer.clone()));
+                        |request: &RequestId| self.answers.settle(self.passed, *request, Answer::Lock(answer.clone()));
                     let mut told: Vec<RequestId> = requests.iter().flat_map(remember).collect();
                     // Also one that was abandoned while others waited under its key: its wait is over.
                     let abandoned: Vec<RequestId> =
@@ -353,5 +369,35 @@ mod tests {
         let change = Change { request: id(1), done: Done::default(), key: None, body: leave };
         let answer = state.apply(Tick(1), Term(1), Command::Change(Box::new(change)), &mut Vec::new());
         assert_eq!(answer, Answer::Member(MemberAnswer::Done));
+    }
+
+    #[test]
+    fn keys_age_by_the_time_that_leaders_count_and_not_by_the_times_of_entries() {
+        let mut state = ControlState::default();
+        let joiner =
+            Joiner { node: NODE, incarnation: Incarnation(1), roles: vec![], addrs: vec![], version: String::new() };
+        state.apply(Tick(0), Term(1), Command::Member(MemberChange::Join(joiner)), &mut Vec::new());
+        let open = |state: &mut ControlState, at, seq| {
+            let new = NewSession { session: SessionId::new("s").unwrap(), ttl_ms: 30_000, owner: "".into() };
+            let key = Some(IdempotencyKey { key: "k".into(), fingerprint: 1 });
+            let body = ChangeBody::Lock(LockRequest::OpenSession(new));
+            let change = Change { request: id(seq), done: Done::default(), key, body };
+            state.apply(at, Term(1), Command::Change(Box::new(change)), &mut Vec::new())
+        };
+        let opened = open(&mut state, Tick(0), 1);
+        assert!(matches!(opened, Answer::Lock(LockAnswer::Opened(_))));
+        assert_eq!(open(&mut state, Tick(u64::MAX), 2), opened, "however far a wall clock jumps");
+        let passed = |state: &mut ControlState, judged| {
+            state.apply(Tick(0), Term(1), Command::Passed(Term(judged)), &mut Vec::new());
+        };
+        (0..100).for_each(|_| passed(&mut state, 0));
+        assert_eq!(open(&mut state, Tick(0), 3), opened, "what another term's leader counted is void");
+        (0..600_000 / STEP_MS).for_each(|_| passed(&mut state, 1));
+        assert_eq!(open(&mut state, Tick(0), 4), opened);
+        assert!(state.counts_time());
+        passed(&mut state, 1);
+        assert!(!state.counts_time());
+        let taken = Answer::Lock(LockAnswer::Refused(Refusal::SessionTaken));
+        assert_eq!(open(&mut state, Tick(0), 5), taken, "executed anew");
     }
 }

@@ -48,8 +48,11 @@ pub const MAX_NODES: usize = 4_096;
 pub const MAX_KEYS: usize = 200_000;
 /// Most requests that wait under one idempotency key.
 pub const MAX_REQUESTS_PER_KEY: usize = 64;
-/// How long the answer under an idempotency key is remembered, in milliseconds of entry time.
-pub const KEY_WINDOW_MS: u64 = 600_000;
+/// In which steps the leader counts time, in milliseconds.
+pub const STEP_MS: u64 = 10_000;
+/// How long the answer under an idempotency key is remembered, in milliseconds of the time that leaders
+/// count: ten minutes, and the step in which it was given.
+pub const KEY_WINDOW_MS: u64 = 600_000 + STEP_MS;
 
 /// Of which of its requests a node wants to hear no more. What was said once need not be said again.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -187,7 +190,7 @@ impl<A: Clone> AnswerMemory<A> {
         Self::default()
     }
 
-    /// Judges a request in an entry committed at `at`. Its node wants to hear no more of what it
+    /// Judges a request at the time `at`, as leaders have counted it. Its node wants to hear no more of what it
     /// is `done` with; `key` is its idempotency key with the fingerprint of its content.
     pub fn admit(&mut self, at: Tick, request: RequestId, done: &Done, key: Option<(&str, u64)>) -> Admission<A> {
         self.forget_old_keys(at);
@@ -358,7 +361,13 @@ impl<A: Clone> AnswerMemory<A> {
         self.nodes.remove(node);
     }
 
-    fn forget_old_keys(&mut self, at: Tick) {
+    /// Whether it remembers what it will forget when time has passed.
+    pub fn ages(&self) -> bool {
+        !self.answered.is_empty()
+    }
+
+    /// Forgets the keys that were answered too long before `at`.
+    pub fn forget_old_keys(&mut self, at: Tick) {
         while let Some((since, _)) = self.answered.first()
             && at >= since.plus_ms(KEY_WINDOW_MS)
         {
