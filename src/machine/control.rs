@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     lock::{LockAnswer, LockEffect, LockRequest, LockTable, LockTimer, Refusal, token_floor},
     membership::{ClusterRecord, Liveness, MemberAnswer, MemberChange, MemberNews, Membership},
-    requests::{Abandonment, Admission, AnswerMemory, MemoryBound},
+    requests::{Abandonment, Admission, AnswerMemory, Done, MemoryBound, STEP_MS},
 };
 use crate::{
     error::{Error, ErrorCode, Outcome},
@@ -32,8 +32,8 @@ pub struct IdempotencyKey {
 pub struct Change {
     /// Its id, drawn by the node that serves it.
     pub request: RequestId,
-    /// All requests of that node below are answered.
-    pub done_below: u64,
+    /// Which requests of that node are finished.
+    pub done: Done,
     /// The client's name for it.
     pub key: Option<IdempotencyKey>,
     /// What is to be changed.
@@ -81,6 +81,9 @@ pub enum Command {
     Timer(LockTimer),
     /// What a node says of itself, or the leader of it.
     Member(MemberChange),
+    /// [`STEP_MS`] have passed in office, by the boot-time clock of the leader. Void unless the entry's
+    /// term is this.
+    Passed(Term),
 }
 
 /// The answer to a [`Command`].
@@ -119,6 +122,8 @@ pub struct ControlState {
     locks: LockTable,
     members: Membership,
     answers: AnswerMemory<Answer>,
+    /// The time that leaders have counted: what answers age by, whatever the wall clocks say.
+    passed: Tick,
 }
 
 impl ControlState {
@@ -135,6 +140,11 @@ impl ControlState {
     /// Members and who is barred.
     pub fn members(&self) -> &Membership {
         &self.members
+    }
+
+    /// Whether anything ages: whether the leader is to count the time.
+    pub fn counts_time(&self) -> bool {
+        self.answers.ages()
     }
 
     /// Counts tokens from the beginning again: what a mutant does.
@@ -155,15 +165,22 @@ impl ControlState {
             }
             Command::Change(change) => self.change(at, term, *change, effects),
             Command::Timer(timer) => {
-                self.lock_step(at, effects, |locks, effects| locks.timer(at, term, timer, effects));
+                self.lock_step(effects, |locks, effects| locks.timer(at, term, timer, effects));
                 Answer::None
             }
             Command::Member(change) => Answer::Member(self.member(at, term, change, effects)),
+            Command::Passed(judged) => {
+                if judged == term {
+                    self.passed = self.passed.plus_ms(STEP_MS);
+                    self.answers.forget_old_keys(self.passed);
+                }
+                Answer::None
+            }
         }
     }
 
     fn change(&mut self, at: Tick, term: Term, change: Change, effects: &mut Vec<Effect>) -> Answer {
-        let Change { request, done_below, key, body } = change;
+        let Change { request, done, key, body } = change;
         if !self.members.members().get(&request.node).is_some_and(|member| member.belongs()) {
             return Answer::Refused(Error::unavailable(
                 Outcome::NotApplied,
@@ -177,7 +194,7 @@ impl ControlState {
             ));
         }
         let key = key.as_ref().map(|key| (key.key.as_str(), key.fingerprint));
-        match self.answers.admit(at, request, done_below, key) {
+        match self.answers.admit(self.passed, request, &done, key) {
             Admission::New => {}
             Admission::Repeat(answer) => return answer,
             Admission::Pending(_) => return Answer::Lock(LockAnswer::Waiting),
@@ -190,13 +207,13 @@ impl ControlState {
             ChangeBody::Lock(body) => {
                 let step =
                     |locks: &mut LockTable, effects: &mut Vec<LockEffect>| locks.request(at, request, body, effects);
-                Answer::Lock(self.lock_step(at, effects, step))
+                Answer::Lock(self.lock_step(effects, step))
             }
             ChangeBody::Member(body) => Answer::Member(self.member(at, term, body, effects)),
             ChangeBody::Intent => Answer::Noted { first: request, term },
         };
         if answer != Answer::Lock(LockAnswer::Waiting) {
-            self.answers.settle(at, request, answer.clone());
+            self.answers.settle(self.passed, request, answer.clone());
         }
         answer
     }
@@ -206,10 +223,10 @@ impl ControlState {
         match self.answers.abandon(given_up, gone) {
             Abandonment::Waiting(first) => {
                 let leave = LockRequest::Abandon { request: first };
-                self.lock_step(at, effects, |locks, effects| locks.request(at, first, leave, effects));
+                self.lock_step(effects, |locks, effects| locks.request(at, first, leave, effects));
             }
             Abandonment::Answered(Answer::Lock(LockAnswer::Granted(granted))) => {
-                self.lock_step(at, effects, |locks, effects| locks.surrender(at, &granted, effects));
+                self.lock_step(effects, |locks, effects| locks.surrender(at, &granted, effects));
             }
             Abandonment::Full(bound) => return Answer::Refused(memory_full(bound)),
             Abandonment::Answered(_) | Abandonment::Shared | Abandonment::Unseen | Abandonment::Stale => {}
@@ -220,7 +237,6 @@ impl ControlState {
     /// Runs a step of the lock machine and remembers the answers of the waits that it ended.
     fn lock_step<T>(
         &mut self,
-        at: Tick,
         effects: &mut Vec<Effect>,
         step: impl FnOnce(&mut LockTable, &mut Vec<LockEffect>) -> T,
     ) -> T {
@@ -230,7 +246,7 @@ impl ControlState {
             effects.push(Effect::Lock(match effect {
                 LockEffect::Answered { requests, answer } => {
                     let remember =
-                        |request: &RequestId| self.answers.settle(at, *request, Answer::Lock(answer.clone()));
+                        |request: &RequestId| self.answers.settle(self.passed, *request, Answer::Lock(answer.clone()));
                     let mut told: Vec<RequestId> = requests.iter().flat_map(remember).collect();
                     // Also one that was abandoned while others waited under its key: its wait is over.
                     let abandoned: Vec<RequestId> =
@@ -304,7 +320,7 @@ mod tests {
 
     fn ask(state: &mut ControlState, seq: u64, key: Option<&str>, request: LockRequest) -> Vec<Effect> {
         let key = key.map(|key| IdempotencyKey { key: key.to_owned(), fingerprint: 1 });
-        let change = Change { request: id(seq), done_below: 0, key, body: ChangeBody::Lock(request) };
+        let change = Change { request: id(seq), done: Done::default(), key, body: ChangeBody::Lock(request) };
         let mut effects = Vec::new();
         state.apply(Tick(seq), Term(1), Command::Change(Box::new(change)), &mut effects);
         effects
@@ -370,15 +386,45 @@ mod tests {
         ];
         let before = state.clone();
         for body in bodies {
-            let change = Change { request: id(1), done_below: 0, key: None, body };
+            let change = Change { request: id(1), done: Done::default(), key: None, body };
             let mut effects = Vec::new();
             let answer = state.apply(Tick(1), Term(1), Command::Change(Box::new(change)), &mut effects);
             assert!(matches!(answer, Answer::Refused(error) if error.code == ErrorCode::Forbidden));
             assert_eq!((&state, effects), (&before, vec![]));
         }
         let leave = ChangeBody::Member(MemberChange::Leave(NODE));
-        let change = Change { request: id(1), done_below: 0, key: None, body: leave };
+        let change = Change { request: id(1), done: Done::default(), key: None, body: leave };
         let answer = state.apply(Tick(1), Term(1), Command::Change(Box::new(change)), &mut Vec::new());
         assert_eq!(answer, Answer::Member(MemberAnswer::Done));
+    }
+
+    #[test]
+    fn keys_age_by_the_time_that_leaders_count_and_not_by_the_times_of_entries() {
+        let mut state = ControlState::default();
+        let joiner =
+            Joiner { node: NODE, incarnation: Incarnation(1), roles: vec![], addrs: vec![], version: String::new() };
+        state.apply(Tick(0), Term(1), Command::Member(MemberChange::Join(joiner)), &mut Vec::new());
+        let open = |state: &mut ControlState, at, seq| {
+            let new = NewSession { session: SessionId::new("s").unwrap(), ttl_ms: 30_000, owner: "".into() };
+            let key = Some(IdempotencyKey { key: "k".into(), fingerprint: 1 });
+            let body = ChangeBody::Lock(LockRequest::OpenSession(new));
+            let change = Change { request: id(seq), done: Done::default(), key, body };
+            state.apply(at, Term(1), Command::Change(Box::new(change)), &mut Vec::new())
+        };
+        let opened = open(&mut state, Tick(0), 1);
+        assert!(matches!(opened, Answer::Lock(LockAnswer::Opened(_))));
+        assert_eq!(open(&mut state, Tick(u64::MAX), 2), opened, "however far a wall clock jumps");
+        let passed = |state: &mut ControlState, judged| {
+            state.apply(Tick(0), Term(1), Command::Passed(Term(judged)), &mut Vec::new());
+        };
+        (0..100).for_each(|_| passed(&mut state, 0));
+        assert_eq!(open(&mut state, Tick(0), 3), opened, "what another term's leader counted is void");
+        (0..600_000 / STEP_MS).for_each(|_| passed(&mut state, 1));
+        assert_eq!(open(&mut state, Tick(0), 4), opened);
+        assert!(state.counts_time());
+        passed(&mut state, 1);
+        assert!(!state.counts_time());
+        let taken = Answer::Lock(LockAnswer::Refused(Refusal::SessionTaken));
+        assert_eq!(open(&mut state, Tick(0), 5), taken, "executed anew");
     }
 }

@@ -7,9 +7,11 @@
 //! # What is guaranteed
 //!
 //! * **Each request is executed at most once.** A node numbers its requests and says with each below
-//!   which number it wants to hear no more. Numbers from there on are remembered, waiting or answered;
-//!   numbers below are stale and never executed, so that forgetting them is safe. A restarted node has
-//!   a new incarnation, which makes everything of the older one stale.
+//!   which number it wants to hear no more, and of which others (see [`Done`]). The rest is remembered,
+//!   waiting or answered; what a node is done with is stale and never executed, so that forgetting it
+//!   is safe. A restarted node has a new incarnation, which makes everything of the older one stale.
+//! * **One long wait costs no more than one place**, however much is answered meanwhile: of the requests
+//!   that are finished above the oldest open one, only the ranges of their numbers are kept.
 //! * **An idempotency key gets its first answer for ten minutes** after that was given, whichever node
 //!   asks. A repeat while the first request waits is told together with it.
 //! * **Nothing is forgotten early.** Where a bound is reached, new requests are refused.
@@ -30,19 +32,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Incarnation, NodeId, RequestId, Tick};
 
+mod ranges;
 #[cfg(test)]
 mod tests;
 
+pub use ranges::Ranges;
+
 /// Most requests of one node that it has not said it is done with.
 pub const MAX_OPEN_PER_NODE: usize = 65_536;
+/// Most ranges of finished requests that one request names.
+pub const MAX_RANGES_TOLD: usize = 16;
 /// Most nodes remembered.
 pub const MAX_NODES: usize = 4_096;
 /// Most idempotency keys remembered at once.
 pub const MAX_KEYS: usize = 200_000;
 /// Most requests that wait under one idempotency key.
 pub const MAX_REQUESTS_PER_KEY: usize = 64;
-/// How long the answer under an idempotency key is remembered, in milliseconds of entry time.
-pub const KEY_WINDOW_MS: u64 = 600_000;
+/// In which steps the leader counts time, in milliseconds.
+pub const STEP_MS: u64 = 10_000;
+/// How long the answer under an idempotency key is remembered, in milliseconds of the time that leaders
+/// count: ten minutes, and the step in which it was given.
+pub const KEY_WINDOW_MS: u64 = 600_000 + STEP_MS;
+
+/// Of which of its requests a node wants to hear no more. What was said once need not be said again.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Done {
+    /// All below this number.
+    pub below: u64,
+    /// Some from there on, as the first number of each range and the first after it; at most
+    /// [`MAX_RANGES_TOLD`] ranges.
+    pub ranges: Vec<(u64, u64)>,
+}
 
 /// What to do with a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -107,7 +127,37 @@ pub struct AnswerMemory<A> {
 struct NodeMemory<A> {
     incarnation: Incarnation,
     done_below: u64,
+    /// The finished ones from `done_below` on.
+    done: Ranges,
     open: BTreeMap<u64, Open<A>>,
+}
+
+impl<A> NodeMemory<A> {
+    fn new(incarnation: Incarnation) -> Self {
+        Self { incarnation, done_below: 0, done: Ranges::default(), open: BTreeMap::new() }
+    }
+
+    fn forget(&mut self, done: &Done) {
+        if done.below > self.done_below {
+            self.done_below = done.below;
+            self.open = self.open.split_off(&done.below);
+            self.done.cut(done.below);
+        }
+        for (from, end) in done.ranges.iter().take(MAX_RANGES_TOLD) {
+            let from = self.done_below.max(*from);
+            // Between the requests that a node has open there is no room for more ranges.
+            if from >= *end || self.done.count() >= MAX_OPEN_PER_NODE {
+                continue;
+            }
+            self.done.insert(from, *end);
+            let finished: Vec<u64> = self.open.range(from..*end).map(|(seq, _)| *seq).collect();
+            finished.iter().for_each(|seq| drop(self.open.remove(seq)));
+        }
+    }
+
+    fn is_done_with(&self, seq: u64) -> bool {
+        seq < self.done_below || self.done.contains(seq)
+    }
 }
 
 /// A request that its node still wants to hear of; without an answer, it waits.
@@ -140,11 +190,11 @@ impl<A: Clone> AnswerMemory<A> {
         Self::default()
     }
 
-    /// Judges a request in an entry committed at `at`. Its node wants to hear no more of requests
-    /// below `done_below`; `key` is its idempotency key with the fingerprint of its content.
-    pub fn admit(&mut self, at: Tick, request: RequestId, done_below: u64, key: Option<(&str, u64)>) -> Admission<A> {
+    /// Judges a request at the time `at`, as leaders have counted it. Its node wants to hear no more of what it
+    /// is `done` with; `key` is its idempotency key with the fingerprint of its content.
+    pub fn admit(&mut self, at: Tick, request: RequestId, done: &Done, key: Option<(&str, u64)>) -> Admission<A> {
         self.forget_old_keys(at);
-        let node = match self.node(request, done_below) {
+        let node = match self.node(request, done) {
             Ok(node) => node,
             Err(refused) => return refused,
         };
@@ -165,12 +215,12 @@ impl<A: Clone> AnswerMemory<A> {
         self.admit_key(request, key, fingerprint)
     }
 
-    /// The memory of the request's node, brought up to the request's incarnation and `done_below`.
-    fn node(&mut self, request: RequestId, done_below: u64) -> Result<&mut NodeMemory<A>, Admission<A>> {
+    /// The memory of the request's node, brought up to the request's incarnation and what it is `done` with.
+    fn node(&mut self, request: RequestId, done: &Done) -> Result<&mut NodeMemory<A>, Admission<A>> {
         if !self.nodes.contains_key(&request.node) && self.nodes.len() >= MAX_NODES {
             return Err(Admission::Full(MemoryBound::Nodes));
         }
-        let new = || NodeMemory { incarnation: request.incarnation, done_below: 0, open: BTreeMap::new() };
+        let new = || NodeMemory::new(request.incarnation);
         let node = self.nodes.entry(request.node).or_insert_with(new);
         if request.incarnation < node.incarnation {
             return Err(Admission::Stale);
@@ -178,11 +228,8 @@ impl<A: Clone> AnswerMemory<A> {
         if request.incarnation > node.incarnation {
             *node = new();
         }
-        if done_below > node.done_below {
-            node.done_below = done_below;
-            node.open = node.open.split_off(&done_below);
-        }
-        if request.seq < node.done_below { Err(Admission::Stale) } else { Ok(node) }
+        node.forget(done);
+        if node.is_done_with(request.seq) { Err(Admission::Stale) } else { Ok(node) }
     }
 
     /// The request that is executed for this one.
@@ -264,7 +311,7 @@ impl<A: Clone> AnswerMemory<A> {
     /// the same node.
     pub fn abandon(&mut self, request: RequestId, gone: A) -> Abandonment<A> {
         let Some(node) = self.nodes.get_mut(&request.node) else { return Abandonment::Stale };
-        if request.incarnation != node.incarnation || request.seq < node.done_below {
+        if request.incarnation != node.incarnation || node.is_done_with(request.seq) {
             return Abandonment::Stale;
         }
         let Some(open) = node.open.get_mut(&request.seq) else {
@@ -314,7 +361,13 @@ impl<A: Clone> AnswerMemory<A> {
         self.nodes.remove(node);
     }
 
-    fn forget_old_keys(&mut self, at: Tick) {
+    /// Whether it remembers what it will forget when time has passed.
+    pub fn ages(&self) -> bool {
+        !self.answered.is_empty()
+    }
+
+    /// Forgets the keys that were answered too long before `at`.
+    pub fn forget_old_keys(&mut self, at: Tick) {
         while let Some((since, _)) = self.answered.first()
             && at >= since.plus_ms(KEY_WINDOW_MS)
         {

@@ -86,7 +86,7 @@ impl Gateway {
         body: ChangeBody,
         wait: Duration,
     ) -> Result<ClientReply, Error> {
-        let change = Change { request: request.id(), done_below: request.done_below(), key, body };
+        let change = Change { request: request.id(), done: request.done(), key, body };
         self.submit(ClientAsk::Change(change), wait, Effectless::UnlessSent).await
     }
 
@@ -181,8 +181,8 @@ impl Gateway {
             };
         }
         // Every question has an id of its own: one that was cancelled cannot be asked again.
-        let question = self.begin();
-        match self.exchange.ask(leader.node, question.id(), lane(ask), encode(ask)).await {
+        let question = self.requests.question();
+        match self.exchange.ask(leader.node, question, lane(ask), encode(ask)).await {
             Ok(bytes) => decode(&bytes).map_or(Asked::Unanswered, Asked::Answered),
             Err(AskError::TooManyOpen | AskError::Overloaded | AskError::Call(CallError::Busy(_))) => Asked::Crowded,
             Err(AskError::Call(CallError::Refused(_))) => Asked::Refused,

@@ -12,8 +12,12 @@ fn id(node: u8, incarnation: u64, seq: u64) -> RequestId {
     RequestId { node: NodeId::from_bytes([node; 32]), incarnation: Incarnation(incarnation), seq }
 }
 
+fn below(below: u64) -> Done {
+    Done { below, ranges: vec![] }
+}
+
 fn admit(memory: &mut Memory, request: RequestId, key: Option<(&str, u64)>) -> Admission<u32> {
-    let admission = memory.admit(Tick(1), request, 0, key);
+    let admission = memory.admit(Tick(1), request, &below(0), key);
     let bytes = encode(memory);
     assert_eq!(&decode::<Memory>(&bytes).unwrap(), memory);
     admission
@@ -36,10 +40,25 @@ fn what_a_node_is_done_with_is_forgotten_and_never_executed() {
         admit(&mut memory, id(1, 1, seq), None);
         memory.settle(Tick(1), id(1, 1, seq), 42);
     }
-    assert_eq!(memory.admit(Tick(1), id(1, 1, 4), 3, None), Admission::New);
+    assert_eq!(memory.admit(Tick(1), id(1, 1, 4), &below(3), None), Admission::New);
     assert_eq!(admit(&mut memory, id(1, 1, 2), None), Admission::Stale);
     assert_eq!(admit(&mut memory, id(1, 1, 3), None), Admission::Repeat(42));
     assert_eq!(memory.nodes[&id(1, 1, 1).node].open.len(), 2);
+    assert_eq!(memory.abandon(id(1, 1, 2), GONE), Abandonment::Stale);
+}
+
+#[test]
+fn one_long_wait_does_not_fill_the_memory_of_what_is_finished_meanwhile() {
+    let mut memory = Memory::new();
+    let done = |ranges: &[(u64, u64)]| Done { below: 1, ranges: ranges.to_vec() };
+    assert_eq!(memory.admit(Tick(1), id(1, 1, 1), &done(&[]), None), Admission::New);
+    for seq in 2..MAX_OPEN_PER_NODE as u64 + 100 {
+        assert_eq!(memory.admit(Tick(1), id(1, 1, seq), &done(&[(2, seq)]), None), Admission::New);
+        memory.settle(Tick(1), id(1, 1, seq), 42);
+    }
+    assert_eq!(memory.nodes[&id(1, 1, 1).node].open.len(), 2);
+    assert_eq!(admit(&mut memory, id(1, 1, 1), None), Admission::Pending(id(1, 1, 1)));
+    assert_eq!(admit(&mut memory, id(1, 1, 2), None), Admission::Stale);
     assert_eq!(memory.abandon(id(1, 1, 2), GONE), Abandonment::Stale);
 }
 
@@ -58,12 +77,12 @@ fn a_restart_makes_older_requests_stale() {
 fn a_full_memory_refuses_new_requests_and_keeps_old_answers() {
     let mut memory = Memory::new();
     for seq in 0..MAX_OPEN_PER_NODE as u64 {
-        assert_eq!(memory.admit(Tick(1), id(1, 1, seq), 0, None), Admission::New);
+        assert_eq!(memory.admit(Tick(1), id(1, 1, seq), &below(0), None), Admission::New);
     }
     let full = Admission::Full(MemoryBound::OpenRequests);
-    assert_eq!(memory.admit(Tick(1), id(1, 1, 99_999), 0, None), full);
-    assert_eq!(memory.admit(Tick(1), id(1, 1, 0), 0, None), Admission::Pending(id(1, 1, 0)));
-    assert_eq!(memory.admit(Tick(1), id(1, 1, 99_999), 1, None), Admission::New);
+    assert_eq!(memory.admit(Tick(1), id(1, 1, 99_999), &below(0), None), full);
+    assert_eq!(memory.admit(Tick(1), id(1, 1, 0), &below(0), None), Admission::Pending(id(1, 1, 0)));
+    assert_eq!(memory.admit(Tick(1), id(1, 1, 99_999), &below(1), None), Admission::New);
 }
 
 #[test]
@@ -76,8 +95,8 @@ fn a_key_gets_its_first_answer_at_any_node_for_ten_minutes() {
     assert_eq!(memory.settle(Tick(1), id(1, 1, 5), 42), [id(1, 1, 5), id(2, 1, 9)]);
     assert_eq!(admit(&mut memory, id(2, 1, 9), None), Admission::Repeat(42));
     assert_eq!(admit(&mut memory, id(3, 1, 1), key), Admission::Repeat(42));
-    assert_eq!(memory.admit(Tick(KEY_WINDOW_MS), id(3, 1, 2), 0, key), Admission::Repeat(42));
-    assert_eq!(memory.admit(Tick(KEY_WINDOW_MS + 1), id(3, 1, 3), 0, key), Admission::New);
+    assert_eq!(memory.admit(Tick(KEY_WINDOW_MS), id(3, 1, 2), &below(0), key), Admission::Repeat(42));
+    assert_eq!(memory.admit(Tick(KEY_WINDOW_MS + 1), id(3, 1, 3), &below(0), key), Admission::New);
 }
 
 #[test]
@@ -155,6 +174,7 @@ enum Move {
     Settle(usize),
     Abandon { node: u8, seq: u64 },
     Done { node: u8, below: u64 },
+    Finish { node: u8, seq: u64 },
     Restart(u8),
     Pass(u64),
 }
@@ -166,6 +186,7 @@ fn moves() -> impl Strategy<Value = Move> {
         4 => (0..8usize).prop_map(Move::Settle),
         4 => request().prop_map(|(node, seq)| Move::Abandon { node, seq }),
         1 => request().prop_map(|(node, below)| Move::Done { node, below }),
+        2 => request().prop_map(|(node, seq)| Move::Finish { node, seq }),
         1 => (0..3u8).prop_map(Move::Restart),
         1 => (0..KEY_WINDOW_MS).prop_map(Move::Pass),
     ]
@@ -188,6 +209,7 @@ struct World {
     now: u64,
     incarnation: [u64; 3],
     below: [u64; 3],
+    finished: [Ranges; 3],
     executions: Vec<Execution>,
     /// The key under which each request is sent, always the same one.
     keys: BTreeMap<RequestId, Option<u8>>,
@@ -202,9 +224,11 @@ impl World {
         let request = self.id(node, seq);
         let key = *self.keys.entry(request).or_insert(key);
         let name = key.map(|key| key.to_string());
-        let below = self.below[usize::from(node)];
-        match self.memory.admit(Tick(self.now), request, below, name.as_deref().map(|name| (name, 1))) {
+        let (below, finished) = (self.below[usize::from(node)], &self.finished[usize::from(node)]);
+        let done = Done { below, ranges: finished.starting_at(0).collect() };
+        match self.memory.admit(Tick(self.now), request, &done, name.as_deref().map(|name| (name, 1))) {
             Admission::New => {
+                assert!(!finished.contains(seq), "its node is done with it");
                 assert!(self.executions.iter().all(|done| done.request != request), "executed twice");
                 let now = self.now;
                 let stands = |done: &Execution| match done.answer {
@@ -285,9 +309,11 @@ impl World {
                 let mark = &mut self.below[usize::from(node)];
                 *mark = (*mark).max(below.saturating_sub(6));
             }
+            Move::Finish { node, seq } => self.finished[usize::from(node)].insert(seq, seq + 1),
             Move::Restart(node) => {
                 self.incarnation[usize::from(node)] += 1;
                 self.below[usize::from(node)] = 0;
+                self.finished[usize::from(node)] = Ranges::default();
             }
             Move::Pass(ms) => self.now += ms,
         }

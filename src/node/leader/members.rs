@@ -6,11 +6,12 @@ use tracing::warn;
 
 use super::{LeaderTask, Outcome, effects::propose_for_certain, handle::view_of};
 use crate::{
-    ids::{NodeId, Role, Tick},
+    ids::{NodeId, Role, Term, Tick},
     machine::{
         autopilot::{self, Candidate, RaftChange, Situation},
         control::Command,
         membership::{Liveness, MemberChange},
+        requests::STEP_MS,
     },
     raft::{Changing, RaftStatus},
     time::millis,
@@ -96,15 +97,35 @@ impl LeaderTask {
         });
     }
 
-    pub(super) fn forget(&mut self) {
+    /// Counts the time in office, while anything ages by it. What passes while an entry is on its way,
+    /// or without a leader, is not counted: what ages, is remembered so much longer.
+    pub(super) fn count_time(&mut self, now: Tick, term: Term) {
+        if self.counting || now.ms_since(self.counted) < STEP_MS {
+            return;
+        }
+        self.counted = now;
+        if !self.quorum.is_there() || !self.parts.raft.with_state(|state, _| state.counts_time()).unwrap_or(false) {
+            return;
+        }
+        self.counting = true;
+        let raft = self.parts.raft.clone();
+        self.work.spawn(async move {
+            // A step that is lost was not counted.
+            let _ = raft.propose(vec![Command::Passed(term)]).await;
+            Outcome::Counted
+        });
+    }
+
+    /// By this node's own boot-time clock since it saw them go: wall clocks may jump.
+    pub(super) fn forget(&mut self, now: Tick) {
         if self.forgetting {
             return;
         }
-        let wall = self.parts.clock.wall();
         let limit = millis(self.parts.settings.member_forget_timeout);
         let view = self.parts.route.view();
         let old = view.members.iter().filter(|(node, member)| {
-            !member.serves() && wall.ms_since(member.since) >= limit && !view.voters.contains(node)
+            let gone = self.seen.get(node).is_some_and(|(_, since)| now.ms_since(*since) >= limit);
+            gone && !member.serves() && !view.voters.contains(node)
         });
         let old: Vec<_> = old.map(|(node, member)| (*node, member.since)).collect();
         if old.is_empty() {

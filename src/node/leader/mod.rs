@@ -86,6 +86,7 @@ enum Outcome {
     RaftChanged { change: RaftChange, error: Option<String> },
     ViewRead(Option<Box<View>>),
     Forgot,
+    Counted,
 }
 
 /// What the task is made of.
@@ -131,6 +132,10 @@ struct LeaderTask {
     /// When the next change of the voters may be tried.
     change_at: Tick,
     forgetting: bool,
+    /// Whether an entry that says that time has passed is on its way.
+    counting: bool,
+    /// Up to when time was counted.
+    counted: Tick,
     reading_view: bool,
     view_stale: bool,
     work: JoinSet<Outcome>,
@@ -165,6 +170,8 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         changing: false,
         change_at: Tick::default(),
         forgetting: false,
+        counting: false,
+        counted: Tick::default(),
         reading_view: false,
         view_stale: true,
         work: JoinSet::new(),
@@ -231,7 +238,8 @@ impl LeaderTask {
         }
         self.suspect(now);
         self.change_voters(now);
-        self.forget();
+        self.forget(now);
+        self.count_time(now, term);
     }
 
     fn done(&mut self, outcome: Outcome) {
@@ -266,6 +274,10 @@ impl LeaderTask {
                 }
             }
             Outcome::Forgot => self.forgetting = false,
+            Outcome::Counted => {
+                self.counting = false;
+                self.counted = self.parts.clock.now();
+            }
         }
     }
 }

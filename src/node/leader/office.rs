@@ -140,6 +140,7 @@ impl LeaderTask {
         self.watch_members(now);
         self.detector.amnesty(now);
         self.office_since = now;
+        self.counted = now;
         self.led.send_replace(Some(term));
         self.parts.route.learn(Leader { term, node: self.parts.me });
     }
