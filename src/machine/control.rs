@@ -57,7 +57,7 @@ impl ChangeBody {
     fn may_come_from(&self, node: &NodeId) -> bool {
         match self {
             Self::Lock(LockRequest::Abandon { request }) => request.node == *node,
-            Self::Lock(_) | Self::Member(MemberChange::Remove(_) | MemberChange::Admit(_)) => true,
+            Self::Intent | Self::Lock(_) | Self::Member(MemberChange::Remove(_) | MemberChange::Admit(_)) => true,
             Self::Member(MemberChange::Leave(leaving)) => leaving == node,
             Self::Member(
                 MemberChange::Join(_)
@@ -332,7 +332,7 @@ mod tests {
         state.apply(Tick(0), Term(1), Command::Member(MemberChange::Join(joiner())), &mut Vec::new());
         let mut note = |seq: u64, term: u64, fingerprint: u64| {
             let key = Some(IdempotencyKey { key: "key".to_owned(), fingerprint });
-            let change = Change { request: id(seq), done_below: 0, key, body: ChangeBody::Intent };
+            let change = Change { request: id(seq), done: Done::default(), key, body: ChangeBody::Intent };
             state.apply(Tick(seq), Term(term), Command::Change(Box::new(change)), &mut Vec::new())
         };
         let noted = Answer::Noted { first: id(1), term: Term(1) };
