@@ -68,6 +68,11 @@ impl FaultKind {
         )
     }
 
+    /// Whether it needs an occasion, which a run may never offer.
+    pub fn needs_an_occasion(self) -> bool {
+        matches!(self, Self::Wipe | Self::Coup)
+    }
+
     /// What the tally must show if a fault of this kind really happened.
     pub fn evidence(self) -> &'static [Happened] {
         match self {
@@ -164,7 +169,14 @@ impl Schedule {
             if kind == FaultKind::Wipe && faults.iter().any(|fault: &Fault| fault.kind == FaultKind::Wipe) {
                 kind = FaultKind::Kill;
             }
-            let lasts_ms = dice.random_range(plan.lasts_ms.clone()).min(until_ms - at_ms);
+            let mut lasts_ms = dice.random_range(plan.lasts_ms.clone()).min(until_ms - at_ms);
+            if kind == FaultKind::Coup {
+                // It takes an election, and one that others may hold up.
+                lasts_ms = lasts_ms.max(COUP_MS);
+                if at_ms + lasts_ms > until_ms {
+                    continue;
+                }
+            }
             let aim = if dice.random_ratio(plan.leader_percent, 100) { Aim::Leader } else { Aim::Anyone };
             faults.push(Fault { kind, at_ms, lasts_ms, victims: victims(kind, machines, &mut dice), aim });
         }
@@ -244,6 +256,9 @@ pub struct Ordeal {
     /// When all must be well again.
     until_ms: u64,
 }
+
+/// How long a coup lasts at least, in milliseconds.
+const COUP_MS: u64 = 3_000;
 
 /// How long a bounced process runs before it is killed again, and how long it is dead, in ms.
 const BOUNCE_MS: u64 = 40;
@@ -419,7 +434,7 @@ fn begin(world: &mut World, mut fault: Fault) -> Result<Fault, Fault> {
 fn can_spare_a_disk(world: &World, running: &[usize], leader: Option<usize>) -> bool {
     let voters = leader.map(|leader| world.door(leader).voters()).unwrap_or_default();
     let up = running.iter().filter(|index| voters.contains(&world.node(**index))).count();
-    voters.len() >= 3 && up == voters.len() || running.len() == world.machines() && voters.is_empty()
+    voters.len() >= 3 && up == voters.len()
 }
 
 fn end(world: &mut World, fault: &Fault) {
