@@ -52,12 +52,14 @@ impl Step<'_> {
         }
     }
 
+    /// Each is told who was in its way before any of them left: what the others make room for is too late.
     pub(super) fn waits_over(&mut self, requests: Vec<RequestId>) {
-        for request in requests {
-            let Some(wait) = self.table.waiting.get(&request).and_then(|key| self.table.waits.get(key)) else {
-                continue;
-            };
-            let refusal = self.table.timeout(wait.session, &wait.claims);
+        let refusal = |request: RequestId| {
+            let wait = self.table.waits.get(self.table.waiting.get(&request)?)?;
+            Some((request, self.table.timeout(wait.session, &wait.claims)))
+        };
+        let over: Vec<_> = requests.into_iter().filter_map(refusal).collect();
+        for (request, refusal) in over {
             self.leave(request, refusal);
         }
     }

@@ -459,12 +459,14 @@ impl Model {
                 }
             }
             LockTimer::WaitsOver { term, requests } if *term == entry_term => {
-                for request in requests {
+                let refusal = |request: &RequestId| {
                     let asks = |wait: &&ModelWait| wait.askers.iter().any(|(asker, _)| asker == request);
-                    if let Some(wait) = self.waits.iter().find(asks) {
-                        let refusal = self.timeout(&wait.session, &wait.claims);
-                        self.leave(*request, refusal);
-                    }
+                    let wait = self.waits.iter().find(asks)?;
+                    Some((*request, self.timeout(&wait.session, &wait.claims)))
+                };
+                let over: Vec<_> = requests.iter().filter_map(refusal).collect();
+                for (request, refusal) in over {
+                    self.leave(request, refusal);
                 }
             }
             LockTimer::Reopen { lock, ticket } => self.closed.retain(|(l, t, _)| l != lock || t != ticket),

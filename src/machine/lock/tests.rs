@@ -237,6 +237,16 @@ fn the_same_wait_is_joined_and_each_asker_is_timed_alone() {
 }
 
 #[test]
+fn waits_that_end_together_are_each_told_who_was_in_the_way() {
+    let mut b = Bench::with(&["s", "t", "u"]);
+    b.try_acquire("s", &[("a", S)]);
+    b.wait("t", &[("a", X)]);
+    b.wait("u", &[("a", S)]);
+    b.time(LockTimer::WaitsOver { term: Term(1), requests: vec![id(2), id(3)] });
+    assert_eq!(b.effects, [answered(&[2], timeout(&["s"])), answered(&[3], timeout(&["s"]))]);
+}
+
+#[test]
 fn several_locks_come_together_or_not_at_all_and_block_those_behind() {
     let mut b = Bench::with(&["s", "t", "u", "v"]);
     b.try_acquire("s", &[("b", X)]);
