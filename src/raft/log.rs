@@ -9,7 +9,7 @@ use std::{
     fs, io,
     ops::{Bound, RangeBounds},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -69,6 +69,9 @@ pub fn existing_log_id(dir: &Path) -> Result<Option<u128>, RaftStorageError> {
 pub struct DiskLog {
     wal: Arc<Mutex<Wal>>,
     dir: PathBuf,
+    /// The first failure of the disk. The thread that writes ends with it, and whoever comes later would
+    /// hear of that only.
+    failure: Arc<OnceLock<(io::ErrorKind, String)>>,
 }
 
 impl Debug for DiskLog {
@@ -146,7 +149,7 @@ impl DiskLog {
             }
             _ => RaftStorageError::corrupt(&wal_dir, error),
         })?;
-        Ok(Self { wal: Arc::new(Mutex::new(wal)), dir: dir.to_owned() })
+        Ok(Self { wal: Arc::new(Mutex::new(wal)), dir: dir.to_owned(), failure: Arc::default() })
     }
 
     /// Locked for the length of one call: readers and the writer are openraft's tasks.
@@ -176,9 +179,22 @@ impl DiskLog {
         on_disk.await.unwrap_or_else(closed).map_err(self.named())
     }
 
+    /// For what nobody waits for: notes a failure, so that it is known when the next write fails.
+    fn noting(&self) -> impl FnOnce() -> OnFlushed + use<> {
+        let named = self.named();
+        || OnFlushed::new(|result| _ = result.map_err(named))
+    }
+
+    /// Makes of an error the one that was the first, with the directory and the cure.
     fn named(&self) -> impl FnOnce(io::Error) -> io::Error + use<> {
-        let named = RaftStorageError::io(&self.dir.join(WAL_DIR));
-        |error| named(error).into()
+        let (named, failure) = (RaftStorageError::io(&self.dir.join(WAL_DIR)), Arc::clone(&self.failure));
+        move |error| {
+            let (kind, text) = failure.get_or_init(|| {
+                let error = io::Error::from(named(error));
+                (error.kind(), error.to_string())
+            });
+            io::Error::new(*kind, text.clone())
+        }
     }
 }
 
@@ -254,6 +270,7 @@ impl<S: Replicated> RaftLogStorage<Types<S>> for DiskLog {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let noted = self.noting();
         self.write(|wal| {
             let state = wal.log_state();
             // What is remembered here only saves the state machine from starting out older than it was:
@@ -262,7 +279,7 @@ impl<S: Replicated> RaftLogStorage<Types<S>> for DiskLog {
             match news {
                 Some(news) if Some(&news) > state.committed() => {
                     wal.commit(news)?;
-                    wal.flush(false, None)
+                    wal.flush(false, Some(noted()))
                 }
                 _ => Ok(()),
             }
@@ -291,19 +308,21 @@ impl<S: Replicated> RaftLogStorage<Types<S>> for DiskLog {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let noted = self.noting();
         self.write(|wal| {
             if last.map(DiskLogId::from) >= wal.log_state().last().copied() {
                 return Ok(());
             }
             wal.truncate(last.map_or(0, |last| last.index + 1))?;
-            wal.flush(false, None)
+            wal.flush(false, Some(noted()))
         })
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        let noted = self.noting();
         self.write(|wal| {
             wal.purge(upto.into())?;
-            wal.flush(false, None)
+            wal.flush(false, Some(noted()))
         })
     }
 }
