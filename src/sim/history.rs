@@ -36,8 +36,8 @@ pub struct Record {
     pub returned: Option<Moment>,
     /// The answer, `Unknown` without one.
     pub answer: Answer,
-    /// Whether it was asked before, under the same key, and that was not answered.
-    pub repeated: bool,
+    /// How often it was asked, under the same key, without an answer.
+    pub unanswered: u32,
     /// After an answered open or keep-alive: until when (true time) the client believes in its
     /// session, by its own clock and DESIGN.md section 4, point 7.
     pub lease_until_ms: Option<u64>,
@@ -82,18 +82,18 @@ impl Recorder {
     pub fn invoke(&self, client: usize, ask: Ask) -> Pending {
         let mut notes = self.notes.lock().expect("no panic while locked");
         let invoked = notes.moment(&self.time);
-        let (answer, repeated) = (Answer::Unknown, false);
-        let record = Record { client, ask, invoked, returned: None, answer, repeated, lease_until_ms: None };
+        let (answer, unanswered) = (Answer::Unknown, 1);
+        let record = Record { client, ask, invoked, returned: None, answer, unanswered, lease_until_ms: None };
         notes.records.push(record);
         Pending(notes.records.len() - 1)
     }
 
-    /// It was answered (or not: `Answer::Unknown`), perhaps after it was `repeated`.
-    pub fn finish(&self, pending: Pending, answer: Answer, repeated: bool, lease_until_ms: Option<u64>) {
+    /// It was answered (or not: `Answer::Unknown`), after it was `unanswered` so often.
+    pub fn finish(&self, pending: Pending, answer: Answer, unanswered: u32, lease_until_ms: Option<u64>) {
         let mut notes = self.notes.lock().expect("no panic while locked");
         let returned = notes.moment(&self.time);
         let record = &mut notes.records[pending.0];
-        record.repeated = repeated;
+        record.unanswered = unanswered;
         if answer != Answer::Unknown {
             (record.returned, record.answer, record.lease_until_ms) = (Some(returned), answer, lease_until_ms);
         }

@@ -146,34 +146,34 @@ impl Caller {
         let recorder = self.scene.recorder.clone();
         let pending = recorder.invoke(self.number, ask.clone());
         let sent = self.clock.now();
-        let (answer, repeated) = self.attempts(ask).await;
+        let (answer, unanswered) = self.attempts(ask).await;
         let lease_until_ms = match &answer {
             Answer::Opened { ttl_ms, .. } | Answer::Alive { ttl_ms } => {
                 Some(self.clock.true_ms(deadline(sent, *ttl_ms)))
             }
             _ => None,
         };
-        recorder.finish(pending, answer.clone(), repeated, lease_until_ms);
+        recorder.finish(pending, answer.clone(), unanswered, lease_until_ms);
         answer
     }
 
-    /// The answer, and whether an attempt before it had none.
-    async fn attempts(&mut self, ask: Ask) -> (Answer, bool) {
+    /// The answer, and how many attempts had none.
+    async fn attempts(&mut self, ask: Ask) -> (Answer, u32) {
         let keyed = !matches!(ask, Ask::KeepAlive(_) | Ask::Show(_));
         self.keys += 1;
         let key = keyed.then(|| format!("{}-{}", self.number, self.keys));
-        let mut perhaps_done = false;
+        let mut unanswered = 0;
         for attempt in 1..=3 {
             let answer = self.attempt(ask.clone(), key.clone()).await;
             match &answer {
-                Answer::Unknown => perhaps_done = true,
+                Answer::Unknown => unanswered += 1,
                 Answer::Refused(_) => {}
-                _ => return (answer, perhaps_done),
+                _ => return (answer, unanswered),
             }
             self.at = self.dice.random_range(0..self.scene.doors.len());
             // A keep-alive that was sent again counts from when it was first sent: too careful.
             if attempt == 3 || !self.chance(60) {
-                return (if perhaps_done { Answer::Unknown } else { answer }, perhaps_done);
+                return (if unanswered > 0 { Answer::Unknown } else { answer }, unanswered);
             }
             self.pause(5..=150).await;
         }

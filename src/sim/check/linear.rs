@@ -277,24 +277,26 @@ impl<'a> Projection<'a> {
             (_, Answer::Unknown) => return self.add_unheard(ask, record),
             (ask, answer) => panic!("{answer:?} is no answer to {ask:?}"),
         };
-        if record.repeated {
-            self.add_unheard(ask, record);
-        }
+        self.add_unheard(ask, record);
         let returned = record.returned.expect("what was answered has returned");
         self.timed.push(Timed::answered(record.invoked, returned, op));
     }
 
-    /// Adds what may have come of it unheard. What is answered under its key stays as it was answered,
-    /// so only an acquire, which is given up when its client hangs up, may have come to more than that.
+    /// Adds what may have come of each attempt without an answer. What is answered under its key stays as
+    /// it was answered, so only an acquire, which is given up when its client hangs up and then executed
+    /// anew, may have come to more than that.
     fn add_unheard(&mut self, ask: usize, record: &'a Record) {
         let (from, until) = (record.invoked, record.returned);
         match (&record.ask, until) {
             (Ask::Acquire { session, mode, .. }, _) => {
                 let (who, mode) = (self.who(session), *mode);
-                self.timed.push(Timed::perhaps(from, until, Op::MaybeAcquired { who, mode, ask }));
-                self.timed.push(Timed::perhaps(from, until, Op::MaybeSurrendered { who, ask }));
+                for attempt in 0..record.unanswered {
+                    let ask = (ask, attempt);
+                    self.timed.push(Timed::perhaps(from, until, Op::MaybeAcquired { who, mode, ask }));
+                    self.timed.push(Timed::perhaps(from, until, Op::MaybeSurrendered { who, ask }));
+                }
             }
-            (Ask::Release { session, .. }, None) => {
+            (Ask::Release { session, .. }, None) if record.is_unknown() => {
                 let who = self.who(session);
                 self.timed.push(Timed::perhaps(from, None, Op::MaybeReleased { who }));
             }

@@ -10,6 +10,9 @@ use crate::{ids::FencingToken, machine::lock::Mode};
 /// Which session, in the order of appearance at the lock.
 pub(super) type Who = u16;
 
+/// Which acquire, and which attempt of it.
+pub(super) type Attempt = (usize, u32);
+
 /// Something that may have happened to a lock, with the answer that was given.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Op {
@@ -21,8 +24,8 @@ pub(super) enum Op {
     Dead { who: Who },
     Shown { mode: Option<Mode>, holders: BTreeMap<Who, FencingToken> },
     End { who: Who },
-    MaybeAcquired { who: Who, mode: Mode, ask: usize },
-    MaybeSurrendered { who: Who, ask: usize },
+    MaybeAcquired { who: Who, mode: Mode, ask: Attempt },
+    MaybeSurrendered { who: Who, ask: Attempt },
     MaybeReleased { who: Who },
 }
 
@@ -51,7 +54,7 @@ pub(super) struct Hold {
     /// `None`: nobody has been told of it.
     token: Option<FencingToken>,
     /// The acquire without an answer that got it, as long as its session was not told of the grant.
-    unheard: Option<usize>,
+    unheard: Option<Attempt>,
 }
 
 /// The state of one lock.
@@ -85,7 +88,7 @@ impl Lock {
         fresh
     }
 
-    fn grant_unheard(&mut self, who: Who, mode: Mode, ask: usize) {
+    fn grant_unheard(&mut self, who: Who, mode: Mode, ask: Attempt) {
         let has_it = self.holds.get(&who).is_some_and(|hold| hold.mode == Mode::Exclusive || hold.mode == mode);
         if !has_it && self.admits(who, mode) {
             self.holds.insert(who, Hold { mode, token: None, unheard: Some(ask) });

@@ -52,7 +52,8 @@ impl Tale {
         let renews = matches!(answer, Answer::Opened { .. } | Answer::Alive { .. });
         let lease_until_ms = renews.then_some(ms.0 + LEASE_MS);
         let invoked = Moment { ms: ms.0, order };
-        self.0.push(Record { client: 0, ask, invoked, returned, answer, repeated: false, lease_until_ms });
+        let unanswered = u32::from(answer == Answer::Unknown);
+        self.0.push(Record { client: 0, ask, invoked, returned, answer, unanswered, lease_until_ms });
         self
     }
 
@@ -66,7 +67,7 @@ impl Tale {
 
     /// It was asked before, under the same key, and that was not answered.
     fn repeatedly(mut self) -> Self {
-        self.0.last_mut().unwrap().repeated = true;
+        self.0.last_mut().unwrap().unanswered += 1;
         self
     }
 
@@ -367,8 +368,8 @@ fn operation() -> impl Strategy<Value = Op> {
         7 => Op::Dead { who },
         8 => Op::Shown { mode: (!holders.is_empty()).then_some(mode), holders },
         9 => Op::End { who },
-        10 => Op::MaybeAcquired { who, mode, ask },
-        11 => Op::MaybeSurrendered { who, ask },
+        10 => Op::MaybeAcquired { who, mode, ask: (ask, 0) },
+        11 => Op::MaybeSurrendered { who, ask: (ask, 0) },
         _ => Op::MaybeReleased { who },
     })
 }
@@ -414,6 +415,19 @@ fn an_acquire_that_is_repeated_may_have_held_the_lock_before_its_answer_but_not_
     let late = repeated(held(&["b"])).acquires((20, 35), "b", Exclusive, granted(2, Exclusive));
     let late = late.releases((51, 55), "b", Answer::Released);
     assert!(!late.acquires((60, 65), "b", Exclusive, held(&["a"])).is_linearizable());
+}
+
+#[test]
+fn each_attempt_that_was_not_answered_may_have_been_executed_once() {
+    let attempted = || Tale::of_two().acquires((10, 0), "a", Exclusive, Answer::Unknown);
+    let seen_twice = |tale: Tale| {
+        tale.acquires((20, 25), "b", Exclusive, held(&["a"]))
+            .acquires((30, 35), "b", Exclusive, granted(2, Exclusive))
+            .releases((40, 45), "b", Answer::Released)
+            .acquires((50, 55), "b", Exclusive, held(&["a"]))
+    };
+    assert!(!seen_twice(attempted()).is_linearizable());
+    assert!(seen_twice(attempted().repeatedly()).is_linearizable());
 }
 
 #[test]
