@@ -174,15 +174,17 @@ impl LockRun {
                 }
             }
         };
-        end_group(&mut child, kill_at(SystemClock.now(), guard.believed_until(), grace)).await;
+        let believed_until = guard.believed_until();
+        end_group(&mut child, kill_at(SystemClock.now(), believed_until, grace), believed_until).await;
         terminal.take_back(child.group());
         child.reap();
         ending
     }
 }
 
-/// Ends what is left of a group: TERM now, KILL at `kill_at`.
-async fn end_group(child: &mut Child, kill_at: Tick) {
+/// Ends what is left of a group: TERM now, KILL at `kill_at`. The lock is not given back before all of
+/// it is gone (a process may be in the middle of a system call), unless the lease ends first.
+async fn end_group(child: &mut Child, kill_at: Tick, believed_until: Tick) {
     if child.is_group_alive() {
         child.signal(Signal::TERM);
         // A stopped process hears TERM only once it goes on.
@@ -196,6 +198,9 @@ async fn end_group(child: &mut Child, kill_at: Tick) {
         child.signal(Signal::KILL);
     }
     child.ended().await;
+    while child.is_group_alive() && SystemClock.now() < believed_until {
+        sleep(GROUP_POLL).await;
+    }
 }
 
 /// How long the command has between TERM and KILL. A short term leaves two thirds to keep-alives.
