@@ -179,6 +179,82 @@ name!(
     check_name
 );
 
+name!(
+    /// The name of a queue.
+    QueueName,
+    check_name
+);
+
+name!(
+    /// A key of the cache.
+    CacheKey,
+    check_name
+);
+
+name!(
+    /// The id of a message: its publisher's, or made by the node that took it.
+    MessageId,
+    check_name
+);
+
+/// One of the shards into which the queues are divided by the hash of their names: the unit of
+/// placement, replication and journalling.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct PartitionId(pub u32);
+
+impl fmt::Display for PartitionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Grows with each committed change of who serves a partition or a slot. What names an older one than
+/// its receiver knows is refused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Identifies what a node has journalled, from when its journal was made: another id after a restart
+/// says that the earlier journal is gone.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct JournalId(pub u128);
+
+impl fmt::Display for JournalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl From<JournalId> for String {
+    fn from(id: JournalId) -> String {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for JournalId {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match (text.len(), u128::from_str_radix(&text, 16)) {
+            (32, Ok(id)) => Ok(Self(id)),
+            _ => Err(format!("'{text}' is not the id of a journal: expected 32 hexadecimal digits")),
+        }
+    }
+}
+
 fn check_session(id: &str) -> Result<(), InvalidId> {
     let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
     if (1..=64).contains(&id.len()) && id.bytes().all(allowed) { Ok(()) } else { Err(InvalidId::Session) }

@@ -56,13 +56,14 @@
 //! ```text
 //! main -> cli -> client, api          (commands talk HTTP; only `node` and `dev` start a node)
 //!         api -> node
-//!         node -> raft, net -> machine -> ids
+//!         node -> raft, net, store -> machine -> ids
 //! leaves for all: ids, error, codec, time, config (data only); clock, lease, telemetry, durable (not for machine)
 //! ```
 //!
 //! * [`machine`]: the protocols, as pure state machines. Nothing there is async, reads a clock, draws
 //!   at random or does I/O: `now`, random numbers and fresh ids come in, effects go out as values.
 //! * [`raft`]: replicates the state of the control plane ([`machine::control`]) among the lock managers.
+//! * [`store`]: the journals of the queues, in files or in Redis.
 //! * [`net`]: carries bytes between peers. It names no lock, queue or key, and never imports `raft`.
 //! * [`node`]: owns every task, and starts, drains and stops them.
 //! * [`api`], [`client`], [`cli`]: the edges.
@@ -96,6 +97,7 @@ pub mod node;
 pub mod raft;
 #[cfg(test)]
 mod sim;
+pub mod store;
 pub mod telemetry;
 pub mod time;
 

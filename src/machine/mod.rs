@@ -12,4 +12,7 @@ pub mod founding;
 pub mod leases;
 pub mod lock;
 pub mod membership;
+pub mod placement;
+pub mod queue;
+pub mod replication;
 pub mod requests;

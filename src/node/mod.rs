@@ -25,6 +25,7 @@ mod lock_events;
 pub mod locks;
 mod observe;
 mod probe;
+pub mod queues;
 #[cfg(test)]
 mod recording;
 pub(crate) mod records;
