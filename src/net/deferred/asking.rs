@@ -24,7 +24,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 struct Open {
     peer: NodeId,
     lane: Lane,
-    body: Bytes,
     answer: oneshot::Sender<Result<Bytes, AskError>>,
     /// Messages with this question that wait or fly: while there are any, it is not repeated.
     sending: usize,
@@ -45,6 +44,8 @@ enum Accepted {
 pub(super) enum Step {
     /// Send it.
     Send { peer: NodeId, lane: Lane, id: RequestId, body: Bytes },
+    /// Send it once more.
+    Repeat { peer: NodeId, lane: Lane, id: RequestId },
     /// Look at it again then.
     Wake { id: RequestId, at: Instant },
     /// Tell the peer that nobody waits any more.
@@ -84,12 +85,11 @@ impl Asking {
             let _ = answer.send(Err(error));
             return Step::Rest;
         }
-        let body_again = body.clone();
         self.open.insert(
             id,
-            Open { peer, lane, body, answer, sending: 1, accepted: Accepted::NotYet, failures: 0, repeat_at: None },
+            Open { peer, lane, answer, sending: 1, accepted: Accepted::NotYet, failures: 0, repeat_at: None },
         );
-        Step::Send { peer, lane, id, body: body_again }
+        Step::Send { peer, lane, id, body }
     }
 
     /// Nobody waits for the answer any more.
@@ -130,11 +130,6 @@ impl Asking {
                 open.failures = 0;
                 open.wake(id, now + REASK.mul_f64(rand::random_range(0.75..=1.25)))
             }
-            // Taken up before and forgotten since. That there is no room for it now undoes nothing.
-            Ok(Answered::Finally(Err(AskError::Overloaded))) if open.may_be_taken_up() => {
-                self.finish(id, Err(AskError::Lost(CallError::Busy(peer))));
-                Step::Rest
-            }
             Ok(Answered::Finally(result)) => {
                 self.finish(id, result);
                 Step::Rest
@@ -144,7 +139,7 @@ impl Asking {
                 open.wake(id, now + RETRY_FIRST * 2u32.pow(open.failures - 1))
             }
             Err(error) => {
-                let taken_up = open.may_be_taken_up();
+                let taken_up = open.accepted == Accepted::Deferred;
                 self.finish(id, Err(if taken_up { AskError::Lost(error) } else { error.into() }));
                 Step::Rest
             }
@@ -161,7 +156,7 @@ impl Asking {
     /// Its time has come: repeats it, unless something else happened meanwhile.
     pub(super) fn wake(&mut self, id: RequestId, at: Instant) -> Step {
         match self.open.get_mut(&id) {
-            Some(open) if open.repeat_at == Some(at) => open.send(id),
+            Some(open) if open.repeat_at == Some(at) => open.repeat(id),
             _ => Step::Rest,
         }
     }
@@ -174,7 +169,7 @@ impl Asking {
     /// Asks the same peer again, at once, unless the question is on its way already.
     pub(super) fn repeat(&mut self, id: RequestId) -> Step {
         match self.open.get_mut(&id) {
-            Some(open) if open.sending == 0 => open.send(id),
+            Some(open) if open.sending == 0 => open.repeat(id),
             _ => Step::Rest,
         }
     }
@@ -188,15 +183,11 @@ impl Asking {
 }
 
 impl Open {
-    /// Whether another message with it may have arrived, whatever became of the last one.
-    fn may_be_taken_up(&self) -> bool {
-        self.accepted == Accepted::Deferred || self.sending > 0
-    }
-
-    fn send(&mut self, id: RequestId) -> Step {
+    /// Only what was deferred comes to this: what was not ends with its first message.
+    fn repeat(&mut self, id: RequestId) -> Step {
         self.sending += 1;
         self.repeat_at = None;
-        Step::Send { peer: self.peer, lane: self.lane, id, body: self.body.clone() }
+        Step::Repeat { peer: self.peer, lane: self.lane, id }
     }
 
     fn wake(&mut self, id: RequestId, at: Instant) -> Step {
@@ -210,28 +201,4 @@ impl Open {
 pub(super) enum Answered {
     Deferred,
     Finally(Result<Bytes, AskError>),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::Incarnation;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_kept_a_question_and_has_no_room_for_it_now_may_have_acted_on_it() {
-        let peer = NodeId::from_bytes([2; 32]);
-        let id = RequestId { node: NodeId::from_bytes([1; 32]), incarnation: Incarnation(1), seq: 1 };
-        for (deferred, expected) in [(true, AskError::Lost(CallError::Busy(peer))), (false, AskError::Overloaded)] {
-            let mut asking = Asking::default();
-            let (answer, mut answered) = oneshot::channel();
-            let abandoned = tokio_util::sync::CancellationToken::new();
-            asking.ask(Question { peer, id, lane: Lane::Ask, body: Bytes::new(), answer, abandoned });
-            if deferred {
-                asking.replied(peer, id, Ok(Answered::Deferred), Instant::now());
-                asking.repeat(id);
-            }
-            asking.replied(peer, id, Ok(Answered::Finally(Err(AskError::Overloaded))), Instant::now());
-            assert_eq!(answered.try_recv(), Ok(Err(expected)));
-        }
-    }
 }

@@ -3,7 +3,9 @@
 //! Owns the repetition, batching, cancelling and remembering that make a question with a late answer
 //! out of short exchanges. What cannot be answered at once is answered "deferred" and completed by a
 //! message of the answerer's own, which takes slots that new questions cannot take; the asker repeats
-//! an open question by its id, so that a lost completion costs one interval and not an answer.
+//! an open question by its id, so that a lost completion costs one interval and not an answer. A peer
+//! that does not know what is repeated says so and does not begin anew: who restarted cannot say that the
+//! question had no effect.
 //! Used by the services that forward operations; knows the [`Mesh`] and nothing of libp2p, so that it
 //! runs in simulation too. It never interprets a question: services must be idempotent by
 //! [`RequestId`], because a question may reach them again after this node forgot its answer.
@@ -63,8 +65,9 @@ pub enum AskError {
     /// have acted on it.
     #[error("the question was taken up and its answer is lost: {0}")]
     Lost(CallError),
-    /// The peer gave the question up, or does not answer such questions: nothing is open there.
-    #[error("the peer does not take the question")]
+    /// The peer gave the question up, does not answer such questions, or is another process than the one
+    /// that took it up: nothing is open there, and it may have been acted upon.
+    #[error("the peer does not take the question, or no longer knows it")]
     Refused,
     /// The peer has too many questions open; this one was not taken up.
     #[error("the peer has too many questions open")]

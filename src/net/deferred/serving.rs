@@ -128,37 +128,50 @@ impl Serving {
         }
     }
 
-    /// A question arrives, for the first time or again.
+    /// A question arrives; perhaps not for the first time.
     pub(super) fn ask(&mut self, id: RequestId, body: Bytes, batch: u64, index: usize, now: Instant) {
         self.forget(now);
+        if self.entries.contains_key(&id) {
+            return self.recall(id, batch, index, now);
+        }
+        if self.open >= MAX_SERVING {
+            return self.overloaded("exchange.served", batch, index);
+        }
+        let cancelled = CancellationToken::new();
+        let (asked, first) = Asked::new(id, body, cancelled.clone());
+        match self.asked.try_send(asked) {
+            Ok(()) => self.open(id, Place { batch, index }, cancelled, first, now),
+            Err(mpsc::error::TrySendError::Full(_)) => self.overloaded("exchange.questions", batch, index),
+            Err(mpsc::error::TrySendError::Closed(_)) => self.say(batch, index, Reply::Refused),
+        }
+    }
+
+    /// A question that was deferred is repeated. Where it is not known any more, it is not taken for a new
+    /// one: it may have been acted upon, and an answer of now ("I do not lead") would deny that.
+    pub(super) fn repeat(&mut self, id: RequestId, batch: u64, index: usize, now: Instant) {
+        self.forget(now);
+        self.recall(id, batch, index, now);
+    }
+
+    /// Says what has become of a question.
+    fn recall(&mut self, id: RequestId, batch: u64, index: usize, now: Instant) {
         let reply = match self.entries.get_mut(&id) {
             Some(Entry::Open { heard, .. }) => {
                 *heard = now;
                 Reply::Deferred
             }
-            Some(Entry::Finished(None)) => Reply::Refused,
             Some(Entry::Finished(Some(answer))) => {
                 let answer = answer.clone();
-                self.say_answer(id, answer, batch, index);
-                return;
+                return self.say_answer(id, answer, batch, index);
             }
-            None if self.open >= MAX_SERVING => self.overloaded("exchange.served"),
-            None => {
-                let cancelled = CancellationToken::new();
-                let (asked, first) = Asked::new(id, body, cancelled.clone());
-                match self.asked.try_send(asked) {
-                    Ok(()) => return self.open(id, Place { batch, index }, cancelled, first, now),
-                    Err(mpsc::error::TrySendError::Full(_)) => self.overloaded("exchange.questions"),
-                    Err(mpsc::error::TrySendError::Closed(_)) => Reply::Refused,
-                }
-            }
+            Some(Entry::Finished(None)) | None => Reply::Refused,
         };
         self.say(batch, index, reply);
     }
 
-    fn overloaded(&self, bound: &'static str) -> Reply {
+    fn overloaded(&mut self, bound: &'static str, batch: u64, index: usize) {
         self.bounds.hit(bound);
-        Reply::Overloaded
+        self.say(batch, index, Reply::Overloaded);
     }
 
     /// Says a remembered answer, or, where the exchange has no room for it, lets it be asked again:

@@ -137,6 +137,7 @@ impl ExchangeTask {
     fn act(&mut self, step: Step) {
         match step {
             Step::Send { peer, lane, id, body } => self.send(peer, lane, Message::Ask(AskId::of(id), body)),
+            Step::Repeat { peer, lane, id } => self.send(peer, lane, Message::Repeat(AskId::of(id))),
             Step::Wake { id, at } => self.at(at, Due::Ask(id)),
             Step::Cancel { peer, id } => self.send(peer, Lane::End, Message::Cancel(AskId::of(id))),
             Step::Rest => {}
@@ -196,7 +197,7 @@ impl ExchangeTask {
         match result {
             Ok(replies) => {
                 for (item, reply) in batch.into_iter().zip(replies) {
-                    if let Message::Ask(id, _) = item.message {
+                    if let Message::Ask(id, _) | Message::Repeat(id) = item.message {
                         let step = self.asking.replied(peer, self.own(id), Ok(answered(reply)), now);
                         self.act(step);
                     }
@@ -212,7 +213,7 @@ impl ExchangeTask {
     }
 
     fn on_failed(&mut self, peer: NodeId, mut item: Item, error: &CallError, now: Instant) {
-        if let Message::Ask(id, _) = item.message {
+        if let Message::Ask(id, _) | Message::Repeat(id) = item.message {
             let step = self.asking.replied(peer, self.own(id), Err(error.clone()), now);
             self.act(step);
             return;
@@ -240,6 +241,10 @@ impl ExchangeTask {
             match message {
                 Message::Ask(id, body) => {
                     self.serving.ask(id.by(call.from), body, batch, index, now);
+                    continue;
+                }
+                Message::Repeat(id) => {
+                    self.serving.repeat(id.by(call.from), batch, index, now);
                     continue;
                 }
                 Message::Complete(id, body) => self.asking.completed(call.from, self.own(id), body),

@@ -130,15 +130,17 @@ fn peers<const N: usize>() -> ([Peer; N], Arc<Wire>) {
         policy: Mutex::new(Box::new(|_, _, _| Fate::Arrives)),
         calls: AtomicUsize::new(0),
     });
-    let peers = std::array::from_fn(|n| {
-        let id = NodeId::from_bytes([u8::try_from(n).unwrap() + 1; 32]);
-        let mesh = FakeMesh { local: id, wire: wire.clone() };
-        let (exchange, asked, task) = Exchange::new(Arc::new(mesh), Protocol::Client, Bounds::default());
-        tokio::spawn(task.run());
-        wire.nodes.lock().unwrap().insert(id, exchange.clone());
-        Peer { id, exchange, asked }
-    });
+    let peers = std::array::from_fn(|n| start(&wire, NodeId::from_bytes([u8::try_from(n).unwrap() + 1; 32])));
     (peers, wire)
+}
+
+/// A process comes up under this id, in place of the one before.
+fn start(wire: &Arc<Wire>, id: NodeId) -> Peer {
+    let mesh = FakeMesh { local: id, wire: wire.clone() };
+    let (exchange, asked, task) = Exchange::new(Arc::new(mesh), Protocol::Client, Bounds::default());
+    tokio::spawn(task.run());
+    wire.nodes.lock().unwrap().insert(id, exchange.clone());
+    Peer { id, exchange, asked }
 }
 
 fn set(wire: &Wire, policy: impl Fn(NodeId, NodeId, Lane) -> Fate + Send + 'static) {
@@ -226,6 +228,19 @@ async fn an_unreachable_peer_is_told_at_once_for_a_new_question_and_soon_for_a_d
     assert_eq!(timeout(Duration::from_millis(10), a.ask(b.id, 2)).await.unwrap().unwrap(), undelivered);
     a.exchange.repeat(b.id).await;
     assert_eq!(timeout(Duration::from_millis(500), open).await.unwrap().unwrap(), lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_peer_does_not_speak_for_the_process_that_took_the_question_up() {
+    let ([a, mut b], wire) = peers();
+    let answer = a.ask(b.id, 1);
+    let deferred = b.asked().await.answer.defer();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut restarted = start(&wire, b.id);
+    a.exchange.repeat(b.id).await;
+    assert_eq!(timeout(Duration::from_millis(100), answer).await.unwrap().unwrap(), Err(AskError::Refused));
+    assert!(restarted.nothing_asked(), "a repetition is no question of its own");
+    drop(deferred);
 }
 
 #[tokio::test(start_paused = true)]

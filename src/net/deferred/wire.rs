@@ -44,8 +44,10 @@ impl AskId {
 /// What one peer tells the other.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum Message {
-    /// A question, for the first time or again.
+    /// A question.
     Ask(AskId, Bytes),
+    /// A question that the peer has deferred, once more. Nobody but who took it up can answer it.
+    Repeat(AskId),
     /// The answer to a question that was deferred. None: it was given up.
     Complete(AskId, Option<Bytes>),
     /// Nobody waits for the answer any more.
@@ -56,7 +58,7 @@ impl Message {
     pub(super) fn body_bytes(&self) -> usize {
         match self {
             Self::Ask(_, body) | Self::Complete(_, Some(body)) => body.len(),
-            Self::Complete(_, None) | Self::Cancel(_) => 0,
+            Self::Complete(_, None) | Self::Cancel(_) | Self::Repeat(_) => 0,
         }
     }
 }
@@ -68,7 +70,7 @@ pub(super) enum Reply {
     Now(Bytes),
     /// The question is open; its answer will come by itself.
     Deferred,
-    /// The question was given up.
+    /// The question was given up, or what is repeated is not known here.
     Refused,
     /// The question was not taken up: too many are open.
     Overloaded,
@@ -129,6 +131,7 @@ mod tests {
             Message::Complete(AskId(Incarnation(1), 2), None),
             Message::Complete(AskId(Incarnation(1), 2), Some(Bytes::from_static(b"yes"))),
             Message::Cancel(AskId(Incarnation(1), 3)),
+            Message::Repeat(AskId(Incarnation(1), 4)),
         ];
         let bytes = encode(&batch);
         assert_eq!(decode::<Message>(&bytes).unwrap(), batch);

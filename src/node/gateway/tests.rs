@@ -2,34 +2,61 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use tokio::sync::watch;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 
 use super::*;
 use crate::{
     ids::Incarnation,
-    net::{DiscoveredBy, Mesh, MeshStatus, Protocol, Topic},
+    net::{DiscoveredBy, Inbound, Mesh, MeshStatus, Protocol, Topic, deferred::Asked},
     telemetry::Bounds,
 };
 
-/// Counts the messages that are sent, and answers none of them.
+/// Who answers whom, and how many messages were sent. Nobody else answers anything.
 #[derive(Debug, Default)]
-struct DeafMesh {
+struct Wire {
     calls: AtomicUsize,
+    exchanges: Mutex<BTreeMap<NodeId, Exchange>>,
 }
 
-impl Mesh for DeafMesh {
+#[derive(Debug)]
+struct FakeMesh {
+    local: NodeId,
+    wire: Arc<Wire>,
+}
+
+impl Mesh for FakeMesh {
     fn local(&self) -> NodeId {
-        node(3)
+        self.local
     }
 
-    fn call(&self, _: NodeId, _: Protocol, _: Lane, _: Bytes) -> BoxFuture<'static, Result<Bytes, CallError>> {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        std::future::pending().boxed()
+    fn call(
+        &self,
+        peer: NodeId,
+        protocol: Protocol,
+        _: Lane,
+        body: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        self.wire.calls.fetch_add(1, Ordering::Relaxed);
+        let exchange = self.wire.exchanges.lock().unwrap().get(&peer).cloned();
+        let from = self.local;
+        async move {
+            let Some(exchange) = exchange else { return std::future::pending().await };
+            let (reply, answer) = oneshot::channel();
+            exchange.on_call(Inbound { from, protocol, body, reply });
+            answer.await.map_err(|_| CallError::Refused(peer))
+        }
+        .boxed()
     }
 
     fn broadcast(&self, _: Topic, _: Bytes) {}
@@ -44,6 +71,24 @@ impl Mesh for DeafMesh {
     }
 }
 
+/// A process comes up under this id, in place of the one before.
+fn start(wire: &Arc<Wire>, local: NodeId) -> (Exchange, mpsc::Receiver<Asked>) {
+    let mesh = FakeMesh { local, wire: Arc::clone(wire) };
+    let (exchange, asked, task) = Exchange::new(Arc::new(mesh), Protocol::Client, Bounds::default());
+    tokio::spawn(task.run());
+    wire.exchanges.lock().unwrap().insert(local, exchange.clone());
+    (exchange, asked)
+}
+
+/// Has a process say to all questions that it does not lead.
+fn deny(mut asked: mpsc::Receiver<Asked>) {
+    tokio::spawn(async move {
+        while let Some(question) = asked.recv().await {
+            question.answer.answer(encode(&ClientReply::NotLeader(None)));
+        }
+    });
+}
+
 fn node(n: u8) -> NodeId {
     NodeId::from_bytes([n; 32])
 }
@@ -52,30 +97,38 @@ fn leader(term: u64, n: u8) -> Leader {
     Leader { term: Term(term), node: node(n) }
 }
 
-/// The gateway of node 3, which takes node 1 for the leader, and its mesh.
-fn gateway() -> (Gateway, Arc<DeafMesh>) {
-    let mesh = Arc::new(DeafMesh::default());
-    let (exchange, _, task) = Exchange::new(mesh.clone(), Protocol::Client, Bounds::default());
-    tokio::spawn(task.run());
+/// The gateway of node 3, which takes node 1 for the leader, its exchange and its wire.
+fn gateway() -> (Gateway, Exchange, Arc<Wire>) {
+    let wire = Arc::new(Wire::default());
+    let (exchange, _) = start(&wire, node(3));
     let route = Route::new();
     route.learn(leader(1, 1));
     let requests = OpenRequests::new(node(3), Incarnation(1));
-    (Gateway::new(node(3), route, exchange, None, requests), mesh)
+    (Gateway::new(node(3), route, exchange.clone(), None, requests), exchange, wire)
+}
+
+/// Has a change made that waits for nobody.
+fn change(gateway: &Gateway) -> JoinHandle<Result<ClientReply, Error>> {
+    let gateway = gateway.clone();
+    tokio::spawn(async move {
+        let request = gateway.begin();
+        gateway.change(&request, None, ChangeBody::Intent, Duration::ZERO).await
+    })
 }
 
 /// Asks for a hand-over, and hears of node 2 as the leader before the answer of node 1 comes.
 async fn superseded(to: Option<NodeId>) -> (Result<ClientReply, Error>, usize) {
-    let (gateway, mesh) = gateway();
+    let (gateway, _, wire) = gateway();
     let asked = tokio::spawn({
         let gateway = gateway.clone();
         async move { gateway.ask(ClientAsk::Transfer(to), WORK).await }
     });
-    while mesh.calls.load(Ordering::Relaxed) == 0 {
+    while wire.calls.load(Ordering::Relaxed) == 0 {
         tokio::time::sleep(RETRY).await;
     }
     gateway.route().learn(leader(2, 2));
     let outcome = asked.await.expect("no panic");
-    (outcome, mesh.calls.load(Ordering::Relaxed))
+    (outcome, wire.calls.load(Ordering::Relaxed))
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,4 +142,29 @@ async fn a_hand_over_to_one_that_another_won_is_not_repeated_and_its_outcome_unk
     let (outcome, calls) = superseded(Some(node(4))).await;
     assert_eq!(outcome.expect_err("node 4 does not lead").details.outcome, Some(Outcome::Unknown));
     assert_eq!(calls, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_all_refuse_at_once_was_not_made() {
+    let (gateway, _, wire) = gateway();
+    let (_, asked) = start(&wire, node(1));
+    deny(asked);
+    let refused = change(&gateway).await.expect("no panic").expect_err("nobody leads");
+    assert_eq!(refused.code, ErrorCode::NoQuorum);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_took_a_change_up_and_restarts_leaves_its_outcome_unknown() {
+    let (gateway, exchange, wire) = gateway();
+    let (_, mut asked) = start(&wire, node(1));
+    let changed = change(&gateway);
+    let taken_up = asked.recv().await.expect("the leader is asked").answer.defer();
+    // Longer than an exchange waits for a first word: the gateway knows that it was deferred.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (_, asked) = start(&wire, node(1));
+    deny(asked);
+    exchange.repeat(node(1)).await;
+    let refused = changed.await.expect("no panic").expect_err("nobody leads");
+    assert_eq!((refused.code, refused.details.outcome), (ErrorCode::Unavailable, Some(Outcome::Unknown)));
+    drop(taken_up);
 }
