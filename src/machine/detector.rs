@@ -4,13 +4,20 @@
 //! clock is proposed as down, naming the incarnation that was silent. After an election, and when
 //! the leader's own timer was late (it may have been the one that was paused), everyone gets a
 //! fresh term: a judge that slept must not convict.
+//!
+//! A process that dies closes its connections: a member whose connection is closed and cannot be opened
+//! again for [`LOST_MS`] is not waited for. Who is convicted in error joins again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Incarnation, NodeId, Tick};
 
 /// After how many milliseconds a suspicion that could not be committed is raised again.
 const RETRY_MS: u64 = 250;
+
+/// For how many milliseconds a member may be impossible to connect to before it is proposed as down: a
+/// dial that crossed another, or met a node that is just starting, must not convict.
+pub const LOST_MS: u64 = 100;
 
 /// A member that is to be proposed as down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +32,8 @@ pub struct Suspect {
 struct Watched {
     incarnation: Incarnation,
     heard: Tick,
+    /// Since when it cannot be connected to.
+    lost: Option<Tick>,
     proposed: bool,
 }
 
@@ -47,7 +56,7 @@ impl Detector {
         for (node, incarnation) in members {
             let watched = match before.remove(&node) {
                 Some(known) if known.incarnation == incarnation => known,
-                _ => Watched { incarnation, heard: now, proposed: false },
+                _ => Watched { incarnation, heard: now, lost: None, proposed: false },
             };
             self.watched.insert(node, watched);
         }
@@ -57,8 +66,22 @@ impl Detector {
     pub fn amnesty(&mut self, now: Tick) {
         for watched in self.watched.values_mut() {
             watched.heard = now;
+            watched.lost = None;
             watched.proposed = false;
         }
+    }
+
+    /// These cannot be connected to now, all others can or are being dialled.
+    pub fn unreachable(&mut self, now: Tick, unreachable: &BTreeSet<NodeId>) {
+        for (node, watched) in &mut self.watched {
+            watched.lost = unreachable.contains(node).then(|| watched.lost.unwrap_or(now));
+        }
+    }
+
+    /// When somebody who cannot be connected to is to be judged next.
+    pub fn deadline(&self) -> Option<Tick> {
+        let lost = self.watched.values().filter(|watched| !watched.proposed).filter_map(|watched| watched.lost);
+        lost.min().map(|since| since.plus_ms(LOST_MS))
     }
 
     /// A heartbeat. `false`: this run of the node has been proposed as down, or is not known as
@@ -67,6 +90,7 @@ impl Detector {
         match self.watched.get_mut(&node) {
             Some(watched) if watched.incarnation == incarnation && !watched.proposed => {
                 watched.heard = now;
+                watched.lost = None;
                 true
             }
             _ => false,
@@ -78,11 +102,13 @@ impl Detector {
         self.watched.get(&node).map(|watched| watched.heard)
     }
 
-    /// Who has been silent for too long and was not proposed yet.
+    /// Who has been silent, or impossible to connect to, for too long and was not proposed yet.
     pub fn suspects(&mut self, now: Tick) -> Vec<Suspect> {
         let mut suspects = Vec::new();
         for (&node, watched) in &mut self.watched {
-            if !watched.proposed && now.ms_since(watched.heard) >= self.failure_timeout_ms {
+            let silent = now.ms_since(watched.heard) >= self.failure_timeout_ms;
+            let lost = watched.lost.is_some_and(|since| now.ms_since(since) >= LOST_MS);
+            if !watched.proposed && (silent || lost) {
                 watched.proposed = true;
                 suspects.push(Suspect { node, incarnation: watched.incarnation });
             }
@@ -94,6 +120,7 @@ impl Detector {
     pub fn acquit(&mut self, now: Tick, node: NodeId) {
         if let Some(watched) = self.watched.get_mut(&node) {
             watched.proposed = false;
+            watched.lost = watched.lost.map(|_| now);
             let silent_ms = self.failure_timeout_ms.saturating_sub(RETRY_MS);
             watched.heard = watched.heard.max(Tick(now.0.saturating_sub(silent_ms)));
         }
@@ -138,6 +165,30 @@ mod tests {
         detector.acquit(Tick(5_000), ONE);
         assert_eq!(detector.suspects(Tick(5_000 + RETRY_MS - 1)), vec![]);
         assert_eq!(detector.suspects(Tick(5_000 + RETRY_MS)).len(), 1);
+    }
+
+    #[test]
+    fn who_cannot_be_connected_to_is_not_waited_for() {
+        let mut detector = watching();
+        let lost = BTreeSet::from([ONE]);
+        detector.unreachable(Tick(500), &lost);
+        detector.unreachable(Tick(550), &lost);
+        assert_eq!(detector.deadline(), Some(Tick(500 + LOST_MS)));
+        assert_eq!(detector.suspects(Tick(500 + LOST_MS - 1)), vec![]);
+        assert_eq!(detector.suspects(Tick(500 + LOST_MS)), vec![Suspect { node: ONE, incarnation: RUN }]);
+        assert_eq!(detector.deadline(), None);
+    }
+
+    #[test]
+    fn who_is_heard_of_or_connected_again_in_time_is_not_convicted() {
+        let mut detector = watching();
+        let lost = BTreeSet::from([ONE]);
+        detector.unreachable(Tick(500), &lost);
+        detector.heard(Tick(550), ONE, RUN);
+        assert_eq!(detector.suspects(Tick(600)), vec![]);
+        detector.unreachable(Tick(600), &lost);
+        detector.unreachable(Tick(650), &BTreeSet::new());
+        assert_eq!(detector.suspects(Tick(800)), vec![]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! until the handshake has shown who answers there.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -264,6 +264,12 @@ impl Book {
     pub(super) fn connected_addrs(&self) -> Vec<(NodeId, Vec<Multiaddr>)> {
         let connected = self.peers.iter().filter(|(_, known)| known.connected());
         connected.map(|(peer, known)| (*peer, known.addrs())).collect()
+    }
+
+    /// Members that are not connected and were dialled in vain.
+    pub(super) fn unreachable(&self) -> BTreeSet<NodeId> {
+        let unreachable = |known: &Known| known.is_member() && !known.connected() && known.failing();
+        self.peers.iter().filter(|(_, known)| unreachable(known)).map(|(peer, _)| *peer).collect()
     }
 
     /// Connected peers, for people.

@@ -182,6 +182,9 @@ pub struct MeshStatus {
     pub protocols: Vec<String>,
     /// Connected peers.
     pub peers: BTreeMap<NodeId, PeerLink>,
+    /// Members whose connection could not be opened when it was tried last: evidence that their process
+    /// is gone where it was there a moment ago.
+    pub unreachable: BTreeSet<NodeId>,
 }
 
 /// Most bytes of a topic that is offered or sought.

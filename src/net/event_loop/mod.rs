@@ -357,6 +357,7 @@ impl EventLoop {
             observed_addrs: self.observed.clone(),
             protocols: protocols.chain(usual.map(str::to_owned)).collect(),
             peers: self.book.links(),
+            unreachable: self.book.unreachable(),
         }));
         self.status_stale = StatusAge::Current;
     }

@@ -248,6 +248,7 @@ impl EventLoop {
         if known.dialling == Some(id) {
             known.dialling = None;
             known.backoff.failed(now);
+            self.status_stale = StatusAge::Stale;
             tracing::debug!(%peer, %error, "not reached");
         }
         if !known.connected() && known.dialling.is_none() {
