@@ -255,7 +255,7 @@ impl Pair {
         }
         self.moves = self.machine.outbox();
         self.check();
-        if self.seq % 4 == 0 {
+        if self.seq.is_multiple_of(4) {
             self.reload();
         }
         effects
