@@ -11,14 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     EventStream, ResumeFrom,
+    observe_queues::state,
     route::Route,
-    status::ClusterEvent,
+    status::{ClusterEvent, PartitionState},
     wire::{Leader, View},
 };
 use crate::{
     clock::Clock,
-    ids::{NodeId, Tick},
-    machine::membership::Liveness,
+    ids::{NodeId, PartitionId, Tick},
+    machine::{membership::Liveness, placement::Partition},
     telemetry::Bounds,
     time::rfc3339,
 };
@@ -110,6 +111,7 @@ pub(crate) async fn follow(events: Events, route: Route, clock: Arc<dyn Clock>, 
         }
         let view = views.borrow_and_update().clone();
         tell_members(&events, clock.wall(), &known, &view);
+        tell_placement(&events, clock.wall(), &known, &view);
         known = view;
         let now = route.leader();
         if now.is_some() && now != leader {
@@ -145,6 +147,32 @@ fn tell_members(events: &Events, at: Tick, before: &View, after: &View) {
     if before.voters != after.voters {
         events.push(at, "voters-changed", json!({ "voters": after.voters }));
     }
+}
+
+/// One event for all partitions that changed, with how the whole is now.
+fn tell_placement(events: &Events, at: Tick, before: &View, after: &View) {
+    if Arc::ptr_eq(&before.partitions, &after.partitions) {
+        return;
+    }
+    let changed = |(id, partition): &(&PartitionId, &Partition)| before.partitions.get(id) != Some(*partition);
+    let changed = after.partitions.iter().filter(changed);
+    // Partitions that nobody keeps yet are no news.
+    let changed: Vec<PartitionId> = changed.filter(|(_, now)| now.is_placed()).map(|(id, _)| *id).collect();
+    if changed.is_empty() {
+        return;
+    }
+    let count = |wanted: PartitionState| after.partitions.values().filter(|now| state(now) == wanted).count();
+    let mut data = json!({
+        "epoch": after.version,
+        "changed": changed.len(),
+        "serving": count(PartitionState::Serving),
+        "waiting": count(PartitionState::Waiting),
+        "journal_lost": count(PartitionState::JournalLost),
+    });
+    if let [one] = changed[..] {
+        data["partition"] = json!(one);
+    }
+    events.push(at, "placement-changed", data);
 }
 
 #[cfg(test)]

@@ -13,10 +13,11 @@ use tokio::sync::watch;
 use super::{
     control::{Standing, VERSION},
     gateway::Gateway,
+    observe_queues::{placement, queue_warnings},
     route::Route,
     status::{
-        CacheSummary, Check, ClusterView, MemberStatus, MemberView, NO_QUORUM, NodeInfo, PeerView, QueuePlacement,
-        RaftStanding, RaftView, Readiness, Warning,
+        CacheSummary, Check, ClusterView, MemberStatus, MemberView, NO_QUORUM, NodeInfo, PeerView, RaftStanding,
+        RaftView, Readiness, Warning,
     },
     wire::{ClientAsk, ClientReply, Hello, Leader, MembersReport},
 };
@@ -158,6 +159,7 @@ impl Observer {
                 let mut warnings = Vec::new();
                 down_warnings(report.view.members.values(), &mut warnings);
                 voter_warning(report.view.voters.len(), &mut warnings);
+                queue_warnings(&report, &mut warnings);
                 self.cluster_view(Some(report.leader), &report, warnings)
             }
             _ => self.unconfirmed(),
@@ -186,7 +188,8 @@ impl Observer {
         }
         voter_warning(view.voters.len(), &mut warnings);
         let leader = Leader::default();
-        let report = MembersReport { leader, view, last_seen: BTreeMap::new(), trails_by: BTreeMap::new() };
+        let (last_seen, trails_by) = (BTreeMap::new(), BTreeMap::new());
+        let report = MembersReport { leader, view, last_seen, trails_by, queue_replicas: 0 };
         self.cluster_view(None, &report, warnings)
     }
 
@@ -208,7 +211,7 @@ impl Observer {
             term: leader.map_or(self.route.term(), |leader| leader.term).0,
             leader: leader.map(|leader| leader.node),
             members: view.members.iter().map(member).collect(),
-            queue: QueuePlacement::default(),
+            queue: placement(view),
             cache: CacheSummary { protocol: self.fixed.cache_protocol.clone(), ..CacheSummary::default() },
             warnings,
         }
@@ -238,7 +241,7 @@ fn no_quorum(standing: &Standing, here: usize, voters: usize) -> String {
     }
 }
 
-fn warning(code: &str, detail: impl Into<String>) -> Warning {
+pub(super) fn warning(code: &str, detail: impl Into<String>) -> Warning {
     Warning { code: code.into(), detail: detail.into() }
 }
 
