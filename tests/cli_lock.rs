@@ -242,3 +242,20 @@ fn without_a_node_a_command_exits_with_5_and_a_health_check_with_1() {
     assert_eq!(code(&["health"]), 1);
     assert_eq!(code(&["health", "--ready"]), 1);
 }
+
+#[test]
+fn a_watch_that_nobody_reads_any_more_ends_well_though_nothing_happens() {
+    let node = FakeNode::granting();
+    for format in ["text", "json"] {
+        let mut watch = syncmesh(&node, &["--output", format, "lock", "watch", "a"]);
+        let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+        let mut reader = BufReader::new(watch.stdout.take().unwrap());
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        assert!(line.contains("state"), "{line}");
+        assert_eq!(watch.try_wait().unwrap(), None);
+        drop(reader);
+        eventually("the watch ends", || watch.try_wait().unwrap().is_some());
+        assert_eq!(watch.wait().unwrap().code(), Some(0));
+    }
+}
