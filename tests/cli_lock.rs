@@ -84,6 +84,18 @@ fn a_command_that_cannot_be_run_is_126_or_127() {
 }
 
 #[test]
+fn with_json_why_a_command_cannot_be_run_is_a_problem_document() {
+    let node = FakeNode::granting();
+    for (command, code) in [("/nonexistent/command", 127), ("/etc/passwd", 126)] {
+        let output = run(&node, &["--output", "json", "lock", "run", "a", "--", command]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let problem: Value = serde_json::from_str(&stderr).unwrap_or_else(|error| panic!("{error}: {stderr}"));
+        assert_eq!((output.status.code(), problem["type"].as_str()), (Some(code), Some("bad-request")), "{stderr}");
+        assert!(problem["detail"].as_str().unwrap().contains(command), "{stderr}");
+    }
+}
+
+#[test]
 fn a_lock_that_is_not_granted_runs_nothing() {
     let script = "echo it ran";
     for (status, slug, code) in [(409, "lock-timeout", 124), (409, "lock-deadlock", 125), (503, "no-quorum", 125)] {

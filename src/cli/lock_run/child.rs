@@ -26,7 +26,7 @@ use rustix::{
 use tokio::signal::unix::{self, SignalKind};
 
 use super::{Context, Failure, exit_code_of_signal};
-use crate::client::RemoteGuard;
+use crate::{cli::output::Format, client::RemoteGuard};
 
 /// The command cannot be executed.
 const EXIT_NOT_EXECUTABLE: u8 = 126;
@@ -61,11 +61,14 @@ pub(super) struct Child {
 
 impl Child {
     /// Starts the command. That it cannot be executed shows in its exit code.
-    pub(super) fn start(command: &[OsString], guard: &RemoteGuard) -> anyhow::Result<Self> {
+    pub(super) fn start(command: &[OsString], guard: &RemoteGuard, format: Format) -> anyhow::Result<Self> {
         // Before the start, so that no change is missed.
         let changes = unix::signal(SignalKind::child())?;
         let mut launcher = Command::new("/proc/self/exe");
         launcher.args(["lock", "exec-child", "--parent"]).arg(process::id().to_string());
+        if format == Format::Json {
+            launcher.args(["--output", "json"]);
+        }
         if isatty(io::stdin()) && tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp()) {
             launcher.arg("--await-terminal");
         }
@@ -177,8 +180,10 @@ pub(in crate::cli) struct ExecChild {
 
 impl ExecChild {
     pub(in crate::cli) fn run(self, context: &Context) -> Result<(), Failure> {
-        set_parent_process_death_signal(Some(Signal::KILL))
-            .map_err(|error| anyhow!(error).context("the kernel refuses a parent-death signal"))?;
+        set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| {
+            let error = anyhow!(error).context("the kernel refuses a parent-death signal");
+            super::failed(context, &error.into())
+        })?;
         // The parent may have died before the kernel was asked.
         if getppid() != Pid::from_raw(self.parent) {
             return Err(Failure::Exit(super::EXIT_FAILED));
@@ -189,8 +194,7 @@ impl ExecChild {
         let (program, arguments) = self.command.split_first().expect("clap demands a command");
         let error = Command::new(program).args(arguments).exec();
         let not_found = error.kind() == io::ErrorKind::NotFound;
-        let failure = anyhow::Error::new(error).context(format!("{} cannot be run", program.display()));
-        context.output.report(&failure.into());
+        context.output.report(&Failure::Usage(format!("{} cannot be run: {error}", program.display())));
         Err(Failure::Exit(if not_found { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE }))
     }
 }

@@ -103,7 +103,7 @@ impl LockRun {
     async fn hold(self, context: &Context, remote: &Remote) -> Result<(), Failure> {
         let mut signals = Signals::listen().map_err(|error| failed(context, &Failure::Other(error.into())))?;
         let guard = self.acquire(context, remote, &mut signals).await?;
-        let ending = match Child::start(&self.command, &guard) {
+        let ending = match Child::start(&self.command, &guard, context.output.format()) {
             Ok(child) => Ok(self.supervise(context, &guard, child, &mut signals).await),
             Err(error) => Err(failed(context, &Failure::Other(error))),
         };
