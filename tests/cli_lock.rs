@@ -271,3 +271,13 @@ fn a_watch_that_nobody_reads_any_more_ends_well_though_nothing_happens() {
         assert_eq!(watch.wait().unwrap().code(), Some(0));
     }
 }
+
+#[test]
+fn a_term_beside_a_session_is_refused_wherever_the_session_comes_from() {
+    let node = FakeNode::granting();
+    let flag = run(&node, &["lock", "acquire", "a", "--session", "abc", "--ttl", "5s"]);
+    let variable = syncmesh(&node, &["lock", "acquire", "a", "--ttl", "5s"]).env("SYNCMESH_SESSION", "abc").output();
+    let variable = variable.unwrap();
+    assert_eq!((flag.status.code(), variable.status.code()), (Some(2), Some(2)), "{variable:?}");
+    assert!(variable.stdout.is_empty() && String::from_utf8_lossy(&variable.stderr).contains("SYNCMESH_SESSION"));
+}

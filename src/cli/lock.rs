@@ -84,7 +84,7 @@ pub(super) struct Acquire {
     /// The term of the session that is made [default: 30s].
     #[arg(long, value_name = "DURATION", value_parser = suffixed_duration, conflicts_with = "session")]
     ttl: Option<Duration>,
-    /// The session that is to hold it; one is made without [env: SYNCMESH_SESSION].
+    /// The session that is to hold it; one is made without. Not beside --ttl [env: SYNCMESH_SESSION].
     #[arg(long, value_name = "ID")]
     session: Option<SessionId>,
 }
@@ -146,7 +146,13 @@ impl LockCommand {
     async fn call(self, context: &Context, remote: &Remote) -> Result<(), Failure> {
         match self {
             Self::Acquire(acquire) => {
-                let session = if acquire.ttl.is_some() { None } else { session(context, acquire.session)? };
+                let session = session(context, acquire.session)?;
+                if let (Some(session), Some(_)) = (&session, acquire.ttl) {
+                    return Err(Failure::Usage(format!(
+                        "--ttl is the term of a session that is made, and {SESSION_VARIABLE} names one ({session}): leave \
+                         --ttl out, or unset {SESSION_VARIABLE}"
+                    )));
+                }
                 let ttl = acquire.ttl.or_else(|| session.is_none().then_some(lock_run::DEFAULT_TTL));
                 let options = AcquireOptions { session, wait: acquire.wanted.wait, ttl, ..AcquireOptions::default() };
                 remote.show(&Call::acquire(&acquire.wanted.want(), &options), grant_text).await
