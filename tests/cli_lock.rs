@@ -281,3 +281,19 @@ fn a_term_beside_a_session_is_refused_wherever_the_session_comes_from() {
     assert_eq!((flag.status.code(), variable.status.code()), (Some(2), Some(2)), "{variable:?}");
     assert!(variable.stdout.is_empty() && String::from_utf8_lossy(&variable.stderr).contains("SYNCMESH_SESSION"));
 }
+
+#[test]
+fn a_health_check_ends_with_0_or_1_however_it_is_used() {
+    let code = |arguments: &[&str], url: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_syncmesh"));
+        command.args(arguments).env("SYNCMESH_URL", url).output().unwrap().status.code()
+    };
+    let nowhere = "http://127.0.0.1:1";
+    assert_eq!(code(&["health", "--bogus"], nowhere), Some(1));
+    assert_eq!(code(&["--output", "json", "health", "--ready", "surplus"], nowhere), Some(1));
+    assert_eq!(code(&["health"], "no url"), Some(1));
+    assert_eq!(code(&["health", "--help"], nowhere), Some(0));
+    assert_eq!(code(&["status", "--bogus"], nowhere), Some(2));
+    assert_eq!(code(&["lock", "run", "health"], nowhere), Some(2));
+    assert_eq!(code(&["lock", "run", "a", "--", "true"], "no url"), Some(78));
+}

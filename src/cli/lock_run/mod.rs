@@ -61,7 +61,8 @@ const GROUP_POLL: Duration = Duration::from_millis(20);
 /// SIGSTOP end anything: check the fencing token where it matters.
 ///
 /// Exit code: CMD's, 128+n if signal n ended it; 124 the wait timed out; 125 the lock was lost or
-/// `lock run` failed; 126 CMD cannot be executed; 127 CMD was not found.
+/// `lock run` failed; 126 CMD cannot be executed; 127 CMD was not found. As with every command, 2
+/// is wrong usage and 78 an invalid configuration: then CMD was not started.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct LockRun {
