@@ -212,3 +212,20 @@ async fn who_lost_its_place_in_raft_while_the_leader_changed_joins_again() {
     cluster.nodes[3].ready().await;
     cluster.shows(0, &peer, |member| member["status"] == "up" && member["raft"] == "learner").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_voter_is_neither_removed_nor_can_it_hand_over() {
+    let mut cluster = Cluster::of(1).await;
+    let peer = cluster.nodes[0].peer_id();
+    for name in ["self", &peer] {
+        let done = cluster.nodes[0].cli(&["members", "remove", name]).await;
+        assert_eq!(done.code, 1, "{done:?}");
+        assert!(done.stderr.contains("conflict") && done.stderr.contains("Start another"), "{done:?}");
+    }
+    let transfer = "/v1/cluster/members/any/transfer-leader";
+    let answer = cluster.nodes[0].api.call(reqwest::Method::POST, transfer, None).await.unwrap();
+    assert_eq!((answer.status, answer.slug()), (503, "unavailable"), "{answer:?}");
+    assert_eq!(answer.body["outcome"], "not-applied");
+    assert!(cluster.nodes[0].is_running());
+    cluster.nodes[0].api.grant("printer").await;
+}
