@@ -297,3 +297,48 @@ fn a_health_check_ends_with_0_or_1_however_it_is_used() {
     assert_eq!(code(&["lock", "run", "health"], nowhere), Some(2));
     assert_eq!(code(&["lock", "run", "a", "--", "true"], "no url"), Some(78));
 }
+
+/// The processes of a group that run.
+fn members(group: Pid) -> Vec<String> {
+    let stats = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let stat = std::fs::read_to_string(entry.unwrap().path().join("stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<_> = rest.split_whitespace().collect();
+        let belongs = fields.get(2) == Some(&group.as_raw_nonzero().to_string().as_str());
+        (belongs && fields[0] != "Z").then(|| stat.clone())
+    });
+    stats.collect()
+}
+
+#[test]
+fn kill_9_leaves_nothing_of_the_group_behind() {
+    let node = FakeNode::granting();
+    // Grandchildren: one that ends when asked, and one that does not.
+    let script = "sleep 78 & sh -c 'trap \"\" TERM; while :; do sleep 0.1; done' & echo $$; wait";
+    let (mut child, leader) = start_under_lock(&node, &["--kill-after", "300ms"], script);
+    let group = pid(&leader);
+    eventually("the grandchildren run", || members(group).len() >= 3);
+    kill_process(Pid::from_child(&child), Signal::KILL).unwrap();
+    child.wait().unwrap();
+    eventually("nothing of the group is left", || members(group).is_empty());
+}
+
+#[test]
+fn a_command_that_has_ended_leaves_no_guardian_behind() {
+    let node = FakeNode::granting();
+    let (mut child, _) = start_under_lock(&node, &[], "echo here; exec sleep 78");
+    let guardians = |of: u32| {
+        let entries = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+        let is_one = |path: &std::path::PathBuf| {
+            let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
+            let command = std::fs::read_to_string(path.join("cmdline")).unwrap_or_default();
+            command.contains("watch-group") && stat.contains(&format!(") S {of} "))
+        };
+        entries.filter(is_one).collect::<Vec<_>>()
+    };
+    let own = guardians(child.id());
+    assert_eq!(own.len(), 1, "{own:?}");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    child.wait().unwrap();
+    assert!(!own[0].exists(), "it was reaped");
+}

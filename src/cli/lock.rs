@@ -50,6 +50,9 @@ pub(super) enum LockCommand {
     /// What `run` starts in place of the command.
     #[command(hide = true)]
     ExecChild(lock_run::ExecChild),
+    /// What `run` starts to end the command where it cannot itself.
+    #[command(hide = true)]
+    WatchGroup(lock_run::WatchGroup),
     /// What `run` starts to get the terminal back.
     #[command(hide = true)]
     GiveTerminal(lock_run::GiveTerminal),
@@ -131,6 +134,7 @@ impl LockCommand {
         match self {
             Self::Run(run) => run.run(context),
             Self::ExecChild(child) => child.run(context),
+            Self::WatchGroup(group) => group.run(context),
             Self::GiveTerminal(terminal) => terminal.run(),
             Self::Watch(Named { name }) => {
                 let remote = Remote::of(context)?;
@@ -168,7 +172,7 @@ impl LockCommand {
             Self::List(List { prefix }) => list(remote, prefix.as_deref()).await,
             Self::Show(Named { name }) => remote.show(&Call::show_lock(&name), lock_text).await,
             Self::Break(Named { name }) => remote.show(&Call::break_lock(&name), broken_text).await,
-            Self::Run(_) | Self::ExecChild(_) | Self::GiveTerminal(_) | Self::Watch(_) => {
+            Self::Run(_) | Self::ExecChild(_) | Self::WatchGroup(_) | Self::GiveTerminal(_) | Self::Watch(_) => {
                 unreachable!("run() has taken these")
             }
         }

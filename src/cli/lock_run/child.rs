@@ -132,15 +132,9 @@ impl Child {
         status.and_then(|status| status.stopping_signal()) == Some(Signal::TSTP.as_raw())
     }
 
-    /// Whether anything in the group still runs. Where `/proc` does not say, it may.
+    /// Whether anything in the group still runs.
     pub(super) fn is_group_alive(&self) -> bool {
-        let Ok(entries) = fs::read_dir("/proc") else { return true };
-        let group = self.pid.as_raw_nonzero().get();
-        entries.filter_map(Result::ok).any(|entry| {
-            let is_process = entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit);
-            is_process
-                && fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| is_running_member(&stat, group))
-        })
+        is_group_alive(self.pid)
     }
 
     /// Lets the zombie go. The group's number is free from here on.
@@ -154,6 +148,16 @@ impl Child {
 fn exit_code(status: &WaitIdStatus) -> u8 {
     let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
     code.or_else(|| status.terminating_signal().map(exit_code_of_signal)).unwrap_or(u8::MAX)
+}
+
+/// Whether anything in a process group still runs. Where `/proc` does not say, it may.
+pub(super) fn is_group_alive(group: Pid) -> bool {
+    let Ok(entries) = fs::read_dir("/proc") else { return true };
+    let group = group.as_raw_nonzero().get();
+    entries.filter_map(Result::ok).any(|entry| {
+        let is_process = entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit);
+        is_process && fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| is_running_member(&stat, group))
+    })
 }
 
 /// Whether a line of `/proc/<pid>/stat` is of a process of this group that is no zombie. The name in
