@@ -18,7 +18,7 @@ use libp2p::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{EventLoop, StatusAge};
+use super::{EventLoop, StatusAge, handshakes::is_of_handshake};
 use crate::{
     ids::NodeId,
     net::{
@@ -181,6 +181,7 @@ impl EventLoop {
             self.swarm.close_connection(id);
             return;
         };
+        self.handshakes.succeeded();
         let outbound = endpoint.is_dialer();
         let addr = without_peer(endpoint.get_remote_address().clone());
         // Whom this node did not mean to dial, Kademlia has dialled for an answer.
@@ -232,6 +233,9 @@ impl EventLoop {
 
     pub(super) fn on_dial_error(&mut self, peer_id: Option<PeerId>, id: ConnectionId, error: &DialError) {
         let now = Instant::now();
+        if is_of_handshake(error) {
+            self.handshakes.failed(now);
+        }
         if let Some(target) = self.bootstrap.iter_mut().find(|target| target.dialling == Some(id)) {
             target.dialling = None;
             target.backoff.failed(now);
@@ -352,10 +356,9 @@ pub(in crate::net) fn printable(text: &str) -> String {
 }
 
 /// Peers with different cluster keys understand nothing of each other: all that shows is a handshake
-/// that fails, or never ends. The errors of the layers are told apart by their texts only.
+/// that fails, or never ends.
 fn key_hint(error: &DialError) -> &'static str {
-    let text = error.to_string();
-    match text.contains("Handshake failed") || text.contains("Timeout") {
+    match is_of_handshake(error) {
         true => {
             "; if a node listens there, it may have another cluster key, or only one of us has one (CLUSTER_KEY_FILE)"
         }
