@@ -84,6 +84,18 @@ fn a_command_that_cannot_be_run_is_126_or_127() {
 }
 
 #[test]
+fn with_json_why_a_command_cannot_be_run_is_a_problem_document() {
+    let node = FakeNode::granting();
+    for (command, code) in [("/nonexistent/command", 127), ("/etc/passwd", 126)] {
+        let output = run(&node, &["--output", "json", "lock", "run", "a", "--", command]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let problem: Value = serde_json::from_str(&stderr).unwrap_or_else(|error| panic!("{error}: {stderr}"));
+        assert_eq!((output.status.code(), problem["type"].as_str()), (Some(code), Some("bad-request")), "{stderr}");
+        assert!(problem["detail"].as_str().unwrap().contains(command), "{stderr}");
+    }
+}
+
+#[test]
 fn a_lock_that_is_not_granted_runs_nothing() {
     let script = "echo it ran";
     for (status, slug, code) in [(409, "lock-timeout", 124), (409, "lock-deadlock", 125), (503, "no-quorum", 125)] {
@@ -241,4 +253,92 @@ fn without_a_node_a_command_exits_with_5_and_a_health_check_with_1() {
     }
     assert_eq!(code(&["health"]), 1);
     assert_eq!(code(&["health", "--ready"]), 1);
+}
+
+#[test]
+fn a_watch_that_nobody_reads_any_more_ends_well_though_nothing_happens() {
+    let node = FakeNode::granting();
+    for format in ["text", "json"] {
+        let mut watch = syncmesh(&node, &["--output", format, "lock", "watch", "a"]);
+        let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+        let mut reader = BufReader::new(watch.stdout.take().unwrap());
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        assert!(line.contains("state"), "{line}");
+        assert_eq!(watch.try_wait().unwrap(), None);
+        drop(reader);
+        eventually("the watch ends", || watch.try_wait().unwrap().is_some());
+        assert_eq!(watch.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_term_beside_a_session_is_refused_wherever_the_session_comes_from() {
+    let node = FakeNode::granting();
+    let flag = run(&node, &["lock", "acquire", "a", "--session", "abc", "--ttl", "5s"]);
+    let variable = syncmesh(&node, &["lock", "acquire", "a", "--ttl", "5s"]).env("SYNCMESH_SESSION", "abc").output();
+    let variable = variable.unwrap();
+    assert_eq!((flag.status.code(), variable.status.code()), (Some(2), Some(2)), "{variable:?}");
+    assert!(variable.stdout.is_empty() && String::from_utf8_lossy(&variable.stderr).contains("SYNCMESH_SESSION"));
+}
+
+#[test]
+fn a_health_check_ends_with_0_or_1_however_it_is_used() {
+    let code = |arguments: &[&str], url: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_syncmesh"));
+        command.args(arguments).env("SYNCMESH_URL", url).output().unwrap().status.code()
+    };
+    let nowhere = "http://127.0.0.1:1";
+    assert_eq!(code(&["health", "--bogus"], nowhere), Some(1));
+    assert_eq!(code(&["--output", "json", "health", "--ready", "surplus"], nowhere), Some(1));
+    assert_eq!(code(&["health"], "no url"), Some(1));
+    assert_eq!(code(&["health", "--help"], nowhere), Some(0));
+    assert_eq!(code(&["status", "--bogus"], nowhere), Some(2));
+    assert_eq!(code(&["lock", "run", "health"], nowhere), Some(2));
+    assert_eq!(code(&["lock", "run", "a", "--", "true"], "no url"), Some(78));
+}
+
+/// The processes of a group that run.
+fn members(group: Pid) -> Vec<String> {
+    let stats = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let stat = std::fs::read_to_string(entry.unwrap().path().join("stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<_> = rest.split_whitespace().collect();
+        let belongs = fields.get(2) == Some(&group.as_raw_nonzero().to_string().as_str());
+        (belongs && fields[0] != "Z").then(|| stat.clone())
+    });
+    stats.collect()
+}
+
+#[test]
+fn kill_9_leaves_nothing_of_the_group_behind() {
+    let node = FakeNode::granting();
+    // Grandchildren: one that ends when asked, and one that does not.
+    let script = "sleep 78 & sh -c 'trap \"\" TERM; while :; do sleep 0.1; done' & echo $$; wait";
+    let (mut child, leader) = start_under_lock(&node, &["--kill-after", "300ms"], script);
+    let group = pid(&leader);
+    eventually("the grandchildren run", || members(group).len() >= 3);
+    kill_process(Pid::from_child(&child), Signal::KILL).unwrap();
+    child.wait().unwrap();
+    eventually("nothing of the group is left", || members(group).is_empty());
+}
+
+#[test]
+fn a_command_that_has_ended_leaves_no_guardian_behind() {
+    let node = FakeNode::granting();
+    let (mut child, _) = start_under_lock(&node, &[], "echo here; exec sleep 78");
+    let guardians = |of: u32| {
+        let entries = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+        let is_one = |path: &std::path::PathBuf| {
+            let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
+            let command = std::fs::read_to_string(path.join("cmdline")).unwrap_or_default();
+            command.contains("watch-group") && stat.contains(&format!(") S {of} "))
+        };
+        entries.filter(is_one).collect::<Vec<_>>()
+    };
+    let own = guardians(child.id());
+    assert_eq!(own.len(), 1, "{own:?}");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    child.wait().unwrap();
+    assert!(!own[0].exists(), "it was reaped");
 }

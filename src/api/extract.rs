@@ -10,6 +10,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use futures::StreamExt;
+use serde_json::{Map, Value};
 
 use super::{
     ApiState,
@@ -35,6 +36,9 @@ const MAX_KEY_BYTES: usize = 255;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// What the paths of calls about one member begin with.
+const MEMBERS: &str = "/v1/cluster/members/";
 
 /// The one parameter of a path, percent-decoded.
 async fn path_parameter(parts: &mut Parts, field: &'static str) -> Result<String, Error> {
@@ -180,6 +184,10 @@ impl FromFields for NoBody {
     fn from_fields(_: &mut Fields) -> Result<Self, Error> {
         Ok(Self)
     }
+
+    fn canonical(&self) -> Value {
+        Value::Object(Map::new())
+    }
 }
 
 impl<T: FromFields> FromRequest<ApiState> for Command<T> {
@@ -195,7 +203,8 @@ impl<T: FromFields> FromRequest<ApiState> for Command<T> {
         let body = T::from_fields(&mut fields)?;
         fields.finish()?;
         let key = key.map(|key| {
-            let fingerprint = fingerprint([parts.method.as_str().as_bytes(), parts.uri.path().as_bytes(), &bytes]);
+            let path = canonical_path(parts.uri.path(), state.node.id());
+            let fingerprint = fingerprint([parts.method.as_str(), &path, &body.canonical().to_string()]);
             IdempotencyKey { key, fingerprint }
         });
         Ok(Self { body, key })
@@ -262,12 +271,25 @@ fn too_large(limit: usize) -> Error {
 
 /// A digest that is the same on every node and in every version (FNV-1a, 64 bit; a zero byte ends
 /// each part). It tells a repeat from a mistake; it is no defence against a client that forges one.
-fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a str>) -> u64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in parts.into_iter().flat_map(|part| part.iter().chain(&[0])) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    for byte in parts.into_iter().flat_map(|part| part.bytes().chain([0])) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
     hash
+}
+
+/// The path of a request with every name in it decoded and behind its length, and `self` as the member
+/// that it is at this node: at another it is another.
+fn canonical_path(path: &str, me: NodeId) -> String {
+    let is_of_member = path.starts_with(MEMBERS);
+    let segments = path.split('/').map(|segment| match percent_decode(segment) {
+        Some(name) if is_of_member && name == "self" => me.to_string(),
+        Some(name) => name,
+        // Refused before this.
+        None => segment.to_owned(),
+    });
+    segments.map(|segment| format!("{}:{segment}/", segment.len())).collect()
 }
 
 /// Where a client resumes a stream, by its `Last-Event-ID` header. What is no number was never an id of
@@ -315,9 +337,21 @@ mod tests {
 
     #[test]
     fn fingerprints_tell_requests_apart_and_never_change() {
-        assert_eq!(fingerprint([b"a".as_slice()]), fingerprint([b"a".as_slice()]));
-        assert_ne!(fingerprint([b"ab".as_slice(), b"c"]), fingerprint([b"a".as_slice(), b"bc"]));
-        assert_eq!(fingerprint([b"POST".as_slice(), b"/v1/sessions", b"{}"]), 0xa0b3_73be_9d6c_e68d);
+        assert_eq!(fingerprint(["a"]), fingerprint(["a"]));
+        assert_ne!(fingerprint(["ab", "c"]), fingerprint(["a", "bc"]));
+        assert_eq!(fingerprint(["POST", "/v1/sessions", "{}"]), 0xa0b3_73be_9d6c_e68d);
+    }
+
+    #[test]
+    fn a_name_is_the_same_however_it_is_encoded_and_self_is_another_at_each_node() {
+        let [one, two] = [1, 2].map(|n| NodeId::from_bytes([n; 32]));
+        let path = |path| canonical_path(path, one);
+        assert_eq!(path("/v1/locks/%61/acquire"), path("/v1/locks/a/acquire"));
+        assert_ne!(path("/v1/locks/a%2Facquire"), path("/v1/locks/a/acquire"));
+        assert_ne!(path("/v1/locks/self"), path(&format!("/v1/locks/{one}")));
+        let leave = "/v1/cluster/members/self/leave";
+        assert_eq!(path(leave), path(&format!("/v1/cluster/members/{one}/leave")));
+        assert_ne!(path(leave), canonical_path(leave, two));
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,6 +20,10 @@ const MAX_QUOTED_CHARS: usize = 64;
 pub(super) trait FromFields: Sized {
     /// Takes every field that the request may have.
     fn from_fields(fields: &mut Fields) -> Result<Self, Error>;
+
+    /// What was asked for, however it was written: with every default spelled out. A repeat under an
+    /// idempotency key is told by it, on other nodes and by later versions too.
+    fn canonical(&self) -> Value;
 }
 
 /// The fields of one object that have not been read yet.

@@ -1,5 +1,6 @@
 //! The bodies of requests about locks and sessions: how each is read, and how OpenAPI describes it.
 
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{
@@ -10,13 +11,30 @@ use crate::{
     error::Error,
     ids::{LockName, SessionId},
     machine::lock::{Mode, Want},
-    node::locks::AcquireRequest,
+    node::locks::{AcquireRequest, DEFAULT_TTL_MS},
 };
 
 /// Most bytes in the owner of a session.
 const MAX_OWNER_BYTES: usize = 512;
 
 const MODES: [(&str, Mode); 2] = [("exclusive", Mode::Exclusive), ("shared", Mode::Shared)];
+
+/// A mode as requests write it.
+fn word(mode: Option<Mode>) -> &'static str {
+    match mode.unwrap_or_default() {
+        Mode::Exclusive => "exclusive",
+        Mode::Shared => "shared",
+    }
+}
+
+/// Who is to hold, in a [canonical](FromFields::canonical) request: a session, or one that is made so.
+/// (What a lock delay that is left out means, each node has in its settings: it stays left out.)
+fn holder(session: Option<&SessionId>, ttl_ms: Option<u64>, owner: Option<&str>) -> Value {
+    match session {
+        Some(session) => json!({"session": session, "ttl_ms": ttl_ms, "owner": owner}),
+        None => json!({"ttl_ms": ttl_ms.unwrap_or(DEFAULT_TTL_MS), "owner": owner.unwrap_or_default()}),
+    }
+}
 
 fn owner(fields: &mut Fields) -> Result<Option<String>, Error> {
     let owner = fields.text("owner")?;
@@ -42,6 +60,10 @@ impl FromFields for OpenSessionBody {
     fn from_fields(fields: &mut Fields) -> Result<Self, Error> {
         Ok(Self { ttl_ms: fields.integer("ttl_ms")?, owner: owner(fields)? })
     }
+
+    fn canonical(&self) -> Value {
+        json!({"ttl_ms": self.ttl_ms.unwrap_or(DEFAULT_TTL_MS), "owner": self.owner.as_deref().unwrap_or_default()})
+    }
 }
 
 /// Names the session that releases or downgrades.
@@ -55,6 +77,10 @@ pub(super) struct HolderRequestBody {
 impl FromFields for HolderRequestBody {
     fn from_fields(fields: &mut Fields) -> Result<Self, Error> {
         Ok(Self { session: fields.required_parsed("session")? })
+    }
+
+    fn canonical(&self) -> Value {
+        json!({"session": self.session})
     }
 }
 
@@ -86,6 +112,16 @@ impl FromFields for AcquireBody {
             ttl_ms: fields.integer("ttl_ms")?,
             lock_delay_ms: fields.integer("lock_delay_ms")?,
             owner: owner(fields)?,
+        })
+    }
+
+    fn canonical(&self) -> Value {
+        let holder = holder(self.session.as_ref(), self.ttl_ms, self.owner.as_deref());
+        json!({
+            "mode": word(self.mode),
+            "wait_ms": self.wait_ms.unwrap_or(0),
+            "lock_delay_ms": self.lock_delay_ms,
+            "holder": holder,
         })
     }
 }
@@ -151,6 +187,17 @@ impl FromFields for MultiAcquireBody {
             owner: owner(fields)?,
         })
     }
+
+    fn canonical(&self) -> Value {
+        let locks: Vec<_> = self.locks.iter().map(|wanted| json!([wanted.name, word(wanted.mode)])).collect();
+        let holder = holder(self.session.as_ref(), self.ttl_ms, self.owner.as_deref());
+        json!({
+            "locks": locks,
+            "wait_ms": self.wait_ms.unwrap_or(0),
+            "lock_delay_ms": self.lock_delay_ms,
+            "holder": holder,
+        })
+    }
 }
 
 impl From<MultiAcquireBody> for AcquireRequest {
@@ -164,5 +211,33 @@ impl From<MultiAcquireBody> for AcquireRequest {
             lock_delay_ms: body.lock_delay_ms,
             owner: body.owner,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical<T: FromFields>(body: &str) -> String {
+        let mut fields = Fields::from_json(body.as_bytes()).unwrap();
+        let request = T::from_fields(&mut fields).unwrap();
+        fields.finish().unwrap();
+        request.canonical().to_string()
+    }
+
+    #[test]
+    fn a_request_is_the_same_however_it_is_written() {
+        let plain = canonical::<AcquireBody>("");
+        let spelled = r#" {"owner": "", "ttl_ms": 30000, "wait_ms" :0, "mode":"exclusive", "session":null, "lock_delay_ms":null}"#;
+        for same in ["{}", "{ \n}", r#"{"wait_ms":0}"#, spelled] {
+            assert_eq!(canonical::<AcquireBody>(same), plain, "{same}");
+        }
+        for other in [r#"{"wait_ms":1}"#, r#"{"mode":"shared"}"#, r#"{"session":"s"}"#, r#"{"lock_delay_ms":0}"#] {
+            assert_ne!(canonical::<AcquireBody>(other), plain, "{other}");
+        }
+        assert_eq!(canonical::<OpenSessionBody>(""), canonical::<OpenSessionBody>(r#"{"ttl_ms":30000}"#));
+        let many = |locks: &str| canonical::<MultiAcquireBody>(&format!(r#"{{"locks":[{locks}]}}"#));
+        assert_eq!(many(r#"{"name":"a"}"#), many(r#"{ "mode":"exclusive", "name":"\u0061" }"#));
+        assert_ne!(many(r#"{"name":"a"},{"name":"b"}"#), many(r#"{"name":"b"},{"name":"a"}"#));
     }
 }

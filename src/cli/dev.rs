@@ -1,16 +1,16 @@
 //! `dev`: a whole cluster in one process, to try things out and to develop against.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::Args;
 use serde::Serialize;
-use tokio::task::JoinSet;
+use tokio::{net::TcpListener, task::JoinSet};
 
 use super::{
     Context, Failure,
     flags::TuningFlags,
-    node::{Signals, runtime},
+    node::{INTERRUPTED, Signals, runtime},
     output::Format,
     serve::Served,
 };
@@ -18,7 +18,7 @@ use crate::{
     config::{Config, LogFormat, Source, Sources, key},
     ids::NodeId,
     machine::lock::{Mode, Want},
-    node::{End, locks::AcquireRequest},
+    node::{Drained, End, locks::AcquireRequest},
     telemetry,
 };
 
@@ -26,6 +26,8 @@ use crate::{
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a node drains when the cluster is stopped.
 const GRACE: Duration = Duration::from_secs(4);
+/// How long one drains that leaves the others for good.
+const LEAVE_GRACE: Duration = Duration::from_secs(25);
 /// Logs while `dev` runs, unless RUST_LOG says otherwise: what went wrong only.
 const QUIET: &str = "error";
 
@@ -85,51 +87,32 @@ impl Dev {
         };
         let ready = tokio::select! {
             ready = tokio::time::timeout(START_PATIENCE, can_lock(&started)) => ready.is_ok(),
-            () = signals.next() => return stop(started).await,
+            () = signals.next() => return stop(started, &mut signals).await,
         };
         if !ready {
-            stop(started).await?;
-            return Err(anyhow::anyhow!(
+            stop(started, &mut signals).await?;
+            return Err(anyhow!(
                 "the cluster did not elect a leader within {} s; RUST_LOG=info shows why",
                 START_PATIENCE.as_secs()
             )
             .into());
         }
         announce(context, &started)?;
-        let mut ends = JoinSet::new();
-        for served in &started {
-            let node = served.node.clone();
-            ends.spawn(async move {
-                tokio::select! {
-                    end = node.ended() => end,
-                    () = node.asked_to_leave() => End::Left,
-                }
-            });
-        }
-        let ended = tokio::select! {
-            () = signals.next() => None,
-            end = ends.join_next() => end.and_then(Result::ok),
-        };
-        ends.abort_all();
-        stop(started).await?;
-        match ended {
-            None | Some(End::Left) => Ok(()),
-            Some(End::Barred(reason) | End::Failed(reason)) => Err(anyhow::anyhow!("a node ended: {reason}").into()),
-        }
+        Cluster::of(started).run(context, &mut signals).await
     }
 
     async fn start(&self, sources: &Sources, root: &std::path::Path) -> Result<Vec<Served>, Failure> {
-        let ports = self.free_ports().await;
+        let listeners = self.listeners().await.context("no free ports for the HTTP APIs on 127.0.0.1")?;
         let cluster_key = self.cluster_key(root)?;
         let mut started: Vec<Served> = Vec::new();
         let mut rendezvous = String::new();
-        for number in 0..self.nodes {
-            let port = ports.map_or(0, |first| first + number);
+        for (number, listener) in listeners.into_iter().enumerate() {
+            let addr = listener.local_addr().context("a listener does not know its address")?;
             let dir = root.join(format!("node-{number}"));
             let mut sources = sources
                 .clone()
                 .with(Source::Flag, "LISTEN_ADDRS", "/ip4/127.0.0.1/tcp/0")
-                .with(Source::Flag, "API_ADDR", &format!("127.0.0.1:{port}"))
+                .with(Source::Flag, "API_ADDR", &addr.to_string())
                 .with(Source::Flag, "DATA_DIR", &dir.display().to_string())
                 .with(Source::Flag, "MDNS", "off");
             if number == 0 {
@@ -139,7 +122,8 @@ impl Dev {
             }
             let mut config = Config::from_sources(&sources)?;
             config.cluster_key = Some(cluster_key);
-            let served = Served::start(config, usize::from(self.nodes)).await.map_err(anyhow::Error::new)?;
+            let served = Served::start_on(listener, config, usize::from(self.nodes));
+            let served = served.await.map_err(anyhow::Error::new)?;
             let info = served.node.info().await;
             if let Some(addr) = info.listen_addrs.first().filter(|_| number == 0) {
                 rendezvous = format!("{addr}/p2p/{}", info.peer_id);
@@ -149,16 +133,23 @@ impl Dev {
         Ok(started)
     }
 
-    /// The first of as many free ports in a row, or none: then each node takes what it gets.
-    async fn free_ports(&self) -> Option<u16> {
-        let last = self.api_port.checked_add(self.nodes)?;
-        if self.api_port == 0 {
-            return None;
+    /// A listener for each API: on ports in a row, or if one of them is taken, on whatever is free. They
+    /// stay bound, so that nobody else gets one of them meanwhile.
+    async fn listeners(&self) -> io::Result<Vec<TcpListener>> {
+        let bind = async |port_of: &dyn Fn(u16) -> Option<u16>| {
+            let mut listeners = Vec::new();
+            for number in 0..self.nodes {
+                let port = port_of(number).ok_or(io::ErrorKind::AddrNotAvailable)?;
+                listeners.push(TcpListener::bind(("127.0.0.1", port)).await?);
+            }
+            io::Result::Ok(listeners)
+        };
+        if self.api_port != 0
+            && let Ok(listeners) = bind(&|number| self.api_port.checked_add(number)).await
+        {
+            return Ok(listeners);
         }
-        for port in self.api_port..last {
-            tokio::net::TcpListener::bind(("127.0.0.1", port)).await.ok()?;
-        }
-        Some(self.api_port)
+        bind(&|_| Some(0)).await
     }
 
     /// A key of its own: drawn anew for temporary data, kept beside data that is kept.
@@ -238,13 +229,92 @@ fn text(document: &Document) -> String {
     text
 }
 
-async fn stop(started: Vec<Served>) -> Result<(), Failure> {
-    let mut stopping = JoinSet::new();
-    for served in started {
-        stopping.spawn(served.stop(GRACE));
+/// Stops nodes; a second signal ends the process at once.
+async fn stop(nodes: impl IntoIterator<Item = Served>, signals: &mut Signals) -> Result<(), Failure> {
+    let stopping: JoinSet<_> = nodes.into_iter().map(|served| served.stop(GRACE)).collect();
+    tokio::select! {
+        _ = stopping.join_all() => Ok(()),
+        () = signals.next() => Err(Failure::Exit(INTERRUPTED)),
     }
-    stopping.join_all().await;
-    Ok(())
+}
+
+/// The nodes that run, each of which may end by itself without the others.
+#[derive(Debug)]
+struct Cluster {
+    running: BTreeMap<NodeId, Served>,
+    /// What has become of those that ended by themselves.
+    ends: JoinSet<(NodeId, End)>,
+    /// Those that leave the others.
+    leaving: JoinSet<(NodeId, End, Drained)>,
+}
+
+impl Cluster {
+    fn of(started: Vec<Served>) -> Self {
+        let ends = started.iter().map(|served| {
+            let node = served.node.clone();
+            async move {
+                tokio::select! {
+                    end = node.ended() => (node.id(), end),
+                    () = node.asked_to_leave() => (node.id(), End::Left),
+                }
+            }
+        });
+        let ends = ends.collect();
+        let running = started.into_iter().map(|served| (served.node.id(), served)).collect();
+        Self { running, ends, leaving: JoinSet::new() }
+    }
+
+    /// Serves until a signal, or until no node is left.
+    async fn run(mut self, context: &Context, signals: &mut Signals) -> Result<(), Failure> {
+        let mut last = End::Left;
+        while !self.running.is_empty() || !self.leaving.is_empty() {
+            tokio::select! {
+                biased;
+                () = signals.next() => return self.stop(signals).await,
+                Some(Ok((id, end))) = self.ends.join_next() => self.ended(id, end),
+                Some(Ok((id, end, drained))) = self.leaving.join_next() => {
+                    tell_of_end(context, id, &end, drained);
+                    last = end;
+                }
+            }
+        }
+        match last {
+            End::Left => Ok(()),
+            End::Barred(_) | End::Failed(_) => Err(anyhow!("no node of the cluster is left").into()),
+        }
+    }
+
+    /// Its API and its tasks go, the others stay.
+    fn ended(&mut self, id: NodeId, end: End) {
+        if let Some(served) = self.running.remove(&id) {
+            self.leaving.spawn(async move { (id, end, served.stop(LEAVE_GRACE).await) });
+        }
+    }
+
+    async fn stop(mut self, signals: &mut Signals) -> Result<(), Failure> {
+        self.ends.abort_all();
+        stop(self.running.into_values(), signals).await?;
+        let left = async { while self.leaving.join_next().await.is_some() {} };
+        tokio::select! {
+            _ = tokio::time::timeout(GRACE, left) => Ok(()),
+            () = signals.next() => Err(Failure::Exit(INTERRUPTED)),
+        }
+    }
+}
+
+fn tell_of_end(context: &Context, id: NodeId, end: &End, drained: Drained) {
+    match end {
+        End::Left if drained == Drained::Whole => context.output.note(&format!(
+            "{id} has left the cluster and ended; the others go on. Started again with its data it joins as new."
+        )),
+        End::Left => {
+            let error = anyhow!("{id} has ended, but could not leave the cluster in time: RUST_LOG=warn shows why");
+            context.output.report(&error.into());
+        }
+        End::Barred(reason) | End::Failed(reason) => {
+            context.output.report(&anyhow!("{id} has ended, the others go on: {reason}").into());
+        }
+    }
 }
 
 /// A directory that goes with the cluster.

@@ -50,6 +50,9 @@ pub(super) enum LockCommand {
     /// What `run` starts in place of the command.
     #[command(hide = true)]
     ExecChild(lock_run::ExecChild),
+    /// What `run` starts to end the command where it cannot itself.
+    #[command(hide = true)]
+    WatchGroup(lock_run::WatchGroup),
     /// What `run` starts to get the terminal back.
     #[command(hide = true)]
     GiveTerminal(lock_run::GiveTerminal),
@@ -84,7 +87,7 @@ pub(super) struct Acquire {
     /// The term of the session that is made [default: 30s].
     #[arg(long, value_name = "DURATION", value_parser = suffixed_duration, conflicts_with = "session")]
     ttl: Option<Duration>,
-    /// The session that is to hold it; one is made without [env: SYNCMESH_SESSION].
+    /// The session that is to hold it; one is made without. Not beside --ttl [env: SYNCMESH_SESSION].
     #[arg(long, value_name = "ID")]
     session: Option<SessionId>,
 }
@@ -131,6 +134,7 @@ impl LockCommand {
         match self {
             Self::Run(run) => run.run(context),
             Self::ExecChild(child) => child.run(context),
+            Self::WatchGroup(group) => group.run(context),
             Self::GiveTerminal(terminal) => terminal.run(),
             Self::Watch(Named { name }) => {
                 let remote = Remote::of(context)?;
@@ -146,7 +150,13 @@ impl LockCommand {
     async fn call(self, context: &Context, remote: &Remote) -> Result<(), Failure> {
         match self {
             Self::Acquire(acquire) => {
-                let session = if acquire.ttl.is_some() { None } else { session(context, acquire.session)? };
+                let session = session(context, acquire.session)?;
+                if let (Some(session), Some(_)) = (&session, acquire.ttl) {
+                    return Err(Failure::Usage(format!(
+                        "--ttl is the term of a session that is made, and {SESSION_VARIABLE} names one ({session}): leave \
+                         --ttl out, or unset {SESSION_VARIABLE}"
+                    )));
+                }
                 let ttl = acquire.ttl.or_else(|| session.is_none().then_some(lock_run::DEFAULT_TTL));
                 let options = AcquireOptions { session, wait: acquire.wanted.wait, ttl, ..AcquireOptions::default() };
                 remote.show(&Call::acquire(&acquire.wanted.want(), &options), grant_text).await
@@ -162,7 +172,7 @@ impl LockCommand {
             Self::List(List { prefix }) => list(remote, prefix.as_deref()).await,
             Self::Show(Named { name }) => remote.show(&Call::show_lock(&name), lock_text).await,
             Self::Break(Named { name }) => remote.show(&Call::break_lock(&name), broken_text).await,
-            Self::Run(_) | Self::ExecChild(_) | Self::GiveTerminal(_) | Self::Watch(_) => {
+            Self::Run(_) | Self::ExecChild(_) | Self::WatchGroup(_) | Self::GiveTerminal(_) | Self::Watch(_) => {
                 unreachable!("run() has taken these")
             }
         }

@@ -20,7 +20,7 @@ mod serve;
 
 use std::{collections::BTreeMap, ffi::OsString, future::Future, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub use self::flags::{SettingFlags, TuningFlags};
 use self::output::{Format, Output};
@@ -264,7 +264,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(refusal) => return output::usage(&refusal, Format::of_arguments(&arguments)),
+        Err(refusal) => {
+            let code = output::usage(&refusal, Format::of_arguments(&arguments));
+            return if refusal.use_stderr() && is_health_check(&arguments) { ExitCode::FAILURE } else { code };
+        }
     };
     let context = Context::new(cli.global);
     match cli.command.run(&context) {
@@ -276,10 +279,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Whether a health check was asked for, however wrongly: its callers know 0 and 1 only, and docker
+/// reserves 2.
+fn is_health_check(arguments: &[OsString]) -> bool {
+    let lenient = Cli::command().ignore_errors(true).try_get_matches_from(arguments);
+    lenient.is_ok_and(|matches| matches.subcommand_name() == Some("health"))
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::config::settings::SETTINGS;
 

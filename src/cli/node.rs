@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Exit code after a second signal.
-const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 
 /// Run one node.
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let grace = config.shutdown_grace;
     let mut signals = Signals::new()?;
     let served = tokio::select! {
-        served = Served::start(config, 1) => served.map_err(anyhow::Error::new)?,
+        served = Served::start(config) => served.map_err(anyhow::Error::new)?,
         () = signals.next() => return Err(Failure::Exit(INTERRUPTED)),
     };
     let node = served.node.clone();

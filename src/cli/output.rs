@@ -6,12 +6,18 @@ use std::{
     ffi::OsString,
     io::{self, IsTerminal, Write},
     process::ExitCode,
+    thread,
 };
 
 use clap::{ValueEnum, error::ErrorKind};
 use comfy_table::{Table, presets};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use super::Failure;
 use crate::error::{Details, Error, ErrorCode};
@@ -210,6 +216,23 @@ fn with_causes(error: &anyhow::Error) -> String {
         said if said.contains(&cause) => told,
         said => format!("{said}: {cause}"),
     })
+}
+
+/// Resolves when the other end of stdout is closed. Whoever writes rarely would hear of it late.
+pub(super) async fn reader_gone() {
+    let (gone, is_gone) = oneshot::channel();
+    // A thread and not the runtime's poll: that takes no files, and ends with nothing less than an event.
+    thread::spawn(move || {
+        let stdout = io::stdout();
+        // Without flags it is told of errors and hang-ups only: there is no other way to an end.
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        while poll(&mut watched, None) == Err(Errno::INTR) {}
+        // Whoever listened may have ended meanwhile.
+        let _ = gone.send(watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP));
+    });
+    if is_gone.await != Ok(true) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Nothing can be said about a stderr that is gone.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Context, Failure,
-    output::{Format, Output},
+    output::{Format, Output, reader_gone},
 };
 use crate::{
     client::{Call, Client, ClientError, ServerEvent},
@@ -62,8 +62,16 @@ impl Remote {
         self.output.result(&serde_json::json!({}), || format!("{done}\n"))
     }
 
-    /// Prints events as they come, until the node ends the stream.
+    /// Prints events as they come, until the node ends the stream or nobody reads them any more.
     pub(super) async fn follow(&self, call: &Call, text: impl Fn(&ServerEvent) -> String) -> Result<(), Failure> {
+        tokio::select! {
+            biased;
+            () = reader_gone() => Err(Failure::ClosedPipe),
+            ended = self.print_events(call, text) => ended,
+        }
+    }
+
+    async fn print_events(&self, call: &Call, text: impl Fn(&ServerEvent) -> String) -> Result<(), Failure> {
         let mut events = self.client.events(call).await?;
         while let Some(event) = events.next().await? {
             match self.output.format() {

@@ -48,11 +48,18 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// Binds the API, starts the node, serves. `nodes`: how many of them this process runs.
-    pub(super) async fn start(config: Config, nodes: usize) -> Result<Self, ServeError> {
+    /// Binds the API, starts the node, serves.
+    pub(super) async fn start(config: Config) -> Result<Self, ServeError> {
+        let addr = config.api_addr.as_str();
+        let listen = |source| ServeError::Listen { addr: addr.to_owned(), source };
+        let listener = TcpListener::bind(addr).await.map_err(listen)?;
+        Self::start_on(listener, config, 1).await
+    }
+
+    /// Starts the node and serves its API here. `nodes`: how many of them this process runs.
+    pub(super) async fn start_on(listener: TcpListener, config: Config, nodes: usize) -> Result<Self, ServeError> {
         let addr = config.api_addr.as_str().to_owned();
         let listen = |source| ServeError::Listen { addr: addr.clone(), source };
-        let listener = TcpListener::bind(&addr).await.map_err(listen)?;
         let port = listener.local_addr().map_err(listen)?.port();
         let api_url = api_url(&config, port);
         if config.api_token.is_none() && !config.api_addr.is_loopback() {

@@ -185,6 +185,21 @@ pub struct MeshStatus {
     /// Members whose connection could not be opened when it was tried last: evidence that their process
     /// is gone where it was there a moment ago.
     pub unreachable: BTreeSet<NodeId>,
+    /// Whether handshakes with others fail again and again, in or out.
+    pub handshakes_fail: bool,
+}
+
+impl MeshStatus {
+    /// What to look at first where peers are missed, as the end of a message; often nothing.
+    pub fn key_hint(&self) -> &'static str {
+        match self.handshakes_fail {
+            true => {
+                "; handshakes with others fail again and again: most likely one of us has another cluster key, or none \
+                 (CLUSTER_KEY_FILE)"
+            }
+            false => "",
+        }
+    }
 }
 
 /// Most bytes of a topic that is offered or sought.

@@ -3,7 +3,7 @@
 //! Stateless but for its handles; what must be remembered between requests is owned by the
 //! [leader task](super::leader). On a node that does not lead, everything is answered `NotLeader`.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::sync::oneshot;
 
@@ -20,9 +20,9 @@ use crate::{
     machine::{
         control::{Answer, Change, ChangeBody, Command, ControlState},
         lock::{Bound, LockAnswer, LockRequest, Refusal},
-        membership::{Joiner, MemberAnswer, MemberChange},
+        membership::{Joiner, Member, MemberAnswer, MemberChange},
     },
-    raft::{ProposeError, RaftNode, ReadError, ReadPolicy},
+    raft::{ProposeError, RaftNode, ReadError, ReadPolicy, TransferError},
     telemetry::Bounds,
 };
 
@@ -69,7 +69,7 @@ impl Authority {
             }
             ClientAsk::Transfer(to) => match hand_over(&self.raft, to).await {
                 Ok(()) => ClientReply::Done,
-                Err(reason) => ClientReply::Failed(Error::unavailable(Outcome::Unknown, reason)),
+                Err(reason) => ClientReply::Failed(Error::unavailable(reason.outcome(), reason.to_string())),
             },
             ClientAsk::Members => match self.raft.read_barrier(self.reads).await {
                 Ok(()) => match self.leader.members().await {
@@ -89,6 +89,11 @@ impl Authority {
     }
 
     async fn change(&self, change: Change) -> ClientReply {
+        if let ChangeBody::Member(MemberChange::Remove(node)) = &change.body
+            && !self.can_do_without(*node)
+        {
+            return ClientReply::Failed(needed(*node));
+        }
         let request = change.request;
         let may_wait = matches!(&change.body, ChangeBody::Lock(LockRequest::Acquire(acquire)) if acquire.wait_ms > 0);
         // Registered before it is proposed, so that no grant can come before somebody listens.
@@ -123,6 +128,17 @@ impl Authority {
             Answer::Noted { first, term } => ClientReply::Noted { first, term },
             Answer::None => ClientReply::Done,
         }
+    }
+
+    /// Whether those who vote can still decide without a member that is to be removed.
+    fn can_do_without(&self, node: NodeId) -> bool {
+        let voters = self.raft.status().borrow().voters.clone();
+        let serves =
+            |state: &ControlState, voter: &NodeId| state.members().members().get(voter).is_some_and(Member::serves);
+        // A Raft that has ended says the same to whoever proposes.
+        self.raft
+            .with_state(|state, _| keeps_quorum_without(node, &voters, |voter| serves(state, voter)))
+            .unwrap_or(true)
     }
 
     async fn lock_reply(&self, answer: LockAnswer) -> ClientReply {
@@ -271,13 +287,57 @@ impl Authority {
     }
 }
 
-/// Hands the leadership to `to`, or to whoever is best placed.
-pub(super) async fn hand_over(raft: &RaftNode<ControlState>, to: Option<NodeId>) -> Result<(), String> {
-    let successor = || raft.status().borrow().successor(raft.settings().election_max);
-    match to.or_else(successor) {
-        Some(to) => raft.transfer_leader(to).await.map_err(|error| error.to_string()),
-        None => Err("no other voting lock manager is there to lead".into()),
+/// Why the leadership was not handed over.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum HandOverError {
+    /// There is nobody to hand it to.
+    #[error("no other voting lock manager is there to lead: `syncmesh members list` shows who votes and who is up")]
+    Nobody,
+    /// Raft did not do it.
+    #[error(transparent)]
+    Raft(#[from] TransferError),
+}
+
+impl HandOverError {
+    /// Whether somebody else may have been asked to lead all the same.
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Nobody
+            | Self::Raft(TransferError::NotLeader { .. } | TransferError::NotVoter(_) | TransferError::NotReady(_)) => {
+                Outcome::NotApplied
+            }
+            Self::Raft(TransferError::Elsewhere(_) | TransferError::Timeout | TransferError::Stopped) => {
+                Outcome::Unknown
+            }
+        }
     }
+}
+
+/// Hands the leadership to `to`, or to whoever is best placed.
+pub(super) async fn hand_over(raft: &RaftNode<ControlState>, to: Option<NodeId>) -> Result<(), HandOverError> {
+    let successor = || raft.status().borrow().successor(raft.settings().election_max);
+    let to = to.or_else(successor).ok_or(HandOverError::Nobody)?;
+    Ok(raft.transfer_leader(to).await?)
+}
+
+/// Whether the voters are left with a majority that serves once this node is gone. Who has no vote is
+/// never needed for one.
+fn keeps_quorum_without(node: NodeId, voters: &BTreeSet<NodeId>, serves: impl Fn(&NodeId) -> bool) -> bool {
+    let left = voters.iter().filter(|voter| **voter != node);
+    let serving = left.clone().filter(|voter| serves(voter)).count();
+    !voters.contains(&node) || serving > left.count() / 2
+}
+
+/// The removal of a member without which the cluster could decide nothing any more.
+fn needed(node: NodeId) -> Error {
+    Error::new(
+        ErrorCode::Conflict,
+        format!(
+            "{node} is needed: without it no majority of the voting lock managers would be up, and nothing could be \
+             decided any more. Nothing was changed. Start another lock manager and wait until it votes, or remove first \
+             those that are down (`syncmesh members list`); to end the whole cluster, stop its nodes"
+        ),
+    )
 }
 
 fn refused(answer: &MemberAnswer) -> ControlReply {
@@ -315,5 +375,30 @@ fn bound_name(bound: Bound) -> &'static str {
         Bound::WaitsOfASession => "locks.waits-of-a-session",
         Bound::RequestsOfAWait => "locks.requests-of-a-wait",
         Bound::LocksOfAnAcquire => "locks.locks-of-an-acquire",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    /// Whether `removed` can be removed from a group with these voters of whom those are up.
+    fn removable(removed: u8, voters: &[u8], up: &[u8]) -> bool {
+        let voters = voters.iter().map(|n| node(*n)).collect();
+        keeps_quorum_without(node(removed), &voters, |voter| up.iter().any(|n| node(*n) == *voter))
+    }
+
+    #[test]
+    fn nobody_is_removed_without_whom_the_voters_could_not_decide() {
+        assert!(!removable(1, &[1], &[1]), "the only one");
+        assert!(removable(2, &[1, 2], &[1, 2]));
+        assert!(!removable(1, &[1, 2], &[1]), "it would leave the dead one");
+        assert!(removable(3, &[1, 2, 3], &[1, 2]), "the dead one");
+        assert!(!removable(2, &[1, 2, 3], &[1, 2]), "one of two would be left, one down");
+        assert!(removable(9, &[1], &[1]), "it has no vote");
     }
 }

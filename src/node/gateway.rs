@@ -31,6 +31,9 @@ use crate::{
 /// How long an operation looks for a leader that answers before it is refused. A fail-over takes less
 /// with the default timeouts; a minority must say no within two seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(1_700);
+/// The same where none has been known for longer than that already: only the first who ask after a
+/// loss wait for the next leader.
+const LOOK_ONCE: Duration = Duration::from_millis(75);
 /// How long a leader that shows that it lives may work on an operation that waits for nobody.
 const WORK: Duration = Duration::from_secs(10);
 /// Pause between two tries, so that a leader that has just lost its office is not hammered.
@@ -111,11 +114,12 @@ impl Gateway {
 
     async fn submit(&self, ask: ClientAsk, wait: Duration, effectless: Effectless) -> Result<ClientReply, Error> {
         let last_moment = Instant::now() + wait + WORK;
-        let mut led_until = Instant::now();
+        let lost_for_long = self.route.leaderless_for() > PATIENCE;
+        let mut patient_until = Instant::now() + if lost_for_long { LOOK_ONCE } else { PATIENCE };
         let mut perhaps = false;
         let mut asked_in_vain = None;
         loop {
-            let patience = (led_until + PATIENCE).saturating_duration_since(Instant::now());
+            let patience = patient_until.saturating_duration_since(Instant::now());
             let Some(leader) = self.route.some_leader(patience).await else { return Err(self.gave_up(perhaps)) };
             if patience.is_zero() && asked_in_vain == Some(leader) {
                 return Err(self.gave_up(perhaps));
@@ -133,7 +137,7 @@ impl Gateway {
                 return self.handed_over(leader, to).await;
             }
             perhaps |= effectless == Effectless::UnlessSent && outcome.may_have_arrived();
-            led_until = led_until.max(outcome.leader_seen_at(asked_at, leader));
+            patient_until = patient_until.max(outcome.leader_seen_at(asked_at, leader) + PATIENCE);
             match outcome {
                 Asked::Answered(ClientReply::NotLeader(other)) => {
                     self.route.doubt(leader);

@@ -9,7 +9,7 @@ use crate::{error::Error, machine::lock::Want};
 /// Term of a session, in milliseconds.
 pub(super) const TTL_MS: RangeInclusive<u64> = 500..=3_600_000;
 /// Term of a session for which none is asked, in milliseconds.
-pub(super) const DEFAULT_TTL_MS: u64 = 30_000;
+pub(crate) const DEFAULT_TTL_MS: u64 = 30_000;
 /// How long a request may wait for a lock, in milliseconds.
 pub(super) const WAIT_MS: RangeInclusive<u64> = 0..=600_000;
 /// How long a lock may stay closed after its holder was lost, in milliseconds.

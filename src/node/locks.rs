@@ -30,6 +30,7 @@ use crate::{
     },
 };
 
+pub(crate) use super::limits::DEFAULT_TTL_MS;
 pub use crate::machine::control::IdempotencyKey;
 
 /// Items that a watcher may be behind before it waits.

@@ -133,14 +133,16 @@ impl Observer {
     }
 
     fn cluster_check(&self) -> Check {
+        let hint = self.mesh.status().borrow().key_hint();
         let (ok, detail) = match &*self.standing.borrow() {
             Standing::Looking { lock_managers, expect: Some(expect) } => {
-                (false, format!("waits for lock managers: {lock_managers} of BOOTSTRAP_EXPECT={expect} are here"))
+                (false, format!("waits for lock managers: {lock_managers} of BOOTSTRAP_EXPECT={expect} are here{hint}"))
             }
-            Standing::Looking { expect: None, .. } => {
-                (false, "no cluster found: start a founder with BOOTSTRAP_EXPECT, or set BOOTSTRAP_PEERS".into())
-            }
-            Standing::Joining => (false, "joins its cluster: no leader has answered yet".into()),
+            Standing::Looking { expect: None, .. } => (
+                false,
+                format!("no cluster found: start a founder with BOOTSTRAP_EXPECT, or set BOOTSTRAP_PEERS{hint}"),
+            ),
+            Standing::Joining => (false, format!("joins its cluster: no leader has answered yet{hint}")),
             Standing::Member => match self.route.leader() {
                 Some(leader) => (true, format!("member, the leader is {}", leader.node)),
                 None => (false, "member, but no leader can be reached: `syncmesh status` shows who is missing".into()),

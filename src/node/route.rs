@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::wire::{Leader, View};
 use crate::{
@@ -13,10 +13,24 @@ use crate::{
 };
 
 /// What is known of the leader. A term without a leader is one in which the last one known was lost.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Known {
     term: Term,
     leader: Option<NodeId>,
+    /// Since when nobody, or this one, is known to lead.
+    since: Instant,
+}
+
+impl Known {
+    /// Takes over who leads, if that is news.
+    fn become_known(&mut self, term: Term, leader: Option<NodeId>) -> bool {
+        let news = (self.term, self.leader) != (term, leader);
+        if news {
+            let goes_on = self.leader.is_none() && leader.is_none();
+            *self = Self { term, leader, since: if goes_on { self.since } else { Instant::now() } };
+        }
+        news
+    }
 }
 
 /// Read-mostly snapshots of the leader and of the view. Cheap to clone.
@@ -29,7 +43,8 @@ pub(crate) struct Route {
 impl Route {
     /// A node that knows nobody yet.
     pub(crate) fn new() -> Self {
-        Self { leader: Arc::new(watch::Sender::default()), view: Arc::new(watch::Sender::default()) }
+        let nobody = Known { term: Term::default(), leader: None, since: Instant::now() };
+        Self { leader: Arc::new(watch::Sender::new(nobody)), view: Arc::new(watch::Sender::default()) }
     }
 
     /// The leader, as far as is known.
@@ -48,32 +63,27 @@ impl Route {
     pub(crate) fn learn(&self, said: Leader) {
         self.leader.send_if_modified(|known| {
             let newer = said.term > known.term || known.leader.is_none();
-            if newer {
-                *known = Known { term: said.term, leader: Some(said.node) };
-            }
-            newer
+            newer && known.become_known(said.term, Some(said.node))
         });
     }
 
     /// Raft on this very node says who leads, or that nobody does: that is beyond doubt.
     pub(crate) fn set(&self, term: Term, leader: Option<NodeId>) {
-        self.leader.send_if_modified(|known| {
-            let now = Known { term, leader };
-            let news = *known != now;
-            *known = now;
-            news
-        });
+        self.leader.send_if_modified(|known| known.become_known(term, leader));
     }
 
     /// This leader does not answer, or does not lead: wait for news.
     pub(crate) fn doubt(&self, leader: Leader) {
         self.leader.send_if_modified(|known| {
             let current = known.term == leader.term && known.leader == Some(leader.node);
-            if current {
-                known.leader = None;
-            }
-            current
+            current && known.become_known(known.term, None)
         });
+    }
+
+    /// For how long nobody has been known to lead.
+    pub(crate) fn leaderless_for(&self) -> Duration {
+        let known = *self.leader.borrow();
+        known.leader.map_or_else(|| known.since.elapsed(), |_| Duration::ZERO)
     }
 
     /// Waits until somebody is known to lead.
@@ -175,6 +185,23 @@ mod tests {
         route.learn(leader(u64::MAX, 9));
         route.set(Term(3), Some(NodeId::from_bytes([4; 32])));
         assert_eq!(route.leader(), Some(leader(3, 4)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_is_missed_is_missed_since_it_was_lost() {
+        let route = Route::new();
+        let second = Duration::from_secs(1);
+        tokio::time::advance(second).await;
+        assert_eq!(route.leaderless_for(), second);
+        route.learn(leader(1, 1));
+        tokio::time::advance(second).await;
+        assert_eq!(route.leaderless_for(), Duration::ZERO);
+        route.doubt(leader(1, 1));
+        tokio::time::advance(second).await;
+        // A later term without a leader either.
+        route.set(Term(2), None);
+        tokio::time::advance(second).await;
+        assert_eq!(route.leaderless_for(), second * 2);
     }
 
     #[tokio::test(start_paused = true)]

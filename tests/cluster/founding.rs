@@ -149,7 +149,12 @@ async fn another_cluster_key_gets_nowhere_and_hears_why() {
     for refused in [&stranger, &keyless] {
         refused.says("CLUSTER_KEY_FILE").await;
         refused.says("no connection to this bootstrap address").await;
-        assert_eq!(refused.api.get("/readyz").await.status, 503);
+        eventually("a node that is not ready names the key as the likely cause", async || {
+            let ready = refused.api.get("/readyz").await;
+            assert_eq!(ready.status, 503, "{ready:?}");
+            holds(ready.body["checks"][1]["detail"].to_string().contains("CLUSTER_KEY_FILE"), ready.body)
+        })
+        .await;
         assert_eq!(refused.api.get("/v1/node").await.ok()["cluster_id"], Value::Null);
     }
     assert_eq!(nodes[0].api.cluster().await["members"].as_array().map(Vec::len), Some(2));

@@ -191,3 +191,41 @@ async fn a_hand_over_that_is_repeated_under_its_key_moves_the_leadership_once() 
     let renewal = format!("/v1/sessions/{}/keepalive", held.session);
     assert_eq!(post(0, &renewal).await, 400, "the key was used for something else");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_lost_its_place_in_raft_while_the_leader_changed_joins_again() {
+    let mut cluster = Cluster::with(3, &[("MEMBER_DEAD_TIMEOUT", "2s"), ("FAILURE_TIMEOUT", "1s")]).await;
+    let mut learner = cluster.newcomer("n3").with("MEMBER_DEAD_TIMEOUT", "2s").with("FAILURE_TIMEOUT", "1s");
+    learner.launch();
+    cluster.nodes.push(learner);
+    cluster.all_ready().await;
+    let peer = cluster.nodes[3].peer_id();
+    cluster.shows(0, &peer, |member| member["raft"] == "learner").await;
+    cluster.nodes[3].kill();
+    cluster.shows(0, &peer, |member| member["raft"].is_null()).await;
+
+    let before = cluster.leader().await;
+    let done = cluster.nodes[0].cli(&["members", "transfer-leader"]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_ne!(cluster.leader().await, before);
+    cluster.nodes[3].start().await;
+    cluster.nodes[3].ready().await;
+    cluster.shows(0, &peer, |member| member["status"] == "up" && member["raft"] == "learner").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_voter_is_neither_removed_nor_can_it_hand_over() {
+    let mut cluster = Cluster::of(1).await;
+    let peer = cluster.nodes[0].peer_id();
+    for name in ["self", &peer] {
+        let done = cluster.nodes[0].cli(&["members", "remove", name]).await;
+        assert_eq!(done.code, 1, "{done:?}");
+        assert!(done.stderr.contains("conflict") && done.stderr.contains("Start another"), "{done:?}");
+    }
+    let transfer = "/v1/cluster/members/any/transfer-leader";
+    let answer = cluster.nodes[0].api.call(reqwest::Method::POST, transfer, None).await.unwrap();
+    assert_eq!((answer.status, answer.slug()), (503, "unavailable"), "{answer:?}");
+    assert_eq!(answer.body["outcome"], "not-applied");
+    assert!(cluster.nodes[0].is_running());
+    cluster.nodes[0].api.grant("printer").await;
+}

@@ -8,12 +8,15 @@ use crate::harness::{Cluster, NodeProcess, Site};
 
 /// How long a node without a quorum may take to say so.
 const REFUSED_WITHIN: Duration = Duration::from_secs(2);
+/// The same once it has looked for the next leader in vain, on however slow a machine.
+const REFUSED_AT_ONCE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Everything that needs a quorum is refused with `no-quorum` in time.
 async fn refuses(survivor: &NodeProcess, session: &str) {
     let api = &survivor.api;
     let mut slowest = Duration::ZERO;
     for round in 0..3 {
+        let within = if round == 0 { REFUSED_WITHIN } else { REFUSED_AT_ONCE_WITHIN };
         let asked = [
             ("acquire", api.acquire("another", 0, 30_000).await),
             ("waiting acquire", api.acquire("printer", 20_000, 30_000).await),
@@ -29,7 +32,7 @@ async fn refuses(survivor: &NodeProcess, session: &str) {
                 "{what} in round {round} after {:?}: {answer:?}",
                 answer.took()
             );
-            assert!(answer.took() < REFUSED_WITHIN, "{what} in round {round} was refused after {:?}", answer.took());
+            assert!(answer.took() < within, "{what} in round {round} was refused after {:?}", answer.took());
             slowest = slowest.max(answer.took());
         }
     }

@@ -2,11 +2,13 @@
 
 use std::net::TcpListener;
 
+use reqwest::Method;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    ask::run,
-    harness::{Cluster, Site},
+    ask::{Api, run, syncmesh},
+    harness::{Cluster, NodeProcess, Site, eventually, holds},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,37 +98,104 @@ async fn ports_that_the_system_chooses_are_told() {
 async fn a_second_signal_ends_a_node_at_once() {
     let mut cluster = Cluster::of(3).await;
     // It cannot drain in peace: nobody answers.
-    cluster.nodes[1].signal(rustix::process::Signal::STOP);
-    cluster.nodes[2].signal(rustix::process::Signal::STOP);
-    cluster.nodes[0].signal(rustix::process::Signal::TERM);
+    cluster.nodes[1].signal(Signal::STOP);
+    cluster.nodes[2].signal(Signal::STOP);
+    cluster.nodes[0].signal(Signal::TERM);
     cluster.nodes[0].says("drains and stops").await;
-    cluster.nodes[0].signal(rustix::process::Signal::INT);
+    cluster.nodes[0].signal(Signal::INT);
     assert_eq!(cluster.nodes[0].ended().await.code(), Some(130));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_on_one_machine_serves_until_it_is_interrupted() {
     let site = Site::new().await;
-    let mut node = site.node("dev");
-    let mut command = crate::ask::syncmesh(&["dev", "--api-port", "0", "--output", "json"]);
-    let out = std::fs::File::create(site.dir.path().join("out")).unwrap();
+    let mut dev = site.node("dev");
+    let nodes = run_dev(&site, &mut dev, &["--api-port", "0"]).await;
+    assert_eq!(nodes.len(), 3);
+    let granted = api(&nodes[0]).grant("printer").await;
+    assert_eq!(api(&nodes[2]).holder("printer").await, Some(granted));
+    let data_dir = std::path::PathBuf::from(nodes[0]["data_dir"].as_str().unwrap());
+    assert!(data_dir.exists());
+    dev.signal(Signal::INT);
+    assert_eq!(dev.ended().await.code(), Some(0));
+    assert!(!data_dir.exists(), "its temporary data is gone");
+}
+
+/// Starts `dev` in the site's directory, and waits until it tells of its nodes.
+async fn run_dev(site: &Site, dev: &mut NodeProcess, flags: &[&str]) -> Vec<Value> {
+    let mut command = syncmesh(&[&["dev", "--output", "json"], flags].concat());
+    let path = site.dir.path().join("out");
+    let out = std::fs::File::create(&path).unwrap();
     let log = std::fs::File::create(site.dir.path().join("dev/log")).unwrap();
     command.current_dir(site.dir.path()).env("TMPDIR", site.dir.path()).stdout(out).stderr(log);
-    node.launch_as(command);
-    let line = crate::harness::eventually("it prints its nodes", async || {
-        let text = std::fs::read_to_string(site.dir.path().join("out")).unwrap();
+    dev.launch_as(command);
+    let line = eventually("it prints its nodes", async || {
+        let text = std::fs::read_to_string(&path).unwrap();
         if text.ends_with('\n') { Ok(text) } else { Err(text) }
     })
     .await;
     let told: Value = serde_json::from_str(&line).unwrap();
-    let nodes = told["nodes"].as_array().unwrap();
-    assert_eq!(nodes.len(), 3, "{told}");
-    let api = |nth: usize| crate::ask::Api::new(nodes[nth]["api_url"].as_str().unwrap());
-    let granted = api(0).grant("printer").await;
-    assert_eq!(api(2).holder("printer").await, Some(granted));
-    let data_dir = std::path::PathBuf::from(nodes[0]["data_dir"].as_str().unwrap());
-    assert!(data_dir.exists());
-    node.signal(rustix::process::Signal::INT);
-    assert_eq!(node.ended().await.code(), Some(0));
-    assert!(!data_dir.exists(), "its temporary data is gone");
+    told["nodes"].as_array().unwrap().clone()
+}
+
+fn api(node: &Value) -> Api {
+    Api::new(node["api_url"].as_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_a_cluster_on_one_machine_leaves_or_is_barred_alone() {
+    let site = Site::new().await;
+    let mut dev = site.node("dev");
+    let flags = ["--api-port", "0", "--data-dir", "kept"];
+    let nodes = run_dev(&site, &mut dev, &flags).await;
+    let call = async |nth: usize, path: &str| {
+        let path = format!("/v1/cluster/members/{path}");
+        api(&nodes[nth]).call(Method::POST, &path, None).await.unwrap()
+    };
+    let ends = async |nth: usize| {
+        eventually("its API is gone", async || {
+            let answer = api(&nodes[nth]).call(Method::GET, "/healthz", None).await;
+            answer.map_or(Ok(()), |answer| Err(format!("{answer:?}")))
+        })
+        .await;
+    };
+    let peer = |nth: usize| nodes[nth]["peer_id"].as_str().unwrap().to_owned();
+    call(1, "self/leave").await.ok();
+    ends(1).await;
+    dev_shows(&nodes[0], &peer(1), "left").await;
+    assert!(dev.is_running(), "{}", dev.log());
+    api(&nodes[2]).grant("printer").await;
+
+    // Refused as long as the one that left still has its vote.
+    let removed = async || {
+        let answer = call(0, &format!("{}/remove", peer(2))).await;
+        holds(answer.is_ok(), format!("{answer:?}"))
+    };
+    eventually("the third is removed", removed).await;
+    ends(2).await;
+    dev.says("was removed from the cluster").await;
+    assert!(dev.is_running(), "{}", dev.log());
+    api(&nodes[0]).grant("paper").await;
+    call(0, &format!("{}/admit", peer(2))).await.ok();
+
+    dev.signal(Signal::TERM);
+    assert_eq!(dev.ended().await.code(), Some(0), "{}", dev.log());
+    let again = run_dev(&site, &mut dev, &flags).await;
+    assert_eq!((&again[0]["peer_id"], &again[2]["peer_id"]), (&nodes[0]["peer_id"], &nodes[2]["peer_id"]));
+    assert_ne!(again[1]["peer_id"], nodes[1]["peer_id"], "who left joins as new");
+    dev_shows(&again[0], again[1]["peer_id"].as_str().unwrap(), "up").await;
+    assert!(api(&again[1]).holder("paper").await.is_some());
+
+    dev.signal(Signal::TERM);
+    dev.signal(Signal::INT);
+    assert_eq!(dev.ended().await.code(), Some(130), "a second signal ends it at once");
+}
+
+async fn dev_shows(node: &Value, peer: &str, status: &str) {
+    eventually("the cluster shows the member", async || {
+        let cluster = api(node).cluster().await;
+        let found = cluster["members"].as_array().unwrap().iter().find(|member| member["peer_id"] == peer);
+        holds(found.is_some_and(|member| member["status"] == status), format!("{peer} in {cluster}"))
+    })
+    .await;
 }

@@ -26,7 +26,7 @@ use rustix::{
 use tokio::signal::unix::{self, SignalKind};
 
 use super::{Context, Failure, exit_code_of_signal};
-use crate::client::RemoteGuard;
+use crate::{cli::output::Format, client::RemoteGuard};
 
 /// The command cannot be executed.
 const EXIT_NOT_EXECUTABLE: u8 = 126;
@@ -61,11 +61,14 @@ pub(super) struct Child {
 
 impl Child {
     /// Starts the command. That it cannot be executed shows in its exit code.
-    pub(super) fn start(command: &[OsString], guard: &RemoteGuard) -> anyhow::Result<Self> {
+    pub(super) fn start(command: &[OsString], guard: &RemoteGuard, format: Format) -> anyhow::Result<Self> {
         // Before the start, so that no change is missed.
         let changes = unix::signal(SignalKind::child())?;
         let mut launcher = Command::new("/proc/self/exe");
         launcher.args(["lock", "exec-child", "--parent"]).arg(process::id().to_string());
+        if format == Format::Json {
+            launcher.args(["--output", "json"]);
+        }
         if isatty(io::stdin()) && tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp()) {
             launcher.arg("--await-terminal");
         }
@@ -129,15 +132,9 @@ impl Child {
         status.and_then(|status| status.stopping_signal()) == Some(Signal::TSTP.as_raw())
     }
 
-    /// Whether anything in the group still runs. Where `/proc` does not say, it may.
+    /// Whether anything in the group still runs.
     pub(super) fn is_group_alive(&self) -> bool {
-        let Ok(entries) = fs::read_dir("/proc") else { return true };
-        let group = self.pid.as_raw_nonzero().get();
-        entries.filter_map(Result::ok).any(|entry| {
-            let is_process = entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit);
-            is_process
-                && fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| is_running_member(&stat, group))
-        })
+        is_group_alive(self.pid)
     }
 
     /// Lets the zombie go. The group's number is free from here on.
@@ -151,6 +148,16 @@ impl Child {
 fn exit_code(status: &WaitIdStatus) -> u8 {
     let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
     code.or_else(|| status.terminating_signal().map(exit_code_of_signal)).unwrap_or(u8::MAX)
+}
+
+/// Whether anything in a process group still runs. Where `/proc` does not say, it may.
+pub(super) fn is_group_alive(group: Pid) -> bool {
+    let Ok(entries) = fs::read_dir("/proc") else { return true };
+    let group = group.as_raw_nonzero().get();
+    entries.filter_map(Result::ok).any(|entry| {
+        let is_process = entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit);
+        is_process && fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| is_running_member(&stat, group))
+    })
 }
 
 /// Whether a line of `/proc/<pid>/stat` is of a process of this group that is no zombie. The name in
@@ -177,8 +184,10 @@ pub(in crate::cli) struct ExecChild {
 
 impl ExecChild {
     pub(in crate::cli) fn run(self, context: &Context) -> Result<(), Failure> {
-        set_parent_process_death_signal(Some(Signal::KILL))
-            .map_err(|error| anyhow!(error).context("the kernel refuses a parent-death signal"))?;
+        set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| {
+            let error = anyhow!(error).context("the kernel refuses a parent-death signal");
+            super::failed(context, &error.into())
+        })?;
         // The parent may have died before the kernel was asked.
         if getppid() != Pid::from_raw(self.parent) {
             return Err(Failure::Exit(super::EXIT_FAILED));
@@ -189,8 +198,7 @@ impl ExecChild {
         let (program, arguments) = self.command.split_first().expect("clap demands a command");
         let error = Command::new(program).args(arguments).exec();
         let not_found = error.kind() == io::ErrorKind::NotFound;
-        let failure = anyhow::Error::new(error).context(format!("{} cannot be run", program.display()));
-        context.output.report(&failure.into());
+        context.output.report(&Failure::Usage(format!("{} cannot be run: {error}", program.display())));
         Err(Failure::Exit(if not_found { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE }))
     }
 }

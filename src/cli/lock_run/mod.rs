@@ -3,9 +3,11 @@
 //! The command runs in a process group of its own ([`child`]) with the terminal, where there is one
 //! ([`terminal`]). This process renews the session and passes signals on ([`signals`]). It counts its
 //! lease as the holder does ([`crate::client::RemoteGuard`]) and begins to end the command early enough
-//! that nothing of it runs when the servers may grant the lock to another.
+//! that nothing of it runs when the servers may grant the lock to another. When this process is killed
+//! instead, its [`guardian`] ends the command.
 
 mod child;
+mod guardian;
 mod signals;
 mod terminal;
 
@@ -15,9 +17,10 @@ use clap::Args;
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-pub(super) use self::{child::ExecChild, terminal::GiveTerminal};
+pub(super) use self::{child::ExecChild, guardian::WatchGroup, terminal::GiveTerminal};
 use self::{
     child::{Change, Child},
+    guardian::Guardian,
     signals::Signals,
     terminal::Terminal,
 };
@@ -56,12 +59,15 @@ const GROUP_POLL: Duration = Duration::from_millis(20);
 /// --kill-after later or when the lease ends, KILL. What CMD leaves running in its group when it
 /// ends is ended too.
 ///
-/// If `lock run` is killed with -9, the kernel kills CMD; not the children of CMD, not a
-/// set-user-ID CMD, nothing that has left the group. Nor can a `lock run` that is stopped with
-/// SIGSTOP end anything: check the fencing token where it matters.
+/// If `lock run` is killed with -9, the kernel kills CMD, and a process that was started beside it
+/// ends what is left of the group: TERM, and --kill-after later KILL. Neither reaches what has made
+/// a process group or session of its own (setsid, a daemon, the jobs of an interactive shell) or
+/// runs as another user. Nor can a `lock run` that is stopped with SIGSTOP end anything: check the
+/// fencing token where it matters.
 ///
 /// Exit code: CMD's, 128+n if signal n ended it; 124 the wait timed out; 125 the lock was lost or
-/// `lock run` failed; 126 CMD cannot be executed; 127 CMD was not found.
+/// `lock run` failed; 126 CMD cannot be executed; 127 CMD was not found. As with every command, 2
+/// is wrong usage and 78 an invalid configuration: then CMD was not started.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct LockRun {
@@ -102,9 +108,11 @@ impl LockRun {
 
     async fn hold(self, context: &Context, remote: &Remote) -> Result<(), Failure> {
         let mut signals = Signals::listen().map_err(|error| failed(context, &Failure::Other(error.into())))?;
+        let guardian = Guardian::start(grace(self.kill_after, self.ttl));
+        let guardian = guardian.map_err(|error| failed(context, &Failure::Other(error)))?;
         let guard = self.acquire(context, remote, &mut signals).await?;
-        let ending = match Child::start(&self.command, &guard) {
-            Ok(child) => Ok(self.supervise(context, &guard, child, &mut signals).await),
+        let ending = match self.start(context, &guard, guardian) {
+            Ok((child, guardian)) => Ok(self.supervise(context, &guard, child, guardian, &mut signals).await),
             Err(error) => Err(failed(context, &Failure::Other(error))),
         };
         let released = tokio::time::timeout(RELEASE_TIMEOUT, guard.release()).await;
@@ -137,12 +145,30 @@ impl LockRun {
         })
     }
 
+    /// Starts the command, with the guardian watching over its group before it can have any children.
+    fn start(
+        &self,
+        context: &Context,
+        guard: &RemoteGuard,
+        mut guardian: Guardian,
+    ) -> anyhow::Result<(Child, Guardian)> {
+        guardian.ready()?;
+        let child = Child::start(&self.command, guard, context.output.format())?;
+        if let Err(error) = guardian.watch(child.group()) {
+            child.signal(Signal::KILL);
+            child.reap();
+            return Err(error);
+        }
+        Ok((child, guardian))
+    }
+
     /// Stays with the command until nothing of its group is left.
     async fn supervise(
         &self,
         context: &Context,
         guard: &RemoteGuard,
         mut child: Child,
+        guardian: Guardian,
         signals: &mut Signals,
     ) -> Ending {
         let terminal = Terminal::of_stdin();
@@ -177,6 +203,7 @@ impl LockRun {
         let believed_until = guard.believed_until();
         end_group(&mut child, kill_at(SystemClock.now(), believed_until, grace), believed_until).await;
         terminal.take_back(child.group());
+        guardian.dismiss();
         child.reap();
         ending
     }

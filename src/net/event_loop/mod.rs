@@ -1,10 +1,11 @@
 //! The swarm task: the one place that touches libp2p's swarm.
 //!
 //! Owns the swarm, the address book, the calls in flight and what waits to be told to the node.
-//! `calls` has the exchanges, `peers` the connections, `kademlia` what is asked of the mesh at large. The task never waits for anything but its own
+//! `calls` has the exchanges, `peers` the connections, `handshakes` those that were not made, `kademlia` what is asked of the mesh at large. The task never waits for anything but its own
 //! inputs: a node that is slow to take its events costs refused calls, not a stalled mesh.
 
 mod calls;
+mod handshakes;
 pub(super) mod kademlia;
 mod peers;
 
@@ -56,6 +57,7 @@ pub(super) struct EventLoop {
     /// What peers say our address is.
     observed: Vec<Multiaddr>,
     barred: BTreeSet<NodeId>,
+    handshakes: handshakes::Handshakes,
     rendezvous: kademlia::Rendezvous,
     broadcasts: Broadcasts,
     status: watch::Sender<Arc<MeshStatus>>,
@@ -89,6 +91,7 @@ impl EventLoop {
             outbox: peers::Outbox::new(events),
             observed: Vec::new(),
             barred: BTreeSet::new(),
+            handshakes: handshakes::Handshakes::default(),
             rendezvous: kademlia::Rendezvous::new(),
             broadcasts: Broadcasts::default(),
             status,
@@ -197,6 +200,9 @@ impl EventLoop {
         self.expire_calls(now);
         self.dial_due(now);
         self.tend_rendezvous(now);
+        if self.handshakes.are_suspicious(now) != self.status.borrow().handshakes_fail {
+            self.status_stale = StatusAge::Stale;
+        }
     }
 
     fn on_order(&mut self, order: Order) {
@@ -249,8 +255,10 @@ impl EventLoop {
                 let barred = peer_id
                     .and_then(|peer| NodeId::try_from(peer).ok())
                     .is_some_and(|peer| self.barred.contains(&peer));
-                if matches!(error, ListenError::Denied { .. }) && !barred {
-                    self.metrics.bound("net.connections");
+                match error {
+                    ListenError::Denied { .. } if !barred => self.metrics.bound("net.connections"),
+                    ListenError::Transport(_) => self.handshakes.failed(Instant::now()),
+                    _ => {}
                 }
                 tracing::debug!(from = %send_back_addr, %error, "an inbound connection failed");
             }
@@ -358,6 +366,7 @@ impl EventLoop {
             protocols: protocols.chain(usual.map(str::to_owned)).collect(),
             peers: self.book.links(),
             unreachable: self.book.unreachable(),
+            handshakes_fail: self.handshakes.are_suspicious(Instant::now()),
         }));
         self.status_stale = StatusAge::Current;
     }

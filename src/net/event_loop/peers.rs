@@ -18,7 +18,7 @@ use libp2p::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{EventLoop, StatusAge};
+use super::{EventLoop, StatusAge, handshakes::is_of_handshake};
 use crate::{
     ids::NodeId,
     net::{
@@ -181,6 +181,7 @@ impl EventLoop {
             self.swarm.close_connection(id);
             return;
         };
+        self.handshakes.succeeded();
         let outbound = endpoint.is_dialer();
         let addr = without_peer(endpoint.get_remote_address().clone());
         // Whom this node did not mean to dial, Kademlia has dialled for an answer.
@@ -232,6 +233,9 @@ impl EventLoop {
 
     pub(super) fn on_dial_error(&mut self, peer_id: Option<PeerId>, id: ConnectionId, error: &DialError) {
         let now = Instant::now();
+        if is_of_handshake(error) {
+            self.handshakes.failed(now);
+        }
         if let Some(target) = self.bootstrap.iter_mut().find(|target| target.dialling == Some(id)) {
             target.dialling = None;
             target.backoff.failed(now);
@@ -274,12 +278,14 @@ impl EventLoop {
         self.status_stale = StatusAge::Stale;
     }
 
-    /// Notes what a peer calls our address. Of a connection that we opened it shows a port which
-    /// nobody listens on: only the host part counts.
+    /// Notes at which address a peer has reached us. Of a connection that we opened it shows a port which
+    /// nobody listens on.
     fn observe(&mut self, addr: Multiaddr, outbound: bool) {
-        let seen: Multiaddr = if outbound { addr.iter().take(1).collect() } else { addr };
-        if !seen.is_empty() && !self.observed.contains(&seen) && self.observed.len() < MAX_OBSERVED {
-            self.observed.push(seen);
+        let addr = without_peer(addr);
+        if !outbound && is_of_socket(&addr) && !self.observed.contains(&addr) {
+            self.observed.push(addr);
+            // The oldest goes: what is told last is the likeliest to hold.
+            self.observed.drain(..self.observed.len().saturating_sub(MAX_OBSERVED));
         }
     }
 
@@ -341,6 +347,16 @@ fn dialable(addr: &Multiaddr) -> bool {
     }
 }
 
+/// Whether an address is an IP address with a port, and nothing else.
+fn is_of_socket(addr: &Multiaddr) -> bool {
+    let parts: Vec<_> = addr.iter().take(4).collect();
+    match parts.as_slice() {
+        [Part::Ip4(_) | Part::Ip6(_), Part::Tcp(port)] => *port != 0 && dialable(addr),
+        [Part::Ip4(_) | Part::Ip6(_), Part::Udp(port), Part::QuicV1] => *port != 0 && dialable(addr),
+        _ => false,
+    }
+}
+
 /// A peer's text, bounded and free of control characters, fit for logs and terminals.
 pub(in crate::net) fn printable(text: &str) -> String {
     let mut printable: String = text.chars().filter(|c| !c.is_control()).collect();
@@ -353,13 +369,27 @@ pub(in crate::net) fn printable(text: &str) -> String {
 }
 
 /// Peers with different cluster keys understand nothing of each other: all that shows is a handshake
-/// that fails, or never ends. The errors of the layers are told apart by their texts only.
+/// that fails, or never ends.
 fn key_hint(error: &DialError) -> &'static str {
-    let text = error.to_string();
-    match text.contains("Handshake failed") || text.contains("Timeout") {
+    match is_of_handshake(error) {
         true => {
             "; if a node listens there, it may have another cluster key, or only one of us has one (CLUSTER_KEY_FILE)"
         }
         false => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_ip_address_with_a_port_is_one_of_ours_as_others_see_it() {
+        let is = |addr: &str| is_of_socket(&addr.parse().unwrap());
+        assert!(is("/ip4/10.0.0.1/tcp/4001") && is("/ip6/fe80::1/udp/4001/quic-v1"));
+        for noise in ["/ip4/10.0.0.1", "/dns4/n0/tcp/4001", "/ip4/10.0.0.1/tcp/0", "/ip4/0.0.0.0/tcp/1", "/memory/1"] {
+            assert!(!is(noise), "{noise}");
+        }
+        assert!(!is("/ip4/10.0.0.1/udp/4001") && !is("/ip4/10.0.0.1/tcp/4001/http"));
     }
 }

@@ -114,15 +114,16 @@ impl ControlTask {
         if self.said_at.replace(Instant::now()).is_none() {
             return;
         }
+        let hint = self.parts.mesh.status().borrow().key_hint();
         match expect {
             Some(expect) => warn!(
                 "waits for lock managers before it founds the cluster: {lock_managers} of BOOTSTRAP_EXPECT={expect} are \
-                 here; start the others with this node in BOOTSTRAP_PEERS"
+                 here; start the others with this node in BOOTSTRAP_PEERS{hint}"
             ),
             None => warn!(
                 peers = self.peers.len(),
                 "has no cluster yet and waits: exactly one node must be started with BOOTSTRAP_EXPECT=n to found one, or \
-                 BOOTSTRAP_PEERS must name a member of one"
+                 BOOTSTRAP_PEERS must name a member of one{hint}"
             ),
         }
     }

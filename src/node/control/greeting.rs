@@ -107,14 +107,16 @@ impl ControlTask {
         self.perform(effects);
     }
 
-    /// A peer says who leads. A lock manager that follows somebody takes it as a confirmation only.
-    pub(super) fn learn(&self, leader: Leader) {
+    /// A peer says who leads.
+    pub(super) fn learn(&self, said: Leader) {
+        let route = &self.parts.route;
         let followed = self.parts.raft.as_ref().and_then(|raft| {
             let status = raft.status().borrow().clone();
             status.leader.map(|node| Leader { term: status.term, node })
         });
-        if followed.is_none_or(|followed| followed == leader) {
-            self.parts.route.learn(leader);
+        let relied_on = *self.parts.standing.borrow() == Standing::Member && route.leader() == followed;
+        if is_believable(said, followed, relied_on) {
+            route.learn(said);
         }
     }
 
@@ -140,5 +142,69 @@ impl ControlTask {
         };
         let due: Vec<_> = self.peers.iter().filter_map(due).collect();
         due.into_iter().for_each(|peer| self.greet(peer));
+    }
+}
+
+/// Whether what a peer says of the leader is believed by a node whose Raft names `followed`, and which
+/// relies on that one: it is a member, and the leader has not failed it.
+///
+/// Who relies on its leader needs nobody to tell it another: Raft will. A lock manager that is no longer
+/// in the group is told nothing by Raft, which names the last leader that it knew for ever. It believes
+/// a peer, but no term that was over before its own.
+fn is_believable(said: Leader, followed: Option<Leader>, relied_on: bool) -> bool {
+    followed.is_none_or(|followed| said == followed || (!relied_on && said.term > followed.term))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ids::Term, node::route::Route};
+
+    fn leader(term: u64, node: u8) -> Leader {
+        Leader { term: Term(term), node: NodeId::from_bytes([node; 32]) }
+    }
+
+    /// What a lock manager does with news, which is a member and whose Raft names this leader.
+    fn told(route: &Route, followed: Leader, said: Leader) {
+        if is_believable(said, Some(followed), route.leader() == Some(followed)) {
+            route.learn(said);
+        }
+    }
+
+    #[test]
+    fn who_follows_a_leader_takes_news_as_a_confirmation_only() {
+        assert!(is_believable(leader(3, 1), Some(leader(3, 1)), true));
+        assert!(!is_believable(leader(9, 2), Some(leader(3, 1)), true));
+        assert!(is_believable(leader(9, 2), None, false), "it follows nobody");
+    }
+
+    #[test]
+    fn who_was_taken_out_of_the_group_learns_the_next_leader_from_its_peers() {
+        let followed = leader(3, 1);
+        // It has not joined again.
+        assert!(is_believable(leader(4, 2), Some(followed), false));
+        // It never heard that it was taken out, and the leader that it knows has failed it.
+        let route = Route::new();
+        route.set(followed.term, Some(followed.node));
+        told(&route, followed, leader(4, 2));
+        assert_eq!(route.leader(), Some(followed));
+        route.doubt(followed);
+        told(&route, followed, leader(2, 9));
+        assert_eq!(route.leader(), None, "a term that was over before");
+        told(&route, followed, leader(4, 2));
+        assert_eq!(route.leader(), Some(leader(4, 2)));
+    }
+
+    #[test]
+    fn a_term_that_was_made_up_does_not_keep_it_from_the_leader_that_raft_names() {
+        let followed = leader(3, 1);
+        let route = Route::new();
+        route.set(followed.term, Some(followed.node));
+        route.doubt(followed);
+        told(&route, followed, leader(u64::MAX, 9));
+        route.doubt(leader(u64::MAX, 9));
+        told(&route, followed, followed);
+        told(&route, followed, leader(u64::MAX, 9));
+        assert_eq!(route.leader(), Some(followed));
     }
 }

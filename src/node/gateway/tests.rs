@@ -168,3 +168,25 @@ async fn a_leader_that_took_a_change_up_and_restarts_leaves_its_outcome_unknown(
     assert_eq!((refused.code, refused.details.outcome), (ErrorCode::Unavailable, Some(Outcome::Unknown)));
     drop(taken_up);
 }
+
+#[tokio::test(start_paused = true)]
+async fn only_the_first_who_ask_after_a_leader_was_lost_wait_for_the_next() {
+    let (gateway, _, wire) = gateway();
+    let (_, asked) = start(&wire, node(2));
+    deny(asked);
+    gateway.route().doubt(leader(1, 1));
+    let asked = Instant::now();
+    assert_eq!(change(&gateway).await.unwrap().unwrap_err().code, ErrorCode::NoQuorum);
+    assert_eq!(asked.elapsed(), PATIENCE, "an election may be under way");
+
+    tokio::time::advance(RETRY).await;
+    let asked = Instant::now();
+    assert_eq!(change(&gateway).await.unwrap().unwrap_err().code, ErrorCode::NoQuorum);
+    assert!(asked.elapsed() <= Duration::from_millis(100), "refused after {:?}", asked.elapsed());
+
+    // Once there is one, it is asked, and the next to be lost is waited for again.
+    gateway.route().learn(leader(2, 2));
+    let asked = Instant::now();
+    assert_eq!(change(&gateway).await.unwrap().unwrap_err().code, ErrorCode::NoQuorum);
+    assert!(asked.elapsed() >= PATIENCE, "refused after {:?}", asked.elapsed());
+}
