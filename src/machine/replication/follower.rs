@@ -72,11 +72,12 @@ impl Follower {
     }
 
     /// What is in flight was answered in vain, or not at all: from what is certain, once more.
-    pub(super) fn begin_again(&mut self, log: &Log) {
+    ///
+    /// Never from further on, though it may have taken more than it holds: it keeps aside what leaves a gap.
+    pub(super) fn begin_again(&mut self) {
         self.flights.clear();
         if self.mode == Mode::Stream {
-            self.mode = Mode::Probe;
-            self.next = self.held.max(log.base().seq).min(log.last().seq) + 1;
+            (self.mode, self.next) = (Mode::Probe, self.held + 1);
         }
     }
 

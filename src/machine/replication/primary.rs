@@ -74,7 +74,7 @@ impl Replication {
             if named.is_some() && follower.replica != named {
                 *follower = afresh();
             }
-            follower.begin_again(log);
+            follower.begin_again();
             follower.progress = now;
             follower.pause = None;
         }
@@ -140,7 +140,7 @@ impl Replication {
         let Some(follower) = reign.followers.get_mut(&to) else { return };
         let Some(flight) = follower.flights.remove(&call) else { return };
         let Some(Reply { from, answer }) = reply else {
-            follower.begin_again(&self.log);
+            follower.begin_again();
             follower.pause(now, &self.settings);
             return;
         };
@@ -187,7 +187,7 @@ impl Replication {
                 }
             }
             Answer::Diverged | Answer::Busy | Answer::NewerEpoch | Answer::Stale { .. } => {
-                follower.begin_again(&self.log);
+                follower.begin_again();
                 follower.pause(now, &self.settings);
             }
         }
@@ -215,7 +215,7 @@ impl Replication {
         let settings = self.settings;
         let Some(follower) = self.reign.as_mut().and_then(|reign| reign.followers.get_mut(&to)) else { return };
         if follower.lost_at(&settings).is_some_and(|lost| lost <= now) {
-            follower.begin_again(&self.log);
+            follower.begin_again();
             follower.failures = follower.failures.saturating_add(1);
         }
         if follower.pause.is_some_and(|until| now < until) {

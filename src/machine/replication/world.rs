@@ -414,9 +414,12 @@ impl World {
         *budget = Budget { operations: vec![], ticks: u8::MAX, ..Budget::default() };
     }
 
-    /// Something that is under way is lost.
+    /// Something that is under way is lost; of a request to the control plane the outcome is unknown then.
     pub(super) fn lose(&mut self, envelope: u64) {
-        self.network.0.remove(&envelope);
+        let lost = self.network.0.remove(&envelope);
+        if let Some(Envelope::Outcome { to, incarnation, ask, epoch, done: Some(_) }) = lost.as_deref().cloned() {
+            self.network.add(Envelope::Outcome { to, incarnation, ask, epoch, done: None });
+        }
     }
 
     /// All that can happen.
