@@ -1,8 +1,6 @@
 //! A replica that follows: it takes what the primary of the epoch that it knows sends, and nothing from anybody else.
 
-use super::{
-    Answer, Effect, Message, Position, Record, Replica, Replication, Reply, Rule, install::Incoming,
-};
+use super::{Answer, Effect, Message, Position, Record, Replica, Replication, Reply, Rule, install::Incoming};
 use crate::ids::Epoch;
 
 /// Most messages that are kept aside because they came before what they follow.
@@ -74,7 +72,7 @@ impl Replication {
             return self.answer(call, Answer::Busy, effects);
         }
         if !self.follows(from, epoch) {
-            return self.answer(call, Answer::Stale { epoch: self.view.epoch }, effects);
+            return self.answer(call, Answer::Stale { epoch: self.view.epoch.max(self.log.last().epoch) }, effects);
         }
         match early.message {
             Message::Install { at, offset, total, ref chunk, .. } => {
@@ -104,7 +102,15 @@ impl Replication {
 
     /// Whether this is the primary that this replica follows, in the epoch that it knows.
     fn follows(&self, from: Replica, epoch: Epoch) -> bool {
-        if !self.view.concerns(&self.me.node) || (self.is_primary() && epoch == self.view.epoch) {
+        // After a restart its own records may be of a newer epoch than the placement that it has got to know.
+        let is_older = epoch < self.log.last().epoch && self.rules.keep(Rule::OwnRecordsAreNotNewer);
+        // And while the earlier run counts as in sync, what this one holds may be all that there is of it.
+        let counts_as_another = self.view.member(&self.me.node).is_some_and(|member| member != self.me);
+        let may_speak = !counts_as_another || !self.rules.keep(Rule::EarlierRunHasLeft);
+        if is_older || !may_speak || !self.view.concerns(&self.me.node) {
+            return false;
+        }
+        if self.is_primary() && epoch == self.view.epoch {
             return false;
         }
         let right = epoch == self.view.epoch && self.view.primary == Some(from);

@@ -1,7 +1,10 @@
 //! What a replica asks of the control plane: to shrink and grow the in-sync set, to give the partition away, and to
 //! take note of how far its journal goes.
 
-use super::{ChangeOutcome, Effect, Replica, Replication, Rule, follower::{Follower, Mode}};
+use super::{
+    ChangeOutcome, Effect, Replica, Replication, Rule,
+    follower::{Follower, Mode},
+};
 use crate::{
     ids::{Epoch, NodeId, Tick},
     machine::placement::{PlacementBody, PlacementChange, Report},
@@ -62,11 +65,9 @@ impl Replication {
             Wish::Shrink(leaving) => PlacementBody::Shrink(leaving.clone()),
             Wish::Grow(joiner) => PlacementBody::Grow(*joiner),
             Wish::HandOver(to) => PlacementBody::HandOver(*to),
-            Wish::Report => PlacementBody::Report(Report {
-                replica: self.me,
-                last: self.log.last(),
-                verified: self.verified,
-            }),
+            Wish::Report => {
+                PlacementBody::Report(Report { replica: self.me, last: self.log.last(), verified: self.verified })
+            }
         };
         let change = PlacementChange { partition: self.partition, based_on: asked.based_on, body };
         Effect::Change { ask: asked.ask, change }
@@ -147,7 +148,8 @@ impl Replication {
         if self.asked.is_some() {
             return;
         }
-        let away: Vec<Replica> = self.view.in_sync.iter().filter(|member| self.is_overdue(now, member)).copied().collect();
+        let away: Vec<Replica> =
+            self.view.in_sync.iter().filter(|member| self.is_overdue(now, member)).copied().collect();
         if !away.is_empty() {
             return self.ask(Wish::Shrink(away), effects);
         }

@@ -36,14 +36,13 @@ mod messages;
 mod placed;
 mod primary;
 mod rules;
+#[cfg(test)]
+mod runs;
 mod types;
 mod view;
 #[cfg(test)]
-mod runs;
-#[cfg(test)]
 mod world;
 
-pub use self::{interface::*, messages::*, types::*};
 use self::{
     backup::Following,
     changes::Asked,
@@ -53,6 +52,7 @@ use self::{
     rules::{Rule, Rules},
     view::View,
 };
+pub use self::{interface::*, messages::*, types::*};
 use crate::ids::{Epoch, PartitionId, Tick};
 
 /// One replica of one partition.

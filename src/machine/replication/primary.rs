@@ -43,13 +43,12 @@ impl Replication {
     pub(super) fn begin_reign(&mut self, now: Tick, effects: &mut Vec<Effect>) {
         let (last, epoch) = (self.log.last(), self.view.epoch);
         let first = Position { epoch, seq: last.seq + 1 };
+        assert!(epoch > last.epoch, "no record is older than the reign that made it");
         let followers = self.view.others(&self.me.node).into_iter();
         self.reign = Some(Reign {
             first: first.seq,
             serving: !self.rules.keep(Rule::FirstRecordBeforeServing),
-            followers: followers
-                .map(|node| (node, Follower::new(now, self.view.member(&node), first.seq)))
-                .collect(),
+            followers: followers.map(|node| (node, Follower::new(now, self.view.member(&node), first.seq))).collect(),
             proposals: VecDeque::new(),
             joiner: None,
             transfer: None,
@@ -79,9 +78,10 @@ impl Replication {
             follower.pause = None;
         }
         let followers = &reign.followers;
-        reign.transfer = reign.transfer.take().filter(|transfer| {
-            followers.get(&transfer.to()).is_some_and(|follower| follower.mode == Mode::Install)
-        });
+        reign.transfer = reign
+            .transfer
+            .take()
+            .filter(|transfer| followers.get(&transfer.to()).is_some_and(|follower| follower.mode == Mode::Install));
     }
 
     /// This replica serves no longer. What was taken may still be committed, by whoever follows.
@@ -104,8 +104,7 @@ impl Replication {
     ) {
         let epoch = self.view.epoch;
         let (records, bytes) = self.log.uncommitted();
-        let full =
-            records >= self.settings.max_uncommitted_records || bytes >= self.settings.max_uncommitted_bytes;
+        let full = records >= self.settings.max_uncommitted_records || bytes >= self.settings.max_uncommitted_bytes;
         let why = match &mut self.reign {
             None => Refusal::NotPrimary { epoch },
             Some(reign) if !reign.serving => Refusal::NotServing,
@@ -126,14 +125,7 @@ impl Replication {
     }
 
     /// What a follower answered, or that it did not.
-    pub(super) fn reply(
-        &mut self,
-        now: Tick,
-        to: NodeId,
-        call: u64,
-        reply: Option<Reply>,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn reply(&mut self, now: Tick, to: NodeId, call: u64, reply: Option<Reply>, effects: &mut Vec<Effect>) {
         let keeps_names = self.rules.keep(Rule::AnswerAsNamed);
         let counted: BTreeSet<Replica> = self.counted().into_iter().collect();
         let Some(reign) = &mut self.reign else { return };

@@ -17,6 +17,10 @@ pub(super) enum Rule {
     ShrinkCountsUntilApplied,
     /// An older epoch than the known one is refused.
     OlderEpochRefused,
+    /// An epoch older than that of the replica's own last record is refused, too.
+    OwnRecordsAreNotNewer,
+    /// A replica takes nothing while an earlier run of it is in the in-sync set.
+    EarlierRunHasLeft,
     /// A newer epoch than the known one is taken only after its placement is known.
     NewerEpochAwaitsView,
     /// A replica never cuts what it knows to be committed.

@@ -104,7 +104,8 @@ fn run(seed: u64, nodes: usize, settings: Settings) {
     let placement = world.placement();
     assert_eq!(placement.status, PartitionStatus::Serving, "seed {seed}");
     assert_eq!(placement.in_sync.len(), nodes, "seed {seed}: everybody is in sync again: {placement:?}");
-    let primary = (0..nodes).find(|at| world.machine(*at).map(|machine| machine.role()) == Some(RoleView::Primary { serving: true }));
+    let primary = (0..nodes)
+        .find(|at| world.machine(*at).map(|machine| machine.role()) == Some(RoleView::Primary { serving: true }));
     let primary = primary.unwrap_or_else(|| panic!("seed {seed}: somebody serves"));
     let last = world.machine(primary).expect("it runs").last();
     for at in 0..nodes {

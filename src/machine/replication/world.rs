@@ -194,7 +194,9 @@ impl Control {
                 }
             }
             PlacementBody::HandOver(to) if serving => {
-                let Some(member) = now.in_sync.iter().find(|replica| replica.node == *to).copied() else { return false };
+                let Some(member) = now.in_sync.iter().find(|replica| replica.node == *to).copied() else {
+                    return false;
+                };
                 if self.replica(to) != Some(member) {
                     return false;
                 }
@@ -291,22 +293,55 @@ pub(super) struct Budget {
 /// What happens next.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Action {
-    Propose { node: usize },
-    Deliver { envelope: u64 },
-    DeliverAndKeep { envelope: u64 },
-    Write { node: usize },
-    Time { node: usize },
-    View { node: usize, epoch: Epoch },
-    Apply { asking: Asking },
+    Propose {
+        node: usize,
+    },
+    Deliver {
+        envelope: u64,
+    },
+    DeliverAndKeep {
+        envelope: u64,
+    },
+    Write {
+        node: usize,
+    },
+    Time {
+        node: usize,
+    },
+    View {
+        node: usize,
+        epoch: Epoch,
+    },
+    Apply {
+        asking: Asking,
+    },
     /// The same request once more, as if it were another.
-    ApplyAgain { asking: Asking },
-    Unknown { asking: Asking },
-    Suspect { node: usize },
-    Trust { node: usize },
-    HandOver { to: usize },
-    Crash { node: usize, written: bool },
-    Restart { node: usize, empty: bool },
-    Join { node: usize },
+    ApplyAgain {
+        asking: Asking,
+    },
+    Unknown {
+        asking: Asking,
+    },
+    Suspect {
+        node: usize,
+    },
+    Trust {
+        node: usize,
+    },
+    HandOver {
+        to: usize,
+    },
+    Crash {
+        node: usize,
+        written: bool,
+    },
+    Restart {
+        node: usize,
+        empty: bool,
+    },
+    Join {
+        node: usize,
+    },
 }
 
 /// Everything.
@@ -334,11 +369,8 @@ pub(super) struct World {
 impl World {
     /// So many nodes, of which the first `in_sync` have the partition; the first is its primary.
     pub(super) fn new(nodes: usize, in_sync: usize, settings: Settings, budget: Budget, without: Option<Rule>) -> Self {
-        let replica = |at: usize| Replica {
-            node: node(at),
-            incarnation: Incarnation(1),
-            journal: JournalId(at as u128 + 1),
-        };
+        let replica =
+            |at: usize| Replica { node: node(at), incarnation: Incarnation(1), journal: JournalId(at as u128 + 1) };
         let placed = Partition {
             epoch: Epoch(1),
             primary: Some(replica(0)),
@@ -378,10 +410,8 @@ impl World {
 
     fn start(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        let me =
-            Replica { node: self::node(at), incarnation: Incarnation(node.incarnation), journal: node.disk.id };
-        let recovered =
-            Recovered { checkpoint: node.disk.at, records: node.disk.records.clone(), verified: true };
+        let me = Replica { node: self::node(at), incarnation: Incarnation(node.incarnation), journal: node.disk.id };
+        let recovered = Recovered { checkpoint: node.disk.at, records: node.disk.records.clone(), verified: true };
         let mut machine = Replication::new(me, PartitionId(0), self.settings, recovered);
         machine.rules = self.rules.clone();
         node.machine = Some(Arc::new(machine));
@@ -605,9 +635,12 @@ impl World {
     /// to be synced, unless the winner has applied it.
     fn after_election(&mut self) {
         let known = std::mem::replace(&mut self.known, self.control.history.len());
-        let elected = self.control.history.windows(2).skip(known - 1).any(|pair| {
-            pair[0].primary.is_none() && pair[1].primary.is_some()
-        });
+        let elected = self
+            .control
+            .history
+            .windows(2)
+            .skip(known - 1)
+            .any(|pair| pair[0].primary.is_none() && pair[1].primary.is_some());
         let Some(winner) = self.control.now().primary.filter(|_| elected) else { return };
         let machine = self.machine(index(&winner.node)).filter(|machine| machine.me() == winner);
         let applied = machine.map_or(0, |machine| machine.committed().seq);
