@@ -33,6 +33,8 @@ mod install;
 mod interface;
 mod log;
 mod messages;
+#[cfg(test)]
+mod model;
 mod placed;
 mod primary;
 mod rules;

@@ -30,6 +30,54 @@ fn index(node: &NodeId) -> usize {
     (0..8).find(|at| self::node(*at) == *node).expect("a node of this world")
 }
 
+/// A value that is shared by the worlds in which it is the same, with its hash.
+#[derive(Clone, Debug)]
+struct Kept<T> {
+    hash: u64,
+    value: Arc<T>,
+}
+
+impl<T: Clone + Hash> Kept<T> {
+    fn new(value: T) -> Self {
+        Self { hash: hash_of(&value), value: Arc::new(value) }
+    }
+
+    fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
+        let value = Arc::make_mut(&mut self.value);
+        let result = change(value);
+        self.hash = hash_of(value);
+        result
+    }
+}
+
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl<T> PartialEq for Kept<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
+impl<T> Eq for Kept<T> {}
+
+impl<T> Hash for Kept<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl<T> std::ops::Deref for Kept<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
 /// What the journal of one node has, and what it was told and has not done.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Disk {
@@ -75,8 +123,8 @@ impl Disk {
 struct Node {
     incarnation: u64,
     /// `None`: it has crashed.
-    machine: Option<Arc<Replication>>,
-    disk: Arc<Disk>,
+    machine: Option<Kept<Replication>>,
+    disk: Kept<Disk>,
     /// The operations that its queues have applied: all that they are.
     applied: Vec<u8>,
     /// What it took and has not answered: place, operation, and how much had been acknowledged before.
@@ -103,9 +151,7 @@ impl Hash for Network {
 
 impl Network {
     fn add(&mut self, envelope: Envelope) {
-        let mut hasher = DefaultHasher::new();
-        envelope.hash(&mut hasher);
-        self.0.insert(hasher.finish(), Arc::new(envelope));
+        self.0.insert(hash_of(&envelope), Arc::new(envelope));
     }
 }
 
@@ -133,15 +179,6 @@ struct Control {
     /// Epoch of the placement after it, and whether it was done.
     answers: BTreeMap<Asking, (Epoch, bool)>,
 }
-
-impl PartialEq for Control {
-    fn eq(&self, other: &Self) -> bool {
-        (&self.history, &self.members, &self.pending, &self.answers)
-            == (&other.history, &other.members, &other.pending, &other.answers)
-    }
-}
-
-impl Eq for Control {}
 
 impl Hash for Control {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -175,6 +212,21 @@ impl Control {
         change(&mut next);
         next.epoch = next.epoch.next();
         self.history.push(Arc::new(next));
+    }
+
+    /// Answers a request: from memory, where it was answered before.
+    fn answer(&mut self, asking: Asking, forgets: bool) -> (Epoch, bool) {
+        let change = self.pending[&asking].clone();
+        if !forgets {
+            self.pending.remove(&asking);
+        }
+        if let Some(answer) = self.answers.get(&asking) {
+            return *answer;
+        }
+        let done = self.apply(&change);
+        let answer = (self.now().epoch, done);
+        self.answers.insert(asking, answer);
+        answer
     }
 
     /// Whether it was done.
@@ -348,9 +400,9 @@ pub(super) enum Action {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct World {
     nodes: Vec<Node>,
-    control: Arc<Control>,
+    control: Kept<Control>,
     network: Network,
-    pub(super) budget: Arc<Budget>,
+    pub(super) budget: Kept<Budget>,
     settings: Settings,
     rules: Rules,
     proposed: usize,
@@ -386,9 +438,9 @@ impl World {
         };
         let mut world = Self {
             nodes: vec![],
-            control: Arc::new(control),
+            control: Kept::new(control),
             network: Network::default(),
-            budget: Arc::new(budget),
+            budget: Kept::new(budget),
             settings,
             rules: Rules { without },
             proposed: 0,
@@ -400,7 +452,7 @@ impl World {
             wrong: None,
         };
         for at in 0..nodes {
-            let disk = Arc::new(Disk::empty(at as u128 + 1));
+            let disk = Kept::new(Disk::empty(at as u128 + 1));
             let fresh = Node { incarnation: 1, machine: None, disk, applied: vec![], taken: vec![] };
             world.nodes.push(fresh);
             world.start(at);
@@ -414,14 +466,14 @@ impl World {
         let recovered = Recovered { checkpoint: node.disk.at, records: node.disk.records.clone(), verified: true };
         let mut machine = Replication::new(me, PartitionId(0), self.settings, recovered);
         machine.rules = self.rules.clone();
-        node.machine = Some(Arc::new(machine));
+        node.machine = Some(Kept::new(machine));
         node.applied = node.disk.state.clone();
         node.taken.clear();
     }
 
     /// The machine of a node, if it runs.
     pub(super) fn machine(&self, at: usize) -> Option<&Replication> {
-        self.nodes[at].machine.as_deref()
+        self.nodes[at].machine.as_ref().map(|machine| &**machine)
     }
 
     /// What the queues of a node have applied.
@@ -440,14 +492,13 @@ impl World {
 
     /// From now on nothing fails any more.
     pub(super) fn end_faults(&mut self) {
-        let budget = Arc::make_mut(&mut self.budget);
-        *budget = Budget { operations: vec![], ticks: u8::MAX, ..Budget::default() };
+        self.budget.change(|budget| *budget = Budget { ticks: u8::MAX, ..Budget::default() });
     }
 
     /// Something that is under way is lost; of a request to the control plane the outcome is unknown then.
     pub(super) fn lose(&mut self, envelope: u64) {
         let lost = self.network.0.remove(&envelope);
-        if let Some(Envelope::Outcome { to, incarnation, ask, epoch, done: Some(_) }) = lost.as_deref().cloned() {
+        if let Some(Envelope::Outcome { to, incarnation, ask, epoch, .. }) = lost.as_deref().cloned() {
             self.network.add(Envelope::Outcome { to, incarnation, ask, epoch, done: None });
         }
     }
@@ -532,21 +583,20 @@ impl World {
                 }
             }
             Action::DeliverAndKeep { envelope } => {
-                Arc::make_mut(&mut self.budget).duplicates -= 1;
+                self.budget.change(|budget| budget.duplicates -= 1);
                 let envelope = self.network.0[envelope].clone();
                 self.deliver(&envelope);
             }
             Action::Write { node } => {
-                if let Some(batch) = Arc::make_mut(&mut self.nodes[*node].disk).write() {
+                if let Some(batch) = self.nodes[*node].disk.change(Disk::write) {
                     self.input(*node, NOW, Input::Journalled { batch });
                 }
             }
             Action::Time { node } => {
-                let budget = Arc::make_mut(&mut self.budget);
-                budget.ticks = budget.ticks.saturating_sub(1);
+                self.budget.change(|budget| budget.ticks = budget.ticks.saturating_sub(1));
                 self.input(*node, NOW.plus_ms(LONG_MS), Input::Tick);
                 if let Some(machine) = &mut self.nodes[*node].machine {
-                    Arc::make_mut(machine).rewind(LONG_MS, NOW);
+                    machine.change(|machine| machine.rewind(LONG_MS, NOW));
                 }
             }
             Action::View { node, epoch } => {
@@ -555,13 +605,12 @@ impl World {
             }
             Action::Apply { asking } => self.apply(*asking),
             Action::ApplyAgain { asking } => {
-                Arc::make_mut(&mut self.budget).forgotten -= 1;
-                let control = Arc::make_mut(&mut self.control);
-                control.answers.remove(asking);
+                self.budget.change(|budget| budget.forgotten -= 1);
+                self.control.change(|control| control.answers.remove(asking));
                 self.apply(*asking);
             }
             Action::Unknown { asking } => {
-                Arc::make_mut(&mut self.budget).unknowns -= 1;
+                self.budget.change(|budget| budget.unknowns -= 1);
                 if self.nodes[asking.from].incarnation == asking.incarnation {
                     let outcome = ChangeOutcome::Unknown;
                     self.input(asking.from, NOW, Input::Changed { ask: asking.ask, outcome });
@@ -578,57 +627,56 @@ impl World {
 
     /// What befalls nodes, or is decided about them.
     fn befall(&mut self, action: &Action) {
-        let control = Arc::make_mut(&mut self.control);
-        let budget = Arc::make_mut(&mut self.budget);
         match *action {
             Action::Suspect { node } => {
                 if self.nodes[node].machine.is_some() {
-                    budget.suspicions -= 1;
+                    self.budget.change(|budget| budget.suspicions -= 1);
                 }
-                control.members[node].up = false;
-                control.member_changed(&self::node(node));
-                self.after_election();
+                self.member_changed(node, |member| member.up = false);
             }
-            Action::Trust { node } => {
-                control.members[node].up = true;
-                control.member_changed(&self::node(node));
-                self.after_election();
+            Action::Trust { node } => self.member_changed(node, |member| member.up = true),
+            Action::Join { node } => {
+                let replica = self.machine(node).expect("it runs").me();
+                self.member_changed(node, |member| *member = Member { replica, up: true });
             }
             Action::HandOver { to } => {
-                budget.hand_overs -= 1;
-                let based_on = control.now().epoch;
+                self.budget.change(|budget| budget.hand_overs -= 1);
                 let body = PlacementBody::HandOver(self::node(to));
-                control.apply(&PlacementChange { partition: PartitionId(0), based_on, body });
+                let based_on = self.control.now().epoch;
+                let change = PlacementChange { partition: PartitionId(0), based_on, body };
+                self.control.change(|control| control.apply(&change));
             }
             Action::Crash { node, written } => {
-                budget.crashes -= 1;
+                self.budget.change(|budget| budget.crashes -= 1);
                 let node = &mut self.nodes[node];
-                let disk = Arc::make_mut(&mut node.disk);
-                while written && !disk.writes.is_empty() {
-                    disk.write();
-                }
-                disk.writes.clear();
+                node.disk.change(|disk| {
+                    while written && !disk.writes.is_empty() {
+                        disk.write();
+                    }
+                    disk.writes.clear();
+                });
                 node.machine = None;
                 node.taken.clear();
             }
             Action::Restart { node, empty } => {
                 if empty {
-                    budget.amnesias -= 1;
+                    self.budget.change(|budget| budget.amnesias -= 1);
                     self.journals += 1;
-                    self.nodes[node].disk = Arc::new(Disk::empty(self.journals));
+                    self.nodes[node].disk = Kept::new(Disk::empty(self.journals));
                 }
                 self.nodes[node].incarnation += 1;
                 self.start(node);
             }
-            Action::Join { node } => {
-                if let Some(machine) = &self.nodes[node].machine {
-                    control.members[node] = Member { replica: machine.me(), up: true };
-                    control.member_changed(&self::node(node));
-                    self.after_election();
-                }
-            }
             _ => {}
         }
+    }
+
+    fn member_changed(&mut self, at: usize, change: impl FnOnce(&mut Member)) {
+        self.control.change(|control| {
+            change(&mut control.members[at]);
+            control.member_changed(&node(at));
+        });
+        self.after_election();
     }
 
     /// Where nobody kept its memory, what was only in memory may be lost: what comes after the last record that had
@@ -651,19 +699,8 @@ impl World {
     }
 
     fn apply(&mut self, asking: Asking) {
-        let control = Arc::make_mut(&mut self.control);
-        let change = control.pending[&asking].clone();
-        let (epoch, done) = match control.answers.get(&asking) {
-            Some(answer) => *answer,
-            None => {
-                let done = control.apply(&change);
-                (control.now().epoch, done)
-            }
-        };
-        control.answers.insert(asking, (epoch, done));
-        if self.budget.forgotten == 0 {
-            Arc::make_mut(&mut self.control).pending.remove(&asking);
-        }
+        let forgets = self.budget.forgotten > 0;
+        let (epoch, done) = self.control.change(|control| control.answer(asking, forgets));
         self.after_election();
         let Asking { from: to, incarnation, ask } = asking;
         self.network.add(Envelope::Outcome { to, incarnation, ask, epoch, done: Some(done) });
@@ -707,7 +744,7 @@ impl World {
         let Some(machine) = &mut self.nodes[at].machine else { return };
         let mut effects = Vec::new();
         let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            Arc::make_mut(machine).step(now, input, &mut effects);
+            machine.change(|machine| machine.step(now, input, &mut effects));
         }));
         if stepped.is_err() {
             self.wrong = Some("an assertion of the machine failed");
@@ -746,7 +783,7 @@ impl World {
             }
             Effect::Change { ask, change } => {
                 let asking = Asking { from: at, incarnation, ask };
-                Arc::make_mut(&mut self.control).pending.insert(asking, change);
+                self.control.change(|control| control.pending.insert(asking, change));
             }
             Effect::TakeState { to } => {
                 let position = self.nodes[at].machine.as_ref().expect("it runs").committed();
@@ -759,7 +796,7 @@ impl World {
     }
 
     fn write(&mut self, at: usize, write: Write) {
-        Arc::make_mut(&mut self.nodes[at].disk).writes.push_back(write);
+        self.nodes[at].disk.change(|disk| disk.writes.push_back(write));
     }
 
     fn commit(&mut self, at: usize, record: Record) {
