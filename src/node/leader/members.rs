@@ -20,12 +20,13 @@ use crate::{
 impl LeaderTask {
     pub(super) fn suspect(&mut self, now: Tick) {
         let Some(term) = self.term_led() else { return };
+        self.detector.unreachable(now, &self.links.borrow().unreachable);
         for suspect in self.detector.suspects(now) {
             if suspect.node == self.parts.me {
                 self.detector.acquit(now, suspect.node);
                 continue;
             }
-            warn!(peer = %suspect.node, "has not been heard of for the failure timeout: down");
+            warn!(peer = %suspect.node, "has not been heard of for the failure timeout, or cannot be connected to any more: down");
             let raft = self.parts.raft.clone();
             let (node, incarnation) = (suspect.node, suspect.incarnation);
             let down = Command::Member(MemberChange::Down { node, incarnation, term: Some(term) });

@@ -114,6 +114,8 @@ struct LeaderTask {
     status: watch::Receiver<RaftStatus>,
     quorum: Quorum,
     led: watch::Sender<Option<Term>>,
+    /// Whom the mesh reaches.
+    links: Connected,
     leases: LeaseKeeper,
     detector: Detector,
     events: LockEvents,
@@ -157,6 +159,7 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
     let failure_timeout_ms = millis(parts.settings.failure_timeout);
     let task = LeaderTask {
         quorum: Quorum::new(&parts),
+        links: parts.connected.clone(),
         parts,
         status,
         led,
@@ -206,6 +209,7 @@ impl LeaderTask {
                 Some(registration) = registered.recv() => self.register(registration),
                 Some(news) = self.parts.applied.recv() => self.applied(news),
                 Some(ask) = asks.recv() => self.asked(ask),
+                Ok(()) = self.links.changed() => {}
                 Some(done) = self.work.join_next() => {
                     self.done(done.expect("work of the leader task neither panics nor is aborted"));
                 }
@@ -225,8 +229,8 @@ impl LeaderTask {
     }
 
     fn wake_after(&self, now: Tick) -> Duration {
-        let deadline = self.leases.deadline().map(|at| Duration::from_millis(at.ms_since(now).max(1)));
-        deadline.map_or(LOOK, |deadline| deadline.min(LOOK))
+        let first = self.leases.deadline().into_iter().chain(self.detector.deadline()).min();
+        first.map_or(LOOK, |at| Duration::from_millis(at.ms_since(now).max(1)).min(LOOK))
     }
 
     fn term_led(&self) -> Option<Term> {
