@@ -123,7 +123,25 @@ impl<S: Replicated> RaftNode<S> {
 
     /// Makes exactly these nodes voters, which receive the log already. Who loses its vote goes on
     /// as a learner.
+    ///
+    /// Refused unless more than half of them were heard of lately: nothing can be decided without them
+    /// once the change is in the log, not even that it is taken back.
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), MembershipError> {
+        let recent = self.settings().election_max;
+        let heard = |status: &RaftStatus, voter: &NodeId| {
+            let acknowledged = status.followers.get(voter).and_then(|follower| follower.acknowledged);
+            *voter == self.id() || acknowledged.is_some_and(|at| at.elapsed() < recent)
+        };
+        let decided = |status: &RaftStatus| match status.role {
+            RaftRole::Leader => {
+                let heard = voters.iter().filter(|voter| heard(status, voter)).count();
+                (heard > voters.len() / 2).then_some(Ok(()))
+            }
+            RaftRole::Stopped => Some(Err(MembershipError::Stopped)),
+            _ => Some(Err(MembershipError::NotLeader { leader: status.leader })),
+        };
+        let silent = || MembershipError::Refused("more than half of the new voters must be up and in reach".to_owned());
+        self.when(decided, Instant::now() + recent).await.unwrap_or_else(|| Err(silent()))?;
         self.settle(self.raft().change_membership(ChangeMembers::ReplaceAllVoters(voters), true)).await
     }
 

@@ -391,7 +391,9 @@ impl Ordeal {
 /// Begins a fault; gives it back if it hits processes and there is none to hit.
 fn begin(world: &mut World, mut fault: Fault) -> Result<Fault, Fault> {
     let running = world.running();
-    let leader = running.iter().copied().find(|index| world.door(*index).leads());
+    // A former one may believe so, too.
+    let leaders = running.iter().copied().filter(|index| world.door(*index).leads());
+    let leader = leaders.max_by_key(|index| world.door(*index).led_term());
     if let (Aim::Leader, Some(leader), false) = (fault.aim, leader, fault.victims.is_empty()) {
         let place = fault.victims.iter().position(|victim| *victim == leader);
         if let Some(place) = place { fault.victims.swap(0, place) } else { fault.victims[0] = leader }
@@ -430,11 +432,12 @@ fn begin(world: &mut World, mut fault: Fault) -> Result<Fault, Fault> {
 }
 
 /// Whether what a quorum has synced is still on a quorum's disks without any one of them, and the
-/// others can decide without it.
+/// others can decide without it: all voters are up and agree on who votes. The leader alone may not have
+/// heard of the latest change.
 fn can_spare_a_disk(world: &World, running: &[usize], leader: Option<usize>) -> bool {
     let voters = leader.map(|leader| world.door(leader).voters()).unwrap_or_default();
-    let up = running.iter().filter(|index| voters.contains(&world.node(**index))).count();
-    voters.len() >= 3 && up == voters.len()
+    let mut up = running.iter().filter(|index| voters.contains(&world.node(**index)));
+    voters.len() >= 3 && up.clone().count() == voters.len() && up.all(|index| world.door(*index).voters() == voters)
 }
 
 fn end(world: &mut World, fault: &Fault) {

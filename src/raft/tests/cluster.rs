@@ -236,6 +236,23 @@ async fn a_change_of_voters_that_its_leader_left_half_done_is_finished_by_the_ne
 }
 
 #[tokio::test(start_paused = true)]
+async fn voting_is_not_left_to_those_who_are_silent() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let silent = (1..=3).map(node).find(|id| *id != leader.id()).unwrap();
+    cluster.kill(silent).await;
+    let (recent, status) = (cluster.settings.election_max, leader.status());
+    eventually("silence", async || {
+        let heard = status.borrow().followers[&silent].acknowledged;
+        heard.is_none_or(|at| at.elapsed() >= recent).then_some(())
+    })
+    .await;
+    let changed = leader.change_voters([leader.id(), silent].into()).await;
+    assert!(matches!(changed, Err(MembershipError::Refused(_))), "{changed:?}");
+    cluster.write("the two that are left still decide").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_node_catches_up_by_snapshot_and_becomes_a_voter() {
     let mut cluster = Cluster::with(3, RaftSettings { max_request_bytes: 8 << 10, ..small_snapshots() }).await;
     for n in 0..80 {
