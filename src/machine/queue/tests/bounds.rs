@@ -197,7 +197,7 @@ fn a_damaged_state_is_refused_or_makes_no_trouble() {
             refused += 1;
             continue;
         };
-        let mut b = Bench { queues, at: b.at, seq: 1_000, effects: vec![] };
+        let mut b = Bench { queues, at: b.at, seq: 1_000, effects: vec![], sound: false };
         for ms in [0, 100_000, 10_000_000] {
             b.pass(ms);
             let names: Vec<_> = b.queues.names().map(|name| name.as_str().to_owned()).collect();

@@ -28,6 +28,8 @@ struct Bench {
     at: u64,
     seq: u64,
     effects: Vec<QueueEffect>,
+    /// It was not loaded from something damaged.
+    sound: bool,
 }
 
 impl Bench {
@@ -36,7 +38,7 @@ impl Bench {
     }
 
     fn with(limits: Limits) -> Self {
-        Self { queues: Queues::with_limits(HERE, limits), at: START, seq: 0, effects: vec![] }
+        Self { queues: Queues::with_limits(HERE, limits), at: START, seq: 0, effects: vec![], sound: true }
     }
 
     fn all(&mut self, ops: Vec<Op>) -> Vec<OpAnswer> {
@@ -45,8 +47,10 @@ impl Bench {
         let position = Position { epoch: Epoch(2), seq: self.seq };
         let batch = Batch { at: Tick(self.at), retention_s: 3_600, ops };
         let answers = self.queues.apply(position, &batch, &mut self.effects);
-        let loaded = Queues::load_with(HERE, self.queues.limits, &self.queues.save()).unwrap();
-        assert_eq!(loaded, self.queues);
+        if self.sound {
+            let loaded = Queues::load_with(HERE, self.queues.limits, &self.queues.save()).unwrap();
+            assert_eq!(loaded, self.queues);
+        }
         answers
     }
 
