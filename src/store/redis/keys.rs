@@ -15,7 +15,12 @@ pub(super) struct Keys {
 impl Keys {
     pub(super) fn new(cluster: ClusterId, node: NodeId) -> Self {
         let cluster = format!("syncmesh:{{{cluster}}}:journal:");
-        Self { own: format!("{cluster}{node}:"), cluster }
+        Self { own: String::new(), cluster }.of(node)
+    }
+
+    /// Those of another node of the same cluster.
+    pub(super) fn of(&self, node: NodeId) -> Self {
+        Self { own: format!("{}{node}:", self.cluster), cluster: self.cluster.clone() }
     }
 
     /// What all keys of this node match.

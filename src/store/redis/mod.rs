@@ -54,6 +54,9 @@ use crate::{
 /// How long the server has to answer at the start.
 const START: Duration = Duration::from_secs(5);
 
+/// So many keys are removed with one command.
+const KEYS_AT_ONCE: usize = 1000;
+
 /// The journals of a node, in Redis.
 pub struct RedisStore {
     id: JournalId,
@@ -253,5 +256,18 @@ impl JournalStore for RedisStore {
 
     fn remove(&self, partition: PartitionId) -> BoxFuture<'_, Result<(), JournalError>> {
         self.remove_partition(partition).boxed()
+    }
+
+    fn forget(&self, node: NodeId) -> BoxFuture<'_, Result<usize, JournalError>> {
+        async move {
+            let keys = self.link.keys.of(node);
+            let mut line = self.link.line().await?;
+            let found = recover::scan(&mut line, &keys.own_pattern()).await?;
+            for some in found.chunks(KEYS_AT_ONCE) {
+                line.ask::<u64>(&cmd("UNLINK").arg(some).to_owned()).await?;
+            }
+            Ok(found.iter().filter(|key| matches!(keys.tell(key), Told::Stream(_))).count())
+        }
+        .boxed()
     }
 }

@@ -344,6 +344,9 @@ async fn what_belongs_to_others_is_counted_and_left_alone() {
     let mut left = vec![foreign, neighbour, site.keys().id()];
     left.sort();
     assert_eq!(site.redis.keys("*"), left);
+    // A node that has left for good, and not its namesake in another cluster.
+    assert_eq!(store.forget(NodeId::from_bytes([2; 32])).await, Ok(1));
+    assert_eq!(site.redis.keys("*").len(), 2);
 }
 
 #[tokio::test]
