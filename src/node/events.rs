@@ -178,7 +178,11 @@ fn tell_placement(events: &Events, at: Tick, before: &View, after: &View) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::Metrics;
+    use crate::{
+        ids::{Epoch, Incarnation, JournalId},
+        machine::{placement::PartitionStatus, replication::Replica},
+        telemetry::Metrics,
+    };
 
     #[tokio::test]
     async fn a_reader_that_falls_a_whole_ring_behind_is_cut_off_and_counted() {
@@ -223,5 +227,34 @@ mod tests {
             events.push(Tick(0), "member-down", json!({}));
             assert_eq!(resumed.events.recv().await.expect("the next event").id, reset + 1);
         }
+    }
+
+    #[tokio::test]
+    async fn a_view_that_places_partitions_otherwise_is_one_event() {
+        let events = Events::new(Bounds::default(), Tick(7));
+        let mut stream = events.stream(ResumeFrom::Now).events;
+        let replica = Replica { node: NodeId::default(), incarnation: Incarnation(1), journal: JournalId(1) };
+        let placed = |epoch| Partition {
+            epoch: Epoch(epoch),
+            primary: Some(replica),
+            in_sync: vec![replica],
+            replicas: vec![replica.node],
+            status: PartitionStatus::Serving,
+        };
+        let view = |version, partitions: [Partition; 2]| View {
+            version,
+            partitions: Arc::new((0..).map(PartitionId).zip(partitions).collect()),
+            ..View::default()
+        };
+        let founded = view(1, [Partition::unplaced(), Partition::unplaced()]);
+        tell_placement(&events, Tick(0), &View::default(), &founded);
+        let both = view(2, [placed(1), placed(1)]);
+        tell_placement(&events, Tick(0), &founded, &both);
+        tell_placement(&events, Tick(0), &both, &view(3, [placed(1), placed(1)]));
+        tell_placement(&events, Tick(0), &both, &view(4, [placed(1), placed(2)]));
+        let told = [stream.recv().await.expect("the first"), stream.recv().await.expect("the second")];
+        assert!(stream.try_recv().is_err(), "nothing else has changed");
+        assert_eq!((told[0].event.as_str(), &told[0].data["changed"]), ("placement-changed", &json!(2)));
+        assert_eq!((&told[1].data["partition"], &told[1].data["serving"]), (&json!(1), &json!(2)));
     }
 }

@@ -56,12 +56,14 @@ pub(super) fn queue_warnings(report: &MembersReport, warnings: &mut Vec<Warning>
                 "no queue node is a member: queues are not served; start nodes with the role queue-node",
             ));
         }
-    } else if let Some(unplaced) = named(in_state(PartitionState::Unplaced)) {
+    } else if !queue_nodes.iter().any(|member| member.replica().is_some())
+        && let Some(unplaced) = named(in_state(PartitionState::Unplaced))
+    {
         warnings.push(warning(
             "queue-no-nodes",
             format!(
-                "{unplaced} not placed yet: no queue node is up with its journal, or it has just come; if this lasts, \
-                 start nodes with the role queue-node, and look at their journals (`syncmesh peer-info`)"
+                "{unplaced} not placed yet: no queue node is up with its journal. Start one, and look at the journals of \
+                 those that run (`syncmesh peer-info`)"
             ),
         ));
     }
@@ -161,5 +163,76 @@ fn named(partitions: impl Iterator<Item = PartitionId>) -> Option<String> {
         1 => Some(format!("partition {} is", ids[0])),
         count if count <= MAX_NAMED => Some(format!("{count} partitions ({}) are", ids.join(", "))),
         count => Some(format!("{count} partitions ({}, …) are", ids[..MAX_NAMED].join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        ids::{Epoch, Term, Tick},
+        machine::membership::{Joiner, JournalSafety},
+        node::wire::Leader,
+    };
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    /// Queue nodes with their liveness, and one partition of which these are in sync.
+    fn report(nodes: &[(u8, Liveness)], in_sync: &[u8], status: PartitionStatus) -> MembersReport {
+        let mut members: BTreeMap<NodeId, Member> = BTreeMap::new();
+        for (n, liveness) in nodes {
+            let mut joiner = Joiner::of_queue_node(node(*n), 1, (*n).into());
+            joiner.journal_safety.durable = true;
+            members.insert(node(*n), Member { joiner, liveness: *liveness, since: Tick(0) });
+        }
+        let replica = |n: &u8| Member { liveness: Liveness::Up, ..members[&node(*n)].clone() }.replica();
+        let in_sync: Vec<_> = in_sync.iter().filter_map(replica).collect();
+        let primary = in_sync.first().copied().filter(|_| status == PartitionStatus::Serving);
+        let replicas = in_sync.iter().map(|replica| replica.node).collect();
+        let partition = Partition { epoch: Epoch(1), primary, in_sync, replicas, status };
+        let partitions = Arc::new(BTreeMap::from([(PartitionId(0), partition)]));
+        let view = View { members, partitions, ..View::default() };
+        let leader = Leader { term: Term(1), node: node(1) };
+        let (last_seen, trails_by) = (BTreeMap::new(), BTreeMap::new());
+        MembersReport { leader, view, last_seen, trails_by, queue_replicas: 2 }
+    }
+
+    fn codes(report: &MembersReport) -> Vec<String> {
+        let mut warnings = Vec::new();
+        queue_warnings(report, &mut warnings);
+        warnings.into_iter().map(|warning| warning.code).collect()
+    }
+
+    const UP: Liveness = Liveness::Up;
+
+    #[test]
+    fn a_calm_placement_and_a_cluster_without_queue_nodes_warn_of_nothing() {
+        assert!(codes(&report(&[(1, UP), (2, UP)], &[1, 2], PartitionStatus::Serving)).is_empty());
+        let unplaced = PartitionStatus::Waiting { reports: BTreeMap::new() };
+        assert!(codes(&report(&[], &[], unplaced.clone())).is_empty());
+        assert!(codes(&report(&[(1, UP)], &[], unplaced.clone())).is_empty(), "it will be placed in a moment");
+        assert_eq!(codes(&report(&[(1, Liveness::Down)], &[], unplaced)), ["queue-no-nodes"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_said_with_the_next_step() {
+        let waiting = PartitionStatus::Waiting { reports: BTreeMap::new() };
+        let nodes = [(1, UP), (2, Liveness::Down)];
+        assert_eq!(codes(&report(&nodes, &[1], PartitionStatus::Serving)), ["queue-under-replicated"]);
+        assert_eq!(codes(&report(&nodes, &[2], waiting)), ["queue-waiting"]);
+        assert_eq!(codes(&report(&nodes, &[2], PartitionStatus::JournalLost)), ["queue-journal-lost"]);
+    }
+
+    #[test]
+    fn journals_that_are_lost_together_or_with_the_power_are_named() {
+        let mut shared = report(&[(1, UP), (2, UP)], &[1, 2], PartitionStatus::Serving);
+        for member in shared.view.members.values_mut() {
+            member.joiner.journal_safety = JournalSafety { durable: false, shared_fate: Some("run".into()) };
+        }
+        assert_eq!(codes(&shared), ["queue-shared-redis", "queue-not-durable"]);
     }
 }
