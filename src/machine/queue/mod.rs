@@ -52,13 +52,19 @@ mod config;
 mod deliver;
 mod expire;
 mod memory;
+#[cfg(test)]
+mod model;
 mod outbox;
+#[cfg(test)]
+mod properties;
 mod publish;
 mod read;
 mod save;
 mod settle;
 mod state;
 mod step;
+#[cfg(test)]
+mod tests;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
