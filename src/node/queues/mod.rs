@@ -21,6 +21,8 @@ mod partition;
 mod recover;
 pub(crate) mod router;
 mod service;
+#[cfg(test)]
+mod tests;
 mod types;
 pub(crate) mod wire;
 

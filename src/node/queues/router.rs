@@ -112,9 +112,10 @@ impl Router {
                 continue;
             };
             let asked_at = Instant::now();
+            let now = ask.later(millis(started.elapsed()));
             let outcome = tokio::select! {
                 biased;
-                outcome = self.ask_once(primary.node, partition, &ask.later(millis(started.elapsed()))) => outcome,
+                outcome = self.ask_once(primary.node, partition, now) => outcome,
                 () = self.other_primary_than(partition, primary) => Asked::Superseded,
                 () = tokio::time::sleep_until(last_moment) => Asked::OutOfTime,
             };
@@ -154,8 +155,8 @@ impl Router {
         }
     }
 
-    async fn ask_once(&self, node: NodeId, partition: PartitionId, ask: &PartitionAsk) -> Asked {
-        self.send(node, lane(ask), QueueAsk::At { partition, ask: ask.clone() }).await
+    async fn ask_once(&self, node: NodeId, partition: PartitionId, ask: PartitionAsk) -> Asked {
+        self.send(node, lane(&ask), QueueAsk::At { partition, ask }).await
     }
 
     async fn send(&self, node: NodeId, lane: Lane, ask: QueueAsk) -> Asked {
@@ -185,8 +186,8 @@ impl Router {
 
     async fn wait_until(&self, partition: PartitionId, is_so: impl Fn(&Partition) -> bool) {
         let mut views = self.route.views();
-        let seen = views.wait_for(|view| view.partitions.get(&partition).is_some_and(&is_so)).await;
-        if seen.is_err() {
+        let seen = views.wait_for(|view| view.partitions.get(&partition).is_some_and(&is_so)).await.is_ok();
+        if !seen {
             std::future::pending::<()>().await;
         }
     }

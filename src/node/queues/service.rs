@@ -3,16 +3,32 @@
 //! Checks what is asked, gives ids, and has the operation brought to the primary of the queue's partition,
 //! wherever that is. Called by the HTTP API and by applications that embed a node. Keeps nothing itself.
 
-use tokio::sync::mpsc;
+use std::sync::Arc;
 
-use super::types::{
-    AcceptLoss, Consume, Message, Publish, PublishedMessage, QueueSettings, QueueView, ReceiptsOutcome, Receive,
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    consume,
+    limits::{self, Sizes},
+    listing, recover,
+    router::Router,
+    types::{
+        AcceptLoss, Consume, Message, Publish, PublishedMessage, QueueSettings, QueueView, Receive, ReceiptsOutcome,
+    },
+    wire::{PartitionAsk, QueueReply, Range},
 };
 use crate::{
-    error::{Error, Outcome},
-    ids::{PartitionId, QueueName},
-    machine::queue::QueueConfig,
-    node::locks::{Page, PageRequest},
+    clock::Clock,
+    error::{Error, ErrorCode, Outcome},
+    ids::{MessageId, PartitionId, QueueName},
+    machine::queue::{Delivery, NewMessage, Op, OpAnswer, Published, QueueConfig, QueueRefusal, Receipt},
+    node::{
+        gateway::Gateway,
+        limits::{check_page, check_range},
+        locks::{Page, PageRequest},
+    },
+    telemetry::QueueMetrics,
+    time::rfc3339,
 };
 
 /// The queue service. Cheap to clone.
