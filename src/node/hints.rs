@@ -127,16 +127,7 @@ mod tests {
     };
 
     fn view(version: u64) -> View {
-        let member = |n| {
-            let joiner = Joiner {
-                node: node(n),
-                incarnation: Incarnation(1),
-                roles: Vec::new(),
-                addrs: Vec::new(),
-                version: String::new(),
-            };
-            (node(n), Member { joiner, liveness: Liveness::Up, since: Tick(0) })
-        };
+        let member = |n| (node(n), Member { joiner: Joiner::of(node(n), 1), liveness: Liveness::Up, since: Tick(0) });
         View { version, members: [1, 2].map(member).into(), ..View::default() }
     }
 

@@ -236,7 +236,8 @@ impl Observer {
         }
         voter_warning(view.voters.len(), &mut warnings);
         let leader = Leader::default();
-        let report = MembersReport { leader, view, last_seen: BTreeMap::new(), trails_by: BTreeMap::new() };
+        let (last_seen, trails_by) = (BTreeMap::new(), BTreeMap::new());
+        let report = MembersReport { leader, view, last_seen, trails_by, queue_replicas: 0 };
         self.cluster_view(None, &report, warnings)
     }
 

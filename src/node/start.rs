@@ -3,7 +3,7 @@
 use std::{io, path::Path, sync::Arc};
 
 use libp2p::Multiaddr;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::{
@@ -98,6 +98,7 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
             failure_timeout: config.failure_timeout,
             member_dead_timeout: config.member_dead_timeout,
             member_forget_timeout: config.member_forget_timeout,
+            queue_replicas: usize::try_from(config.queue_replicas).unwrap_or(usize::MAX),
         },
         reads: reads(&config),
         lock_delay_ms: millis(config.lock_delay),
@@ -281,5 +282,6 @@ fn control_settings(config: &Config, identity: &Identity, has_left: bool) -> Con
         } else {
             Search::Elsewhere
         },
+        journal: watch::channel(None).1,
     }
 }
