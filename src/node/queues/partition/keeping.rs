@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Outcome},
     machine::{
         queue::Queues,
-        replication::{Durability, Position, Record, Recovered, Replication},
+        replication::{Durability, Position, Record, Recovered, Replication, RoleView},
     },
     node::queues::wire::QueueReply,
     store::{Completion, Journal, JournalHealth},
@@ -103,11 +103,7 @@ impl Keeping {
 }
 
 impl PartitionTask {
-    pub(super) fn new(
-        shared: std::sync::Arc<super::Shared>,
-        start: super::Start,
-        role: watch::Sender<crate::machine::replication::RoleView>,
-    ) -> Self {
+    pub(super) fn new(shared: std::sync::Arc<super::Shared>, start: super::Start) -> Self {
         let super::Start { id, me, opened, queues } = start;
         let crate::store::Opened { journal, checkpoint, records, trust } = opened;
         let (at, state_bytes) =
@@ -135,7 +131,7 @@ impl PartitionTask {
             timer_under_way: false,
             serving: false,
             failed: false,
-            role,
+            role: RoleView::None,
             work: Default::default(),
         }
     }

@@ -32,7 +32,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -80,7 +80,6 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(super) struct PartitionHandle {
     pub(super) asks: mpsc::Sender<Asked>,
     pub(super) peers: mpsc::Sender<PeerCall>,
-    pub(super) role: watch::Receiver<RoleView>,
 }
 
 /// What bounds a partition.
@@ -148,7 +147,8 @@ pub(super) struct PartitionTask {
     timer_under_way: bool,
     serving: bool,
     failed: bool,
-    role: watch::Sender<RoleView>,
+    /// As it was last told of.
+    role: RoleView,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
@@ -169,9 +169,8 @@ pub(super) fn partition(
 ) -> (PartitionHandle, impl Future<Output = ()> + Send + 'static) {
     let (asks, asks_in) = mpsc::channel(ASKS);
     let (peers, peers_in) = mpsc::channel(PEERS);
-    let (role, role_watch) = watch::channel(RoleView::None);
-    let handle = PartitionHandle { asks, peers, role: role_watch };
-    let task = PartitionTask::new(shared, start, role);
+    let handle = PartitionHandle { asks, peers };
+    let task = PartitionTask::new(shared, start);
     (handle, task.run(asks_in, peers_in, stop))
 }
 
@@ -294,16 +293,12 @@ impl PartitionTask {
         self.step(Input::JournalFailed);
     }
 
-    fn tell_role(&self) {
+    fn tell_role(&mut self) {
         let role = self.replication.role();
-        self.role.send_if_modified(|told| {
-            let news = *told != role;
-            if news {
-                info!(partition = %self.id, epoch = %self.replication.epoch(), ?role, "has another part in a partition");
-                *told = role;
-            }
-            news
-        });
+        if self.role != role {
+            self.role = role;
+            info!(partition = %self.id, epoch = %self.replication.epoch(), ?role, "has another part in a partition");
+        }
     }
 
     fn begin(&mut self, work: impl Future<Output = Done> + Send + 'static) {
