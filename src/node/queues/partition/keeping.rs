@@ -37,12 +37,14 @@ pub(super) struct Keeping {
     records: u64,
     state_bytes: u64,
     checkpointing: bool,
+    /// It can never be written again.
+    failed: bool,
 }
 
 impl Keeping {
     fn new(journal: Box<dyn Journal>, tail: Vec<Record>, state_bytes: u64) -> Self {
         let records = tail.len() as u64;
-        Self { journal, tail: tail.into(), away: None, records, state_bytes, checkpointing: false }
+        Self { journal, tail: tail.into(), away: None, records, state_bytes, checkpointing: false, failed: false }
     }
 
     pub(super) fn health(&self) -> watch::Receiver<JournalHealth> {
@@ -52,6 +54,15 @@ impl Keeping {
     /// Why nothing can be journalled now.
     pub(super) fn away(&self) -> Option<&str> {
         self.away.as_deref()
+    }
+
+    /// It can never be written again.
+    pub(super) fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    pub(super) fn failed(&self) -> bool {
+        self.failed
     }
 
     pub(super) fn append(&mut self, records: Vec<Record>) -> Completion {
@@ -130,7 +141,6 @@ impl PartitionTask {
             rates: Default::default(),
             timer_under_way: false,
             serving: false,
-            failed: false,
             role: RoleView::None,
             work: Default::default(),
         }

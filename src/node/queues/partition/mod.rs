@@ -146,7 +146,6 @@ pub(super) struct PartitionTask {
     rates: Rates,
     timer_under_way: bool,
     serving: bool,
-    failed: bool,
     /// As it was last told of.
     role: RoleView,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -180,7 +179,7 @@ impl PartitionTask {
         let mut health = self.keeping.health();
         self.on_view();
         self.on_health(&health.borrow_and_update().clone());
-        while !self.failed {
+        loop {
             let wake = self.next_wake();
             let has_room = self.batches.has_room();
             tokio::select! {
@@ -290,7 +289,9 @@ impl PartitionTask {
 
     fn journal_failed(&mut self, reason: &JournalError) {
         error!(partition = %self.id, %reason, "a replica can no longer be journalled: it is given up");
+        self.keeping.fail();
         self.step(Input::JournalFailed);
+        self.refuse_all(self.replication.epoch());
     }
 
     fn tell_role(&mut self) {
@@ -298,6 +299,10 @@ impl PartitionTask {
         if self.role != role {
             self.role = role;
             info!(partition = %self.id, epoch = %self.replication.epoch(), ?role, "has another part in a partition");
+            if !matches!(role, RoleView::Primary { .. }) {
+                // Also who was to be served once this replica would serve goes elsewhere.
+                self.refuse_all(self.replication.epoch());
+            }
         }
     }
 
