@@ -14,6 +14,7 @@ mod lock_run;
 mod node;
 pub mod output;
 mod peer_info;
+mod queue_placement;
 mod remote;
 mod serve;
 
