@@ -67,6 +67,7 @@ impl Authority {
             ClientAsk::Watch { lock, after } => {
                 self.watch(lock, after).await.unwrap_or_else(|error| self.read_failed(&error))
             }
+            ClientAsk::Queue(_) => ClientReply::Failed(Error::bad_request("queue", "queues are served by primaries")),
             ClientAsk::Transfer(to) => match hand_over(&self.raft, to).await {
                 Ok(()) => ClientReply::Done,
                 Err(reason) => ClientReply::Failed(Error::unavailable(reason.outcome(), reason.to_string())),

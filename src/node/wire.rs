@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::locks::{Page, PageRequest, SessionInfo};
+use super::{
+    locks::{Page, PageRequest, SessionInfo},
+    queues::wire::QueueAsk,
+};
 use crate::{
     error::Error,
     ids::{Incarnation, LockName, NodeId, RequestId, Role, SessionId, Term, Tick},
@@ -172,6 +175,9 @@ pub(crate) enum ClientAsk {
     Transfer(Option<NodeId>),
     /// What the leader knows of the members.
     Members,
+    /// About queues: of the primary of a partition, not of the leader. Answered by a
+    /// [`QueueReply`](super::queues::wire::QueueReply).
+    Queue(Box<QueueAsk>),
 }
 
 /// A linearizable read.

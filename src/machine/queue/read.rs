@@ -3,8 +3,8 @@
 use std::ops::Bound;
 
 use super::{
-    Delivery, MAX_LEASED, MAX_LEASED_BYTES, Move, QueueConfig, QueueStats, Queues,
-    state::{Queue, Rank},
+    Delivery, MAX_LEASED, MAX_LEASED_BYTES, Move, QueueConfig, QueueStats, Queues, Receipt,
+    state::{Place, Queue, Rank},
 };
 use crate::ids::{PartitionId, QueueName, Tick};
 
@@ -62,6 +62,12 @@ impl Queues {
             shown.push(message.shown(offset, None, Tick(0)));
         }
         Some(shown)
+    }
+
+    /// Whether this delivery lasts: it is neither settled nor, as far as the log says, over.
+    pub fn is_out(&self, queue: &QueueName, receipt: &Receipt) -> bool {
+        let message = self.queues.get(queue).and_then(|queue| queue.messages.get(&receipt.offset));
+        message.is_some_and(|message| matches!(message.place, Place::InFlight(_, lease) if lease == receipt.lease))
     }
 
     /// What was told to be moved and has not arrived: for each destination at most
