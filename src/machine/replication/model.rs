@@ -45,53 +45,78 @@ fn settings() -> Settings {
     Settings { max_batch_records: 8, pipeline: 2, lag_to_grow: 1, ..Settings::default() }
 }
 
-fn world(nodes: usize, in_sync: usize, budget: Budget, without: Option<Rule>) -> World {
+fn world(nodes: usize, in_sync: usize, budget: Budget, without: &[Rule]) -> World {
     World::new(nodes, in_sync, settings(), budget, without)
 }
 
-fn explore(name: &str, begin: World) {
-    let started = Instant::now();
+/// What the checker found out.
+#[derive(Debug)]
+struct Found {
+    wrong: Option<&'static str>,
+    steps: usize,
+    states: usize,
+    depth: usize,
+    exhausted: bool,
+}
+
+fn check(begin: World, most_states: usize) -> Found {
     let checker = Runs { begin }
         .checker()
         .threads(2)
-        .timeout(Duration::from_secs(std::env::var("T").map_or(60, |t| t.parse().unwrap())))
+        .target_state_count(most_states)
         .finish_when(HasDiscoveries::Any)
         .spawn_bfs()
         .join();
-    println!(
-        "{name}: {} states, {} unique, depth {}, {:?}, done {}",
-        checker.state_count(),
-        checker.unique_state_count(),
-        checker.max_depth(),
-        started.elapsed(),
-        checker.is_done()
-    );
-    if let Some(path) = checker.discovery("nothing goes wrong") {
-        println!("{:?}", path.last_state().wrong);
-        for action in path.into_actions() {
-            println!("   {action:?}");
-        }
-        panic!("{name}");
+    let path = checker.discovery("nothing goes wrong");
+    Found {
+        wrong: path.as_ref().and_then(|path| path.last_state().wrong),
+        steps: path.map_or(0, |path| path.into_actions().len()),
+        states: checker.unique_state_count(),
+        depth: checker.max_depth(),
+        exhausted: checker.state_count() < most_states,
     }
 }
 
+fn operations(kinds: &str) -> Vec<Durability> {
+    kinds.chars().map(|kind| if kind == 's' { Synced } else { InMemory }).collect()
+}
+
 #[test]
-fn try_one() {
-    let ops = |n: &str| -> Vec<Durability> { n.chars().map(|c| if c == 's' { Synced } else { InMemory }).collect() };
-    let get = |n: &str| std::env::var(n).ok();
-    let num = |n: &str| get(n).map_or(0, |v| v.parse().unwrap());
-    let budget = Budget {
-        operations: ops(&get("OPS").unwrap_or_default()),
-        crashes: num("CRASH"),
-        amnesias: num("AMN"),
-        suspicions: num("SUS"),
-        ticks: num("TICKS"),
-        unknowns: num("UNK"),
-        duplicates: num("DUP"),
-        hand_overs: num("HO"),
-        forgotten: num("FORG"),
+fn hunt() {
+    let b = |kinds: &str, crashes, suspicions, ticks, hand_overs| Budget {
+        operations: operations(kinds),
+        crashes,
+        suspicions,
+        ticks,
+        hand_overs,
+        ..Budget::default()
     };
-    let nodes = num("NODES") as usize;
-    let in_sync = num("SYNC") as usize;
-    explore("try", world(nodes, in_sync, budget, None));
+    let worlds: Vec<(&str, usize, usize, Budget)> = vec![
+        ("2/2 s crash", 2, 2, b("s", 1, 0, 0, 0)),
+        ("2/2 s sus", 2, 2, b("s", 0, 1, 0, 0)),
+        ("2/2 s tick", 2, 2, b("s", 0, 0, 2, 0)),
+        ("2/2 s sus tick", 2, 2, b("s", 0, 1, 1, 0)),
+        ("2/1 s sus", 2, 1, b("s", 0, 1, 0, 0)),
+        ("2/1 s crash", 2, 1, b("s", 1, 0, 0, 0)),
+        ("2/2 s crash sus", 2, 2, b("s", 1, 1, 0, 0)),
+        ("3/3 s sus", 3, 3, b("s", 0, 1, 0, 0)),
+        ("3/3 s ho", 3, 3, b("s", 0, 0, 0, 1)),
+    ];
+    let most = std::env::var("MOST").map_or(150_000, |t| t.parse().unwrap());
+    let only = std::env::var("RULE").ok();
+    let started = Instant::now();
+    let mut rules: Vec<Vec<Rule>> = vec![vec![]];
+    rules.extend(Rule::ALL.iter().map(|rule| vec![*rule]));
+    for without in rules {
+        if only.as_ref().is_some_and(|only| format!("{without:?}") != *only) {
+            continue;
+        }
+        for (name, nodes, in_sync, budget) in &worlds {
+            let found = check(world(*nodes, *in_sync, budget.clone(), &without), most);
+            println!("HUNT {without:?} {name}: {found:?} {:?}", started.elapsed());
+            if found.wrong.is_some() {
+                break;
+            }
+        }
+    }
 }

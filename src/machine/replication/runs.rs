@@ -90,7 +90,7 @@ fn heal(world: &mut World, nodes: usize) {
 
 fn run(seed: u64, nodes: usize, settings: Settings) {
     let mut random = Random(seed);
-    let mut world = World::new(nodes, nodes, settings, budget(&mut random), None);
+    let mut world = World::new(nodes, nodes, settings, budget(&mut random), &[]);
     for _ in 0..1_500 {
         let Some(action) = choose(&mut random, &world) else { break };
         match action {

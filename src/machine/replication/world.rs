@@ -420,7 +420,7 @@ pub(super) struct World {
 
 impl World {
     /// So many nodes, of which the first `in_sync` have the partition; the first is its primary.
-    pub(super) fn new(nodes: usize, in_sync: usize, settings: Settings, budget: Budget, without: Option<Rule>) -> Self {
+    pub(super) fn new(nodes: usize, in_sync: usize, settings: Settings, budget: Budget, without: &[Rule]) -> Self {
         let replica =
             |at: usize| Replica { node: node(at), incarnation: Incarnation(1), journal: JournalId(at as u128 + 1) };
         let placed = Partition {
@@ -442,7 +442,7 @@ impl World {
             network: Network::default(),
             budget: Kept::new(budget),
             settings,
-            rules: Rules { without },
+            rules: Rules { without: without.to_vec() },
             proposed: 0,
             journals: nodes as u128,
             known: 1,
@@ -575,6 +575,35 @@ impl World {
 
     /// Something happens.
     pub(super) fn happen(&mut self, action: &Action) {
+        self.take_place(action);
+        self.forget_the_void();
+    }
+
+    /// What would be ignored whenever it came is under way no more.
+    fn forget_the_void(&mut self) {
+        let nodes = &self.nodes;
+        self.network.0.retain(|_, envelope| match &**envelope {
+            Envelope::Ask { .. } => true,
+            Envelope::Answer { to, incarnation, from, call, .. } => {
+                let machine = nodes[*to].machine.as_ref().filter(|_| nodes[*to].incarnation == *incarnation);
+                machine.is_some_and(|machine| machine.awaits(&node(*from), *call))
+            }
+            Envelope::Outcome { to, incarnation, ask, epoch, .. } => {
+                let machine = nodes[*to].machine.as_ref().filter(|_| nodes[*to].incarnation == *incarnation);
+                machine.is_some_and(|machine| machine.epoch() < *epoch || machine.asks_for(*ask))
+            }
+        });
+        let is_dead = |asking: &Asking| {
+            nodes[asking.from].machine.is_none() || nodes[asking.from].incarnation != asking.incarnation
+        };
+        let now = self.control.now().epoch;
+        let is_void = |asking: &Asking, change: &PlacementChange| is_dead(asking) && change.based_on < now;
+        if self.control.pending.iter().any(|(asking, change)| is_void(asking, change)) {
+            self.control.change(|control| control.pending.retain(|asking, change| !is_void(asking, change)));
+        }
+    }
+
+    fn take_place(&mut self, action: &Action) {
         match action {
             Action::Propose { node } => self.propose(*node),
             Action::Deliver { envelope } => {
