@@ -13,6 +13,8 @@ const MAX_WAITING: usize = 64;
 pub(super) struct Following {
     /// Up to here its log was compared with that of this epoch's primary, and is the same. 0: nowhere yet.
     pub(super) matched: u64,
+    /// It said that only a state can mend it.
+    pub(super) diverged: bool,
     /// Came before the placement, or the append, that they follow.
     early: Vec<Early>,
     /// Calls that are answered once everything up to a record is held.
@@ -95,7 +97,10 @@ impl Replication {
                     self.keep_aside(early, Answer::Mismatch { last }, effects);
                 }
                 Taking::Gap => self.answer(call, Answer::Mismatch { last: self.log.last() }, effects),
-                Taking::Refused(answer) => self.answer(call, answer, effects),
+                Taking::Refused(answer) => {
+                    self.following.diverged |= answer == Answer::Diverged;
+                    self.answer(call, answer, effects);
+                }
             },
         }
     }
@@ -196,6 +201,7 @@ impl Replication {
     pub(super) fn follow_anew(&mut self) {
         self.following.waiting.clear();
         self.following.matched = 0;
+        self.following.diverged = false;
     }
 
     fn keep_aside(&mut self, early: Early, instead: Answer, effects: &mut Vec<Effect>) {

@@ -40,6 +40,8 @@ mod primary;
 mod rules;
 #[cfg(test)]
 mod runs;
+#[cfg(test)]
+mod tests;
 mod types;
 mod view;
 #[cfg(test)]
