@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorCode},
-    ids::{LockName, NodeId, SessionId},
+    ids::{LockName, NodeId, QueueName, SessionId},
     node::{
         ResumeFrom,
         locks::{IdempotencyKey, PageRequest},
@@ -34,7 +34,7 @@ const MAX_KEY_BYTES: usize = 255;
 /// How long a client may take to send a body whose head has arrived.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// The one parameter of a path, percent-decoded.
 async fn path_parameter(parts: &mut Parts, field: &'static str) -> Result<String, Error> {
@@ -73,6 +73,12 @@ path_extractor!(
     /// `{id}` in a path.
     SessionPath(SessionId),
     "id"
+);
+
+path_extractor!(
+    /// `{q}` in a path.
+    QueuePath(QueueName),
+    "q"
 );
 
 /// `{peer}` in a path, `any` standing for `None`.
@@ -118,14 +124,14 @@ impl FromRequestParts<ApiState> for NoQuery {
 }
 
 /// What changes nothing has nothing to remember.
-fn refuse_key(parts: &Parts) -> Result<(), Error> {
+pub(super) fn refuse_key(parts: &Parts) -> Result<(), Error> {
     match parts.headers.contains_key(IDEMPOTENCY_KEY) {
         true => Err(Error::bad_request("Idempotency-Key", "an Idempotency-Key is for calls that change something")),
         false => Ok(()),
     }
 }
 
-fn refuse_query(parts: &Parts) -> Result<(), Error> {
+pub(super) fn refuse_query(parts: &Parts) -> Result<(), Error> {
     Fields::from_query(parts.uri.query().unwrap_or(""))?.finish()
 }
 
@@ -204,7 +210,7 @@ impl<T: FromFields> FromRequest<ApiState> for Command<T> {
 
 /// JSON, no content type, or the one that curl's `-d` sends unasked. A page of another origin could
 /// send the latter too, but is refused by its `Origin`.
-fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
+pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let kind = value.to_str().unwrap_or("?").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     let is_json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
@@ -215,7 +221,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
 }
 
 /// The key in the header: 1 to 255 visible ASCII characters.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
     let refuse = |detail: &str| Err(Error::bad_request("Idempotency-Key", detail));
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -230,7 +236,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
 }
 
 /// Reads a body of at most `limit` bytes; refuses a longer one as early as it shows.
-async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Error> {
+pub(super) async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Error> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
     if announced
         .is_some_and(|length: u64| usize::try_from(length).is_ok_and(|l| l > limit) || length > usize::MAX as u64)

@@ -335,6 +335,8 @@ async fn a_handler_that_panics_costs_one_answer_only() {
         node: waiting_node(data_dir.path()).await,
         token: None,
         max_json_bytes: 1,
+        max_value_bytes: 1,
+        max_batch_bytes: 1,
         metrics: Metrics::new(),
         templates: Arc::default(),
         description: Bytes::new(),
