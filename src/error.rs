@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{LockName, SessionId};
+use crate::ids::{LockName, MessageId, SessionId};
 
 /// The stable names of everything that can go wrong (API.md lists when each is used).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -162,6 +162,10 @@ pub struct Details {
     /// `unavailable`: whether it may have had an effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    /// `unavailable`, of a publish of one message whose outcome is unknown: its id, under which it can safely be
+    /// published again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<MessageId>,
 }
 
 /// A failed operation: what kind, what happened and what to do about it.

@@ -50,10 +50,11 @@ pub use self::{
 use crate::{
     config::Config,
     error::{Error, ErrorCode},
-    ids::NodeId,
+    ids::{NodeId, QueueName},
     machine::{control::ChangeBody, membership::MemberChange},
     node::{
         locks::{IdempotencyKey, Locks},
+        queues::{Queue, Queues},
         running::Running,
         status::{ClusterEvent, ClusterView, NodeInfo, Readiness},
         wire::{ClientAsk, ClientReply, ControlCall, ControlReply, Leader},
@@ -130,6 +131,16 @@ impl Node {
     /// The lock service.
     pub fn locks(&self) -> Locks {
         self.running.locks.clone()
+    }
+
+    /// The queue service.
+    pub fn queues(&self) -> Queues {
+        self.running.queues.clone()
+    }
+
+    /// One queue.
+    pub fn queue(&self, name: QueueName) -> Queue {
+        Queue::new(self.queues(), name)
     }
 
     /// What this node says of itself.

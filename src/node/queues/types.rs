@@ -130,3 +130,16 @@ pub struct QueueView {
     /// `file` or `redis`; of the primary.
     pub journal: String,
 }
+
+/// What to consume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Consume {
+    /// At most so many deliveries are out at a time, neither acknowledged nor over: 1 to 1,000.
+    pub prefetch: u32,
+    /// Invisible to others for so long, unless as configured: 0 to 43,200,000.
+    pub visibility_ms: Option<u64>,
+}
+
+/// Says that what is missing from a partition may be given up: [`Queues::recover`](super::Queues::recover).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AcceptLoss;
