@@ -144,7 +144,7 @@ impl Fields {
             Value::Array(items) => items,
             other => return Err(self.mismatch(name, "a list of strings", &other)),
         };
-        let of_item = |(index, item)| match item {
+        let of_item = |(index, item): (usize, Value)| match item {
             Value::String(text) => Ok(text),
             other => Err(self.mismatch(&format!("{name}[{index}]"), "a string", &other)),
         };
@@ -158,7 +158,7 @@ impl Fields {
             Some(Value::Object(members)) => members,
             Some(other) => return Err(self.mismatch(name, "an object of strings", &other)),
         };
-        let of_member = |(key, value)| match value {
+        let of_member = |(key, value): (String, Value)| match value {
             Value::String(text) => Ok((key, text)),
             other => Err(self.mismatch(&format!("{name}.{}", quote(&key)), "a string", &other)),
         };

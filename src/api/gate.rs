@@ -99,7 +99,8 @@ fn same_secret(given: &[u8], secret: &[u8]) -> bool {
 pub(super) async fn unknown_route(uri: Uri) -> Problem {
     let path = quote(uri.path());
     let path = path.as_str();
-    let named = [("/v1/locks/", "name"), ("/v1/sessions/", "name"), ("/v1/queues/", "q"), ("/v1/cluster/members/", "name")];
+    let named =
+        [("/v1/locks/", "name"), ("/v1/sessions/", "name"), ("/v1/queues/", "q"), ("/v1/cluster/members/", "name")];
     let named = named.into_iter().find(|(prefix, _)| path.starts_with(prefix));
     if let Some((_, field)) = named
         && (path.contains("//") || ["/v1/locks/", "/v1/queues/"].contains(&path))

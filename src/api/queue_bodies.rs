@@ -363,8 +363,7 @@ mod tests {
     fn a_receipt_that_failed_says_why() {
         let outcome = ReceiptsOutcome { done: vec!["a".into()], failed: vec!["b".into()] };
         let json = serde_json::to_value(ReceiptsAnswer::from(outcome)).unwrap();
-        let expected =
-            serde_json::json!({"done": ["a"], "failed": [{"receipt": "b", "type": "receipt-expired"}]});
+        let expected = serde_json::json!({"done": ["a"], "failed": [{"receipt": "b", "type": "receipt-expired"}]});
         assert_eq!(json, expected);
     }
 }

@@ -1,6 +1,7 @@
 //! The bodies of requests about queues: how each is read, and how OpenAPI describes it.
 //!
-//! Ranges are judged here, so that a refusal names the field, header or parameter as the client wrote it.
+//! Ranges are the service's to judge, but where a refusal has to name a header, a parameter or the message of
+//! a batch as the client wrote it.
 
 use std::collections::BTreeMap;
 
@@ -17,15 +18,13 @@ use super::{
 };
 use crate::{
     config::suffixed_duration,
-    error::{Error, ErrorCode},
+    error::Error,
     ids::{MessageId, PartitionId, QueueName},
     machine::queue::OnExpiry,
-    node::queues::{DEFAULT_PRIORITY, Publish, QueueSettings, Receive},
+    node::queues::{Consume, DEFAULT_PRIORITY, Publish, QueueSettings, Receive},
     time::millis,
 };
 
-/// The longest that a receive waits.
-const MAX_WAIT_MS: u64 = 60_000;
 /// The longest that a delivery is invisible to others: 12 hours.
 const MAX_VISIBILITY_MS: u64 = 43_200_000;
 /// The longest that a message, or one that is given back, waits before it is delivered: 7 days.
@@ -43,8 +42,6 @@ const MAX_CONTENT_TYPE_BYTES: usize = 256;
 /// Most attributes of one message, and most bytes of all their names and values.
 const MAX_ATTRIBUTES: usize = 64;
 const MAX_ATTRIBUTES_BYTES: usize = 16 * 1024;
-/// JSON carries whole numbers exactly below 2^53.
-const MAX_EXACT: u64 = (1 << 53) - 1;
 
 const MESSAGE_ID: HeaderName = HeaderName::from_static("x-message-id");
 const DELAY_MS: HeaderName = HeaderName::from_static("x-delay-ms");
@@ -55,11 +52,6 @@ pub(super) trait KeylessBody: FromFields {
     /// Most bytes of it.
     fn max_bytes(api: &ApiState) -> usize {
         api.max_json_bytes
-    }
-
-    /// Checks that depend on the node's settings.
-    fn check(&self, _: &ApiState) -> Result<(), Error> {
-        Ok(())
     }
 }
 
@@ -89,15 +81,15 @@ pub(super) struct ConfigureBody {
 impl FromFields for ConfigureBody {
     fn from_fields(fields: &mut Fields) -> Result<Self, Error> {
         Ok(Self {
-            retention_s: fields.ranged("retention_s", 1..=MAX_EXACT / 1000)?,
-            visibility_ms: fields.ranged("visibility_ms", 0..=MAX_VISIBILITY_MS)?,
+            retention_s: fields.integer("retention_s")?,
+            visibility_ms: fields.integer("visibility_ms")?,
             max_deliveries: small(fields.ranged("max_deliveries", 1..=u64::from(u32::MAX))?),
             dead_letter: fields.parsed("dead_letter")?,
             on_expiry: fields
                 .choice("on_expiry", &[("drop", OnExpiry::Drop), ("dead-letter", OnExpiry::DeadLetter)])?,
-            max_messages: fields.ranged("max_messages", 1..=MAX_EXACT)?,
-            max_bytes: fields.ranged("max_bytes", 1..=MAX_EXACT)?,
-            dedup_window_s: fields.ranged("dedup_window_s", 0..=MAX_EXACT / 1000)?,
+            max_messages: fields.integer("max_messages")?,
+            max_bytes: fields.integer("max_bytes")?,
+            dedup_window_s: fields.integer("dedup_window_s")?,
         })
     }
 }
@@ -245,21 +237,6 @@ impl KeylessBody for BatchBody {
     fn max_bytes(api: &ApiState) -> usize {
         api.max_batch_bytes
     }
-
-    fn check(&self, api: &ApiState) -> Result<(), Error> {
-        let limit = api.max_value_bytes;
-        match self.messages.iter().enumerate().find(|(_, message)| message.body.len() > limit) {
-            None => Ok(()),
-            Some((index, message)) => {
-                let length = message.body.len();
-                let detail =
-                    format!("the body of messages[{index}] has {length} bytes: a message has at most {limit}");
-                let mut error = Error::new(ErrorCode::PayloadTooLarge, detail);
-                error.details.limit = Some(limit as u64);
-                Err(error)
-            }
-        }
-    }
 }
 
 impl BatchBody {
@@ -290,8 +267,8 @@ impl FromFields for ReceiveBody {
     fn from_fields(fields: &mut Fields) -> Result<Self, Error> {
         Ok(Self {
             max: small(fields.ranged("max", 1..=MAX_ITEMS)?),
-            wait_ms: fields.ranged("wait_ms", 0..=MAX_WAIT_MS)?,
-            visibility_ms: fields.ranged("visibility_ms", 0..=MAX_VISIBILITY_MS)?,
+            wait_ms: fields.integer("wait_ms")?,
+            visibility_ms: fields.integer("visibility_ms")?,
         })
     }
 }
@@ -317,10 +294,8 @@ pub(super) struct ReceiptsBody {
 
 impl FromFields for ReceiptsBody {
     fn from_fields(fields: &mut Fields) -> Result<Self, Error> {
-        let receipts = fields.texts("receipts")?;
-        check_length(fields, "receipts", receipts.len())?;
         Ok(Self {
-            receipts,
+            receipts: fields.texts("receipts")?,
             delay_ms: fields.ranged("delay_ms", 0..=MAX_DELAY_MS)?,
             visibility_ms: fields.ranged("visibility_ms", 0..=MAX_VISIBILITY_MS)?,
         })
@@ -368,8 +343,14 @@ impl KeylessBody for Nothing {}
 /// What a consumer asks for in its query string.
 #[derive(Debug)]
 pub(super) struct ConsumeQuery {
-    pub(super) prefetch: u32,
-    pub(super) visibility_ms: Option<u64>,
+    prefetch: u32,
+    visibility_ms: Option<u64>,
+}
+
+impl From<ConsumeQuery> for Consume {
+    fn from(query: ConsumeQuery) -> Self {
+        Self { prefetch: query.prefetch, visibility_ms: query.visibility_ms }
+    }
 }
 
 impl FromFields for ConsumeQuery {

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     error::{Error, Outcome},
     ids::QueueName,
+    node::queues::AcceptLoss,
 };
 
 /// The routes of this module.
@@ -117,8 +118,9 @@ async fn receive(
     Ok(Json(messages.into()))
 }
 
-/// Messages as they come, at most `prefetch` of them unacknowledged: events `message`. Who hangs up keeps
-/// its deliveries until their visibility is over.
+/// Messages as they come, at most `prefetch` of them unacknowledged: events `message`. An `error`, which
+/// carries a problem, is the last one: the queue was deleted, say. Who hangs up keeps its deliveries until
+/// their visibility is over.
 #[utoipa::path(get, path = "/v1/queues/{q}/consume", tag = "queues",
     params(
         ("q" = String, Path),
@@ -131,10 +133,14 @@ async fn consume(
     QueuePath(queue): QueuePath,
     Query(query): Query<ConsumeQuery>,
 ) -> Result<Response, Problem> {
-    let messages = api.node.queues().consume(queue, query.prefetch, query.visibility_ms).await?;
-    let events = sse::receiver_stream(messages)
-        .enumerate()
-        .map(|(index, message)| sse::event("message", index as u64 + 1, &MessageBody::from(message)));
+    let messages = api.node.queues().consume(queue, query.into()).await?;
+    let events = sse::receiver_stream(messages).enumerate().map(|(index, message)| {
+        let id = index as u64 + 1;
+        match message {
+            Ok(message) => sse::event("message", id, &MessageBody::from(message)),
+            Err(error) => sse::event("error", id, &Problem::from(error)),
+        }
+    });
     Ok(sse::respond(events, api.shutdown.clone()).into_response())
 }
 
@@ -188,7 +194,7 @@ async fn show_queue(
     QueuePath(queue): QueuePath,
     _: NoQuery,
 ) -> Result<Json<QueueBody>, Problem> {
-    Ok(Json(api.node.queues().show(queue).await?.into()))
+    Ok(Json(api.node.queues().stats(queue).await?.into()))
 }
 
 /// The next messages, without leasing them.
@@ -240,10 +246,7 @@ async fn delete_queue(
 /// Serves a partition whose journal is lost again, with what is left of it: an operator's last resort.
 #[utoipa::path(post, path = "/v1/queues:recover", tag = "queues", request_body = RecoverBody,
     responses((status = 204), Invalid, Missing, Conflict, Unserved))]
-async fn recover(
-    State(api): State<ApiState>,
-    Keyless(body): Keyless<RecoverBody>,
-) -> Result<StatusCode, Problem> {
-    api.node.queues().recover(body.partition).await?;
+async fn recover(State(api): State<ApiState>, Keyless(body): Keyless<RecoverBody>) -> Result<StatusCode, Problem> {
+    api.node.queues().recover(body.partition, AcceptLoss).await?;
     Ok(StatusCode::NO_CONTENT)
 }
