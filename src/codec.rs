@@ -14,6 +14,13 @@ use serde::{Serialize, de::DeserializeOwned};
 #[error("unreadable encoding: {0}")]
 pub struct Unreadable(String);
 
+impl Unreadable {
+    /// Says why bytes that could be decoded are not what was expected.
+    pub fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
 impl From<Unreadable> for io::Error {
     fn from(unreadable: Unreadable) -> Self {
         Self::new(io::ErrorKind::InvalidData, unreadable)

@@ -81,6 +81,11 @@ struct ModeLabel {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct WhatLabel {
+    what: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct BoundLabel {
     bound: &'static str,
 }
@@ -116,6 +121,11 @@ fn lock_time() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 4.0, 12))
 }
 
+/// 1 to 1,024 records.
+fn batch_size() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 2.0, 11))
+}
+
 /// 1 to 4,096 waiters.
 fn line_length() -> Histogram {
     Histogram::new(exponential_buckets(1.0, 2.0, 13))
@@ -131,6 +141,7 @@ pub struct Metrics {
     http_seconds: Histograms<RouteLabel>,
     bounds: Bounds,
     locks: LockMetrics,
+    queues: QueueMetrics,
 }
 
 impl Default for Metrics {
@@ -155,8 +166,9 @@ impl Metrics {
         );
         registry.register("bound_hits", "How often a bound refused or delayed work", bounds.0.clone());
         let locks = LockMetrics::registered(&mut registry);
+        let queues = QueueMetrics::registered(&mut registry);
         let registries = Arc::new(Mutex::new(vec![registry]));
-        Self { registries, http_requests, http_seconds, bounds, locks }
+        Self { registries, http_requests, http_seconds, bounds, locks, queues }
     }
 
     /// Takes in what others count themselves, such as libp2p, under names of their own.
@@ -190,6 +202,11 @@ impl Metrics {
     /// What is counted about locks.
     pub fn locks(&self) -> &LockMetrics {
         &self.locks
+    }
+
+    /// What is counted about queues.
+    pub fn queues(&self) -> &QueueMetrics {
+        &self.queues
     }
 }
 
@@ -285,6 +302,91 @@ impl LockMetrics {
 impl fmt::Debug for LockMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LockMetrics").finish_non_exhaustive()
+    }
+}
+
+/// What is counted about queues, without their names: there may be any number of them. Cheap to clone.
+#[derive(Clone)]
+pub struct QueueMetrics {
+    messages: Family<WhatLabel, Counter>,
+    publish_seconds: Histogram,
+    commit_seconds: Histogram,
+    journal_records: Histogram,
+    replication_records: Histogram,
+}
+
+impl QueueMetrics {
+    fn registered(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            messages: Family::default(),
+            publish_seconds: latency(),
+            commit_seconds: latency(),
+            journal_records: batch_size(),
+            replication_records: batch_size(),
+        };
+        registry.register(
+            "queue_messages",
+            "Messages of the queues that this node is the primary of, by what happened to them",
+            metrics.messages.clone(),
+        );
+        registry.register_with_unit(
+            "queue_publish",
+            "Time from a publish to its answer, at the node that was asked",
+            Unit::Seconds,
+            metrics.publish_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "queue_commit",
+            "Time from the proposal of a synced record to its commit, at the primary",
+            Unit::Seconds,
+            metrics.commit_seconds.clone(),
+        );
+        registry.register(
+            "queue_journal_records",
+            "Records in one append to a journal",
+            metrics.journal_records.clone(),
+        );
+        registry.register(
+            "queue_replication_records",
+            "Records in one message to a replica",
+            metrics.replication_records.clone(),
+        );
+        metrics
+    }
+
+    /// Something (a word of the code) happened to so many messages.
+    pub fn count(&self, what: &'static str, messages: u64) {
+        self.messages.get_or_create(&WhatLabel { what }).inc_by(messages);
+    }
+
+    /// A publish was answered, with whatever outcome.
+    pub fn publish(&self, took: Duration) {
+        self.publish_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A record that had to be synced was committed.
+    pub fn committed(&self, took: Duration) {
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    /// So many records went into a journal together.
+    pub fn journalled(&self, records: usize) {
+        self.journal_records.observe(records_of(records));
+    }
+
+    /// So many records went to a replica together.
+    pub fn replicated(&self, records: usize) {
+        self.replication_records.observe(records_of(records));
+    }
+}
+
+fn records_of(records: usize) -> f64 {
+    f64::from(u32::try_from(records).unwrap_or(u32::MAX))
+}
+
+impl fmt::Debug for QueueMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueMetrics").finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The replicated state of the control plane as a whole: what Raft applies its log to.
 //!
-//! Owns the [`LockTable`], the [`Membership`] and the [`AnswerMemory`] that makes repeated requests
-//! harmless, and is the only place where they meet. Called by `raft/apply.rs` with committed entries
+//! Owns the [`LockTable`], the [`Membership`], the [`Placement`] of the queues and the [`AnswerMemory`]
+//! that makes repeated requests harmless, and is the only place where they meet. Called by `raft/apply.rs` with committed entries
 //! in their order, and read by whoever serves linearizable reads.
 
 use std::sync::Arc;
@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     lock::{LockAnswer, LockEffect, LockRequest, LockTable, LockTimer, Refusal, token_floor},
     membership::{ClusterRecord, Liveness, MemberAnswer, MemberChange, MemberNews, Membership},
+    placement::{Placement, PlacementAnswer, PlacementChange},
     requests::{Abandonment, Admission, AnswerMemory, Done, MemoryBound, STEP_MS},
 };
 use crate::{
     error::{Error, ErrorCode, Outcome},
-    ids::{NodeId, RequestId, Term, Tick},
+    ids::{RequestId, Term, Tick},
 };
 
 /// A client's own name for a request, so that a repeat within ten minutes gets the first answer.
@@ -47,15 +48,20 @@ pub enum ChangeBody {
     Lock(LockRequest),
     /// A member, by an operator.
     Member(MemberChange),
+    /// Who keeps a partition of the queues.
+    Placement(PlacementChange),
     /// Nothing but a note, under a client's name, of what is about to be done outside this state.
     Intent,
 }
 
 impl ChangeBody {
-    /// Whether a node may ask for this: it gives up only requests of its own, and of membership it
-    /// changes nothing but its own leaving and what an operator does by way of any node.
-    fn may_come_from(&self, node: &NodeId) -> bool {
+    /// Whether a node may ask for this: it gives up only requests of its own, of membership it changes
+    /// nothing but its own leaving and what an operator does by way of any node, and of the placement
+    /// what a primary or a replica may say.
+    fn may_come_from(&self, request: &RequestId, placement: &Placement) -> bool {
+        let node = &request.node;
         match self {
+            Self::Placement(change) => placement.may_come_from(node, request.incarnation, change),
             Self::Lock(LockRequest::Abandon { request }) => request.node == *node,
             Self::Intent | Self::Lock(_) | Self::Member(MemberChange::Remove(_) | MemberChange::Admit(_)) => true,
             Self::Member(MemberChange::Leave(leaving)) => leaving == node,
@@ -81,6 +87,8 @@ pub enum Command {
     Timer(LockTimer),
     /// What a node says of itself, or the leader of it.
     Member(MemberChange),
+    /// Who is to keep the queues, by the leader's judgement.
+    Placement(Vec<PlacementChange>),
     /// [`STEP_MS`] have passed in office, by the boot-time clock of the leader. Void unless the entry's
     /// term is this.
     Passed(Term),
@@ -93,6 +101,8 @@ pub enum Answer {
     Lock(LockAnswer),
     /// Of the membership.
     Member(MemberAnswer),
+    /// Of the placement of the queues.
+    Placement(PlacementAnswer),
     /// Noted; under a name that was known, the first to be noted, and in which term it was.
     Noted {
         /// The first.
@@ -113,6 +123,8 @@ pub enum Effect {
     Lock(LockEffect),
     /// About members.
     Member(MemberNews),
+    /// Some partition is placed otherwise.
+    Placement,
 }
 
 /// The replicated state.
@@ -121,6 +133,7 @@ pub struct ControlState {
     cluster: Option<Arc<ClusterRecord>>,
     locks: LockTable,
     members: Membership,
+    placement: Placement,
     answers: AnswerMemory<Answer>,
     /// The time that leaders have counted: what answers age by, whatever the wall clocks say.
     passed: Tick,
@@ -142,6 +155,16 @@ impl ControlState {
         &self.members
     }
 
+    /// Who keeps the queues.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Grows with every change of members or placement.
+    pub fn view_version(&self) -> u64 {
+        self.members.version() + self.placement.version()
+    }
+
     /// Whether anything ages: whether the leader is to count the time.
     pub fn counts_time(&self) -> bool {
         self.answers.ages()
@@ -159,6 +182,8 @@ impl ControlState {
             Command::Found(record) => {
                 if self.cluster.is_none() {
                     self.locks.raise_token(token_floor(self.locks.token().0, record.founded_at.0 / 1000));
+                    self.placement.found(record.queue_partitions);
+                    effects.push(Effect::Placement);
                     self.cluster = Some(Arc::new(*record));
                 }
                 Answer::None
@@ -169,6 +194,12 @@ impl ControlState {
                 Answer::None
             }
             Command::Member(change) => Answer::Member(self.member(at, term, change, effects)),
+            Command::Placement(changes) => {
+                for change in changes {
+                    self.place(effects, |placement, members| placement.apply(members, change));
+                }
+                Answer::None
+            }
             Command::Passed(judged) => {
                 if judged == term {
                     self.passed = self.passed.plus_ms(STEP_MS);
@@ -187,7 +218,7 @@ impl ControlState {
                 "the node that serves this request is no member of the cluster: ask another one",
             ));
         }
-        if !body.may_come_from(&request.node) {
+        if !body.may_come_from(&request, &self.placement) {
             return Answer::Refused(Error::new(
                 ErrorCode::Forbidden,
                 format!("{} may not change this for another node: let that node ask, or an operator", request.node),
@@ -210,6 +241,9 @@ impl ControlState {
                 Answer::Lock(self.lock_step(effects, step))
             }
             ChangeBody::Member(body) => Answer::Member(self.member(at, term, body, effects)),
+            ChangeBody::Placement(body) => {
+                Answer::Placement(self.place(effects, |placement, members| placement.apply(members, body)))
+            }
             ChangeBody::Intent => Answer::Noted { first: request, term },
         };
         if answer != Answer::Lock(LockAnswer::Waiting) {
@@ -267,9 +301,21 @@ impl ControlState {
             if matches!(item.liveness, None | Some(Liveness::Left)) {
                 self.answers.forget(&item.node);
             }
+            let node = item.node;
             effects.push(Effect::Member(item));
+            self.place(effects, |placement, members| placement.member_changed(members, &node));
         }
         answer
+    }
+
+    /// Runs a step of the placement and tells where it changed something.
+    fn place<T>(&mut self, effects: &mut Vec<Effect>, step: impl FnOnce(&mut Placement, &Membership) -> T) -> T {
+        let before = self.placement.version();
+        let outcome = step(&mut self.placement, &self.members);
+        if self.placement.version() != before {
+            effects.push(Effect::Placement);
+        }
+        outcome
     }
 }
 
@@ -301,7 +347,7 @@ fn key_conflict() -> Error {
 mod tests {
     use super::*;
     use crate::{
-        ids::{Incarnation, LockName, SessionId},
+        ids::{Incarnation, LockName, NodeId, SessionId},
         machine::{
             lock::{Acquire, Mode, NewSession, Want},
             membership::Joiner,
@@ -315,7 +361,7 @@ mod tests {
     }
 
     fn joiner() -> Joiner {
-        Joiner { node: NODE, incarnation: Incarnation(1), roles: vec![], addrs: vec![], version: String::new() }
+        Joiner::of(NODE, 1)
     }
 
     fn ask(state: &mut ControlState, seq: u64, key: Option<&str>, request: LockRequest) -> Vec<Effect> {
@@ -367,10 +413,7 @@ mod tests {
     #[test]
     fn a_node_changes_nothing_in_the_name_of_another() {
         let mut state = ControlState::default();
-        let joiner = |node, incarnation| {
-            let (roles, addrs, version) = (vec![], vec![], String::new());
-            Joiner { node, incarnation: Incarnation(incarnation), roles, addrs, version }
-        };
+        let joiner = Joiner::of;
         let other = NodeId::from_bytes([8; 32]);
         for node in [NODE, other] {
             state.apply(Tick(0), Term(1), Command::Member(MemberChange::Join(joiner(node, 1))), &mut Vec::new());
@@ -401,9 +444,7 @@ mod tests {
     #[test]
     fn keys_age_by_the_time_that_leaders_count_and_not_by_the_times_of_entries() {
         let mut state = ControlState::default();
-        let joiner =
-            Joiner { node: NODE, incarnation: Incarnation(1), roles: vec![], addrs: vec![], version: String::new() };
-        state.apply(Tick(0), Term(1), Command::Member(MemberChange::Join(joiner)), &mut Vec::new());
+        state.apply(Tick(0), Term(1), Command::Member(MemberChange::Join(joiner())), &mut Vec::new());
         let open = |state: &mut ControlState, at, seq| {
             let new = NewSession { session: SessionId::new("s").unwrap(), ttl_ms: 30_000, owner: "".into() };
             let key = Some(IdempotencyKey { key: "k".into(), fingerprint: 1 });

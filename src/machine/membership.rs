@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ClusterId, Incarnation, NodeId, Role, Term, Tick};
+use super::replication::Replica;
+use crate::ids::{ClusterId, Incarnation, JournalId, NodeId, Role, Term, Tick};
 
 /// Most members that a cluster lists, those who left included.
 pub const MAX_MEMBERS: usize = 1_000;
@@ -17,6 +18,8 @@ pub const MAX_MEMBERS: usize = 1_000;
 pub const MAX_BARRED: usize = 10_000;
 /// Most addresses that a member may announce.
 pub const MAX_ADDRS: usize = 16;
+/// Most bytes in what a member says its journal shares its fate with.
+const MAX_FATE_BYTES: usize = 128;
 
 /// The birth certificate of a cluster: written once, durably, by its founder, and never changed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -61,6 +64,35 @@ pub struct Joiner {
     pub addrs: Vec<String>,
     /// The version of its program.
     pub version: String,
+    /// What it journals into: of a queue node, once it has its journal.
+    pub journal: Option<JournalId>,
+    /// How safe that is.
+    pub journal_safety: JournalSafety,
+}
+
+#[cfg(test)]
+impl Joiner {
+    /// This run of a node, of which nothing more is said.
+    pub(crate) fn of(node: NodeId, incarnation: u64) -> Self {
+        let (roles, addrs, version) = (Vec::new(), Vec::new(), String::new());
+        let incarnation = Incarnation(incarnation);
+        Self { node, incarnation, roles, addrs, version, journal: None, journal_safety: JournalSafety::default() }
+    }
+
+    /// This run of a queue node, with this journal.
+    pub(crate) fn of_queue_node(node: NodeId, incarnation: u64, journal: u128) -> Self {
+        let (roles, journal) = (vec![Role::QueueNode], Some(JournalId(journal)));
+        Self { roles, journal, ..Self::of(node, incarnation) }
+    }
+}
+
+/// How safe a node's journal is, as far as the others have to know.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct JournalSafety {
+    /// What it acknowledges survives a loss of power.
+    pub durable: bool,
+    /// Journals with the same name here are lost together: the run id of a Redis.
+    pub shared_fate: Option<String>,
 }
 
 /// A member, as the replicated state has it.
@@ -88,6 +120,13 @@ impl Member {
     /// Whether it can be asked something.
     pub fn serves(&self) -> bool {
         matches!(self.liveness, Liveness::Up | Liveness::Draining)
+    }
+
+    /// What it is to the queues, while it serves: `None` for a node that keeps none, or has no journal yet.
+    pub fn replica(&self) -> Option<Replica> {
+        let Joiner { node, incarnation, journal, .. } = &self.joiner;
+        let keeps_queues = self.serves() && self.has_role(Role::QueueNode);
+        journal.filter(|_| keeps_queues).map(|journal| Replica { node: *node, incarnation: *incarnation, journal })
     }
 }
 
@@ -139,7 +178,7 @@ pub enum MemberAnswer {
     NotFound,
     /// [`MAX_MEMBERS`] or [`MAX_BARRED`] is reached.
     Full,
-    /// Too many or too long addresses.
+    /// Too many or too long addresses, or too long a name of its journal's fate.
     Malformed,
 }
 
@@ -169,6 +208,11 @@ impl Membership {
     /// Everyone listed, in the order of ids.
     pub fn members(&self) -> &BTreeMap<NodeId, Member> {
         &self.members
+    }
+
+    /// What a node is to the queues, while it serves.
+    pub fn replica(&self, node: &NodeId) -> Option<Replica> {
+        self.members.get(node).and_then(Member::replica)
     }
 
     /// Who is barred, since when.
@@ -215,7 +259,11 @@ impl Membership {
         if self.barred.contains_key(&joiner.node) {
             return MemberAnswer::Barred;
         }
-        if joiner.addrs.len() > MAX_ADDRS || joiner.addrs.iter().any(|addr| addr.len() > 512) {
+        let fate = joiner.journal_safety.shared_fate.as_ref();
+        if joiner.addrs.len() > MAX_ADDRS
+            || joiner.addrs.iter().any(|addr| addr.len() > 512)
+            || fate.is_some_and(|fate| fate.len() > MAX_FATE_BYTES)
+        {
             return MemberAnswer::Malformed;
         }
         let node = joiner.node;
@@ -304,13 +352,8 @@ mod tests {
     }
 
     fn joiner(n: u8, incarnation: u64) -> Joiner {
-        Joiner {
-            node: node(n),
-            incarnation: Incarnation(incarnation),
-            roles: vec![Role::LockManager],
-            addrs: vec!["/ip4/127.0.0.1/tcp/4001".into()],
-            version: "0.1.0".into(),
-        }
+        let (roles, addrs) = (vec![Role::LockManager], vec!["/ip4/127.0.0.1/tcp/4001".into()]);
+        Joiner { roles, addrs, ..Joiner::of(node(n), incarnation) }
     }
 
     fn apply(membership: &mut Membership, change: MemberChange) -> (MemberAnswer, Vec<MemberNews>) {

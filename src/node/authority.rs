@@ -67,6 +67,7 @@ impl Authority {
             ClientAsk::Watch { lock, after } => {
                 self.watch(lock, after).await.unwrap_or_else(|error| self.read_failed(&error))
             }
+            ClientAsk::Queue(_) => ClientReply::Failed(Error::bad_request("queue", "queues are served by primaries")),
             ClientAsk::Transfer(to) => match hand_over(&self.raft, to).await {
                 Ok(()) => ClientReply::Done,
                 Err(reason) => ClientReply::Failed(Error::unavailable(Outcome::Unknown, reason)),
@@ -118,6 +119,7 @@ impl Authority {
             },
             Answer::Lock(answer) => self.lock_reply(answer).await,
             Answer::Member(answer) => member_reply(&answer),
+            Answer::Placement(answer) => ClientReply::Placement(answer),
             Answer::Refused(error) => ClientReply::Failed(error),
             Answer::Noted { first, term } => ClientReply::Noted { first, term },
             Answer::None => ClientReply::Done,

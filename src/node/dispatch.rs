@@ -14,6 +14,10 @@ use super::{
     authority::Authority,
     control::ControlEvent,
     hints::Hinted,
+    queues::{
+        hosting::Hosting,
+        wire::{QueueAsk, QueueReply},
+    },
     route::Route,
     wire::{ClientAsk, ClientReply, Hello},
 };
@@ -42,6 +46,7 @@ pub(super) struct Dispatch {
     pub(super) client: Exchange,
     pub(super) raft: Option<RaftNode<ControlState>>,
     pub(super) hints: mpsc::Sender<Hinted>,
+    pub(super) hosting: Hosting,
     pub(super) route: Route,
     /// Peers whose greeting matched: of our cluster, or of none yet.
     pub(super) greeted: watch::Receiver<Arc<BTreeMap<NodeId, Hello>>>,
@@ -92,6 +97,7 @@ impl Dispatch {
             }
             Protocol::Raft => self.raft_call(call, raft_calls),
             Protocol::Client if self.route.is_member(call.from) => self.client.on_call(call),
+            Protocol::Replication if self.route.is_member(call.from) => self.hosting.on_replication(call),
             Protocol::Client | Protocol::Replication | Protocol::Coherence => {
                 debug!(peer = %call.from, protocol = ?call.protocol, "refused a call");
             }
@@ -115,11 +121,48 @@ impl Dispatch {
     }
 }
 
+/// Who serves what peers bring. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    /// Set on lock managers.
+    pub(super) authority: Option<Authority>,
+    pub(super) hosting: Hosting,
+    pub(super) route: Route,
+}
+
+impl Server {
+    async fn serve(&self, from: NodeId, body: &[u8], stop: &CancellationToken) -> Bytes {
+        match decode::<ClientAsk>(body) {
+            Ok(ClientAsk::Queue(ask)) => self.queue(*ask, stop).await,
+            Ok(ask) => {
+                let Some(authority) = &self.authority else {
+                    return encode(&ClientReply::NotLeader(self.route.leader()));
+                };
+                let reply = tokio::select! {
+                    reply = authority.serve(from, ask) => reply,
+                    // It may have got into the log already.
+                    () = stop.cancelled() => ClientReply::Unknown,
+                };
+                fitting(encode(&reply)).unwrap_or_else(|error| encode(&ClientReply::Failed(error)))
+            }
+            Err(reason) => encode(&ClientReply::Failed(Error::bad_request("body", reason.to_string()))),
+        }
+    }
+
+    async fn queue(&self, ask: QueueAsk, stop: &CancellationToken) -> Bytes {
+        let reply = tokio::select! {
+            reply = self.hosting.serve(ask) => reply,
+            // It may have got into the log already.
+            () = stop.cancelled() => QueueReply::Unknown,
+        };
+        fitting(encode(&reply)).unwrap_or_else(|error| encode(&QueueReply::Failed(error)))
+    }
+}
+
 /// Serves the operations that peers bring, until `stop`.
 pub(super) async fn serve(
     mut asked: mpsc::Receiver<Asked>,
-    authority: Option<Authority>,
-    route: Route,
+    server: Server,
     bounds: Bounds,
     stop: CancellationToken,
     answered: CancellationToken,
@@ -140,24 +183,13 @@ pub(super) async fn serve(
             bounds.hit("node.operations");
             continue;
         };
-        let Some(authority) = authority.clone() else {
-            answer.answer(encode(&ClientReply::NotLeader(route.leader())));
-            continue;
-        };
-        let stop = stop.clone();
+        let (server, stop) = (server.clone(), stop.clone());
         operations.spawn(async move {
-            let reply = match decode::<ClientAsk>(&body) {
-                Ok(ask) => {
-                    tokio::select! {
-                        reply = authority.serve(id.node, ask) => reply,
-                        () = answer.cancelled() => return,
-                        // It may have got into the log already.
-                        () = stop.cancelled() => ClientReply::Unknown,
-                    }
-                }
-                Err(reason) => ClientReply::Failed(Error::bad_request("body", reason.to_string())),
+            let answered = tokio::select! {
+                answered = server.serve(id.node, &body, &stop) => answered,
+                () = answer.cancelled() => return,
             };
-            answer.answer(encode_answer(&reply));
+            answer.answer(answered);
             drop(slot);
         });
     }
@@ -165,11 +197,10 @@ pub(super) async fn serve(
 }
 
 /// An answer that is too large to travel is said to be so: silence would be taken for a lost leader.
-fn encode_answer(reply: &ClientReply) -> Bytes {
-    let (bytes, most) = (encode(reply), most_answer(Protocol::Client));
-    if bytes.len() <= most {
-        return bytes;
+fn fitting(answer: Bytes) -> Result<Bytes, Error> {
+    let most = most_answer(Protocol::Client);
+    if answer.len() <= most {
+        return Ok(answer);
     }
-    let detail = format!("the answer has {} bytes and cannot be told: at most {most} can", bytes.len());
-    encode(&ClientReply::Failed(Error::internal(detail)))
+    Err(Error::internal(format!("the answer has {} bytes and cannot be told: at most {most} can", answer.len())))
 }

@@ -225,7 +225,8 @@ fn lane(ask: &ClientAsk) -> Lane {
         })
         | ClientAsk::Read(_)
         | ClientAsk::Watch { .. }
-        | ClientAsk::Members => Lane::Ask,
+        | ClientAsk::Members
+        | ClientAsk::Queue(_) => Lane::Ask,
         ClientAsk::Change(_) | ClientAsk::KeepAlive(_) | ClientAsk::Transfer(_) => Lane::End,
     }
 }

@@ -7,7 +7,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -29,9 +32,21 @@ pub(super) const INBOX: usize = 16;
 /// A hint and its author, whom the mesh vouches for.
 pub(super) type Hinted = (NodeId, Bytes);
 
+/// Has the view asked for now: somebody has heard of a newer one than this node has. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ViewPull(Arc<Notify>);
+
+impl ViewPull {
+    /// Asks the leader for its view, unless it is being asked already.
+    pub(crate) fn pull(&self) {
+        self.0.notify_one();
+    }
+}
+
 /// What the task is made of.
 #[derive(Debug)]
 pub(super) struct ViewHints {
+    pub(super) pull: ViewPull,
     pub(super) mesh: Arc<dyn Mesh>,
     pub(super) route: Route,
     pub(super) authority: Option<Authority>,
@@ -55,6 +70,11 @@ impl ViewHints {
                 Ok(()) = views.changed() => self.tell_others(),
                 Some(_) = asking.join_next() => {}
                 Some((from, body)) = hints.recv() => next = self.read(from, &body).or(next),
+                () = self.pull.0.notified(), if asking.is_empty() => {
+                    if let Some(leader) = self.route.leader() {
+                        asking.spawn(self.ask(leader.node));
+                    }
+                }
             }
             if asking.is_empty()
                 && let Some((leader, _)) = next.take().filter(|(_, hint)| self.is_news(*hint))
@@ -107,16 +127,7 @@ mod tests {
     };
 
     fn view(version: u64) -> View {
-        let member = |n| {
-            let joiner = Joiner {
-                node: node(n),
-                incarnation: Incarnation(1),
-                roles: Vec::new(),
-                addrs: Vec::new(),
-                version: String::new(),
-            };
-            (node(n), Member { joiner, liveness: Liveness::Up, since: Tick(0) })
-        };
+        let member = |n| (node(n), Member { joiner: Joiner::of(node(n), 1), liveness: Liveness::Up, since: Tick(0) });
         View { version, members: [1, 2].map(member).into(), ..View::default() }
     }
 
@@ -135,6 +146,7 @@ mod tests {
             route.learn(leader);
             route.install(view(5));
             let task = ViewHints {
+                pull: ViewPull::default(),
                 mesh: mesh.clone(),
                 route: route.clone(),
                 authority: None,

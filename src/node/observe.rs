@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use super::{
     control::{Standing, VERSION},
     gateway::Gateway,
+    queues::keeper::Journals,
     route::Route,
     status::{
-        CacheSummary, Check, ClusterView, MemberStatus, MemberView, NO_QUORUM, NodeInfo, PeerView, QueuePlacement,
+        CacheSummary, Check, ClusterView, MemberStatus, MemberView, NO_QUORUM, NodeInfo, PeerView, QueueNodeView, QueuePlacement,
         RaftStanding, RaftView, Readiness, Warning,
     },
     wire::{ClientAsk, ClientReply, Hello, Leader, MembersReport},
@@ -56,6 +57,7 @@ pub(crate) struct Observer {
     pub(crate) greeted: watch::Receiver<Arc<BTreeMap<NodeId, Hello>>>,
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) record: watch::Receiver<Option<ClusterRecord>>,
+    pub(crate) journals: watch::Receiver<Journals>,
 }
 
 /// What a node calls itself towards its peers.
@@ -92,7 +94,50 @@ impl Observer {
             protocols: mesh.protocols.clone(),
             peers: mesh.peers.values().map(|link| peer_view(link, greeted.get(&link.peer))).collect(),
             raft: self.raft.as_ref().map(|raft| self.raft_view(&raft.status().borrow())),
+            queue: self.queue_view(),
         }
+    }
+
+    /// Of a queue node whose journal is open.
+    fn queue_view(&self) -> Option<QueueNodeView> {
+        let info = self.journals.borrow().info.clone()?;
+        let (me, view) = (self.mesh.local(), self.route.view());
+        let mut queue =
+            QueueNodeView { journal: info.kind, durable: info.durable, primaries: Vec::new(), backups: Vec::new() };
+        for (id, placed) in view.partitions.iter() {
+            if placed.primary.is_some_and(|primary| primary.node == me) {
+                queue.primaries.push(*id);
+            } else if placed.in_sync.iter().any(|replica| replica.node == me) {
+                queue.backups.push(*id);
+            }
+        }
+        Some(queue)
+    }
+
+    /// Whether a queue node can write its journal.
+    fn journal_check(&self) -> Option<Check> {
+        if !self.fixed.roles.contains(&Role::QueueNode) {
+            return None;
+        }
+        let journals = self.journals.borrow();
+        let (ok, detail) = match (&journals.info, &journals.trouble) {
+            (_, Some(trouble)) => (false, format!("the journal of the queues cannot be used: {trouble}")),
+            (Some(info), None) => (true, format!("{}: {}", info.kind, info.detail)),
+            (None, None) => (false, "the journal of the queues is opened once the cluster is known".to_owned()),
+        };
+        Some(Check { name: "journal".into(), ok, detail })
+    }
+
+    /// Whether the queues have been given to nodes.
+    fn placement_check(&self) -> Option<Check> {
+        if !self.fixed.roles.contains(&Role::QueueNode) {
+            return None;
+        }
+        let view = self.route.view();
+        let placed = view.partitions.values().filter(|placed| !placed.replicas.is_empty()).count();
+        let ok = placed > 0 && placed == view.partitions.len();
+        let detail = format!("{placed} of {} partitions of the queues are placed", view.partitions.len());
+        Some(Check { name: "queues".into(), ok, detail })
     }
 
     /// The body of `GET /v1/node` as one line of JSON.
@@ -127,8 +172,13 @@ impl Observer {
         let cluster = self.cluster_check();
         // A gateway's work is to be found, also by those who found the cluster: what becomes of the
         // cluster is told, and does not count.
-        let ready = mesh.ok && (cluster.ok || self.is_pure_gateway());
-        Readiness { ready, checks: vec![mesh, cluster] }
+        let mut checks = vec![mesh, cluster];
+        let queues = [self.journal_check(), self.placement_check()];
+        let ready = checks[0].ok
+            && (checks[1].ok || self.is_pure_gateway())
+            && queues.iter().flatten().all(|check| check.ok);
+        checks.extend(queues.into_iter().flatten());
+        Readiness { ready, checks }
     }
 
     fn cluster_check(&self) -> Check {
@@ -186,7 +236,8 @@ impl Observer {
         }
         voter_warning(view.voters.len(), &mut warnings);
         let leader = Leader::default();
-        let report = MembersReport { leader, view, last_seen: BTreeMap::new(), trails_by: BTreeMap::new() };
+        let (last_seen, trails_by) = (BTreeMap::new(), BTreeMap::new());
+        let report = MembersReport { leader, view, last_seen, trails_by, queue_replicas: 0 };
         self.cluster_view(None, &report, warnings)
     }
 

@@ -16,14 +16,19 @@ use tracing::error;
 use super::{
     authority::Authority,
     control::{self, ControlParts, ControlSettings, Standing},
-    dispatch::{self, Dispatch},
+    dispatch::{self, Dispatch, Server},
     events::{self, Events},
     gateway::Gateway,
-    hints::{self, ViewHints},
+    hints::{self, ViewHints, ViewPull},
     leader::{self, LeaderParts, LeaderSettings},
     locks::Locks,
     observe::{Fixed, Observer},
-    queues::Queues,
+    queues::{
+        Queues, Shared, Sizes, Tuning,
+        hosting::Hosting,
+        keeper::{Journals, Keeper, StoreSource},
+        router::Router,
+    },
     records::ClusterStore,
     rendezvous::Rendezvous,
     requests::OpenRequests,
@@ -66,6 +71,15 @@ pub(crate) struct RaftPart {
     pub(crate) applied: mpsc::Receiver<Applied<Effect>>,
 }
 
+/// The queues' part of a node.
+#[derive(Debug)]
+pub(crate) struct QueueParts {
+    pub(crate) sizes: Sizes,
+    pub(crate) tuning: Tuning,
+    /// Set on queue nodes: where their journals come from.
+    pub(crate) source: Option<StoreSource>,
+}
+
 /// What a node is made of.
 #[derive(Debug)]
 pub(crate) struct Parts {
@@ -78,6 +92,7 @@ pub(crate) struct Parts {
     pub(crate) net: Option<NetTask>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) raft: Option<RaftPart>,
+    pub(crate) queues: QueueParts,
     pub(crate) records: Arc<dyn ClusterStore>,
     pub(crate) record: Option<ClusterRecord>,
     pub(crate) fresh_id: ClusterId,
@@ -147,7 +162,7 @@ impl NetStop {
 }
 
 /// Wires a node together and starts its tasks.
-pub(crate) fn assemble(parts: Parts) -> Running {
+pub(crate) fn assemble(mut parts: Parts) -> Running {
     let stop = CancellationToken::new();
     let route = Route::new();
     let id = parts.mesh.local();
@@ -181,6 +196,11 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         None => (None, None),
     };
 
+    let (own_journal, own_journal_watch) = watch::channel(None);
+    parts.control.journal = own_journal_watch;
+    let (journals, journals_watch) = watch::channel(Journals::default());
+    let pull = ViewPull::default();
+    let hosting = Hosting::new(pull.clone(), bounds.clone());
     let (exchange, asked, exchange_task) = Exchange::new(Arc::clone(&parts.mesh), Protocol::Client, bounds.clone());
     let answered = CancellationToken::new();
     let all_answered = answered.clone();
@@ -191,9 +211,10 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         };
         tokio::select! { () = exchange_task.run() => {}, () = last_words => {} }
     });
+    let server = Server { authority: authority.clone(), hosting: hosting.clone(), route: route.clone() };
     tasks.spawn(
         "operations",
-        dispatch::serve(asked, authority.clone(), route.clone(), bounds.clone(), stop.clone(), answered),
+        dispatch::serve(asked, server, bounds.clone(), stop.clone(), answered),
     );
 
     let observer = Observer {
@@ -211,6 +232,7 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         greeted: greeted_watch.clone(),
         standing: standing_watch,
         record: record_watch,
+        journals: journals_watch,
     };
     let (asked_to_leave, draining) = (CancellationToken::new(), CancellationToken::new());
     let control_parts = ControlParts {
@@ -233,6 +255,7 @@ pub(crate) fn assemble(parts: Parts) -> Running {
     tasks.spawn("control", control::run(control_parts, control_events, stop.clone()));
     let (hints, hinted) = mpsc::channel(hints::INBOX);
     let view_hints = ViewHints {
+        pull: pull.clone(),
         mesh: Arc::clone(&parts.mesh),
         route: route.clone(),
         authority: authority.clone(),
@@ -245,6 +268,7 @@ pub(crate) fn assemble(parts: Parts) -> Running {
         client: exchange.clone(),
         raft: raft.clone(),
         hints,
+        hosting: hosting.clone(),
         route: route.clone(),
         greeted: greeted_watch,
         bounds: bounds.clone(),
@@ -258,16 +282,52 @@ pub(crate) fn assemble(parts: Parts) -> Running {
     };
     tasks.spawn("rendezvous", rendezvous.run(stop.clone()));
     let events = Events::new(bounds, parts.clock.wall());
+    let requests = OpenRequests::new(id, parts.control.incarnation);
+    let gateway = Gateway::new(id, route.clone(), exchange.clone(), authority.clone(), Arc::clone(&requests));
+    let router =
+        Router { me: id, route: route.clone(), exchange, requests, hosting: hosting.clone(), pull: pull.clone() };
+    let queue_metrics = parts.metrics.queues().clone();
+    let QueueParts { sizes, tuning, source } = parts.queues;
+    let queues = Queues::new(
+        router,
+        gateway.clone(),
+        Arc::clone(&parts.clock),
+        sizes,
+        tuning.retention_s,
+        queue_metrics.clone(),
+    );
+    if let Some(source) = source {
+        let keeper = Keeper {
+            incarnation: parts.control.incarnation,
+            source,
+            record: observer.record.clone(),
+            hosting,
+            shared: Shared {
+                mesh: Arc::clone(&parts.mesh),
+                clock: Arc::clone(&parts.clock),
+                route: route.clone(),
+                gateway: gateway.clone(),
+                service: queues.clone(),
+                pull,
+                tuning,
+                metrics: queue_metrics,
+                bounds: parts.metrics.bounds().clone(),
+                journal_kind: String::new(),
+            },
+            own: own_journal,
+            journals,
+        };
+        let keeper_stop = stop.clone();
+        tasks.spawn_fallible("queues", CancellationToken::new(), keeper.run(keeper_stop));
+    }
     tasks.spawn("events", events::follow(events.clone(), route.clone(), Arc::clone(&parts.clock), stop.clone()));
 
-    let requests = OpenRequests::new(id, parts.control.incarnation);
-    let gateway = Gateway::new(id, route, exchange, authority.clone(), requests);
     let (supervisor, failed) = tasks.supervise(stop.clone());
     Running {
         id,
         settings: parts.control,
         locks: Locks::new(gateway.clone(), parts.clock, parts.lock_delay_ms),
-        queues: Queues {},
+        queues,
         gateway,
         observer,
         events,
@@ -308,6 +368,22 @@ impl Running {
             }
             reason = self.net_ended() => End::Failed(reason),
         }
+    }
+
+    /// Ends everything at once, as a process that is killed does: nobody is told.
+    #[cfg(test)]
+    pub(crate) async fn kill(&self) {
+        if let Some(net) = &self.net {
+            net.close().await;
+        }
+        self.stop.cancel();
+        if let Some(supervisor) = self.supervisor.lock().await.take() {
+            let _ = supervisor.await;
+        }
+        if let Some(raft) = &self.raft {
+            raft.shutdown().await;
+        }
+        self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     }
 
     async fn net_ended(&self) -> String {

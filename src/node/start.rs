@@ -3,7 +3,7 @@
 use std::{io, path::Path, sync::Arc};
 
 use libp2p::Multiaddr;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::{
@@ -12,13 +12,16 @@ use super::{
     leader::LeaderSettings,
     observe,
     records::{RecordFile, raft_dir},
-    running::{Parts, RaftPart},
+    queues::{Sizes, Tuning, keeper::StoreSource},
+    running::{Parts, QueueParts, RaftPart},
 };
 use crate::{
     clock::{Clock, SystemClock},
     config::{Config, LockReads},
     ids::{ClusterId, Role},
-    machine::{control::ControlState, membership::ClusterRecord},
+    machine::{
+        control::ControlState, membership::ClusterRecord, replication::Settings as ReplicationSettings,
+    },
     net::{
         Mdns, Mesh, NetError, NetLimits, NetSettings, Protocol,
         identity::{DataDir, DataDirError, Identity, Slots},
@@ -27,6 +30,7 @@ use crate::{
         DiskLog, RaftNode, RaftParts, RaftSettings, RaftStartError, RaftStorageError, ReadPolicy, SnapshotFile,
         existing_log_id,
     },
+    store::{JournalStore, file::FileStore},
     telemetry::Metrics,
     time::millis,
 };
@@ -94,6 +98,7 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
             failure_timeout: config.failure_timeout,
             member_dead_timeout: config.member_dead_timeout,
             member_forget_timeout: config.member_forget_timeout,
+            queue_replicas: usize::try_from(config.queue_replicas).unwrap_or(usize::MAX),
         },
         reads: reads(&config),
         lock_delay_ms: millis(config.lock_delay),
@@ -102,6 +107,7 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
         net: Some(net_task),
         clock,
         raft,
+        queues: queue_parts(&config, dir.path()),
         records: Arc::new(records),
         record,
         fresh_id: ClusterId(rand::random()),
@@ -110,6 +116,33 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
         held: Some(dir),
     };
     Ok(Node::of(parts))
+}
+
+fn queue_parts(config: &Config, dir: &Path) -> QueueParts {
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    let sizes = Sizes { value: size(config.max_value_bytes), batch: size(config.max_batch_bytes) };
+    let tuning = Tuning {
+        batch_items: count(config.queue_batch_size),
+        batch_bytes: sizes.batch,
+        retention_s: config.message_retention_period.as_secs(),
+        replication: ReplicationSettings {
+            max_batch_records: count(config.queue_batch_size),
+            min_in_sync: count(config.queue_min_in_sync),
+            ..ReplicationSettings::default()
+        },
+    };
+    let source = config.has_role(Role::QueueNode).then(|| journals(config, dir));
+    QueueParts { sizes, tuning, source }
+}
+
+/// Where a queue node's journals are.
+fn journals(_config: &Config, dir: &Path) -> StoreSource {
+    let dir = dir.to_owned();
+    StoreSource::new(move |_cluster| {
+        let dir = dir.clone();
+        async move { FileStore::open(&dir).await.map(|store| Arc::new(store) as Arc<dyn JournalStore>) }
+    })
 }
 
 /// What other nodes may be given as bootstrap addresses.
@@ -249,5 +282,6 @@ fn control_settings(config: &Config, identity: &Identity, has_left: bool) -> Con
         } else {
             Search::Elsewhere
         },
+        journal: watch::channel(None).1,
     }
 }

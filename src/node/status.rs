@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::{ClusterId, NodeId, Role},
+    ids::{ClusterId, NodeId, PartitionId, Role},
     net::DiscoveredBy,
 };
 
@@ -42,6 +42,23 @@ pub struct NodeInfo {
     /// Only on a lock manager.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raft: Option<RaftView>,
+    /// Only on a queue node whose journal is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueNodeView>,
+}
+
+/// The queues' part of a queue node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "API.md names and explains each field")]
+pub struct QueueNodeView {
+    /// `file` or `redis`.
+    pub journal: String,
+    /// Whether what it acknowledges survives a loss of power.
+    pub durable: bool,
+    /// The partitions that it serves.
+    pub primaries: Vec<PartitionId>,
+    /// The partitions of which it holds a copy that is in sync.
+    pub backups: Vec<PartitionId>,
 }
 
 /// A connected peer.

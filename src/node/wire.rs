@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::locks::{Page, PageRequest, SessionInfo};
+use super::{
+    locks::{Page, PageRequest, SessionInfo},
+    queues::wire::QueueAsk,
+};
 use crate::{
     error::Error,
     ids::{Incarnation, LockName, NodeId, RequestId, Role, SessionId, Term, Tick},
@@ -15,6 +18,7 @@ use crate::{
         control::Change,
         lock::{LockAnswer, LockEvent, LockView},
         membership::{ClusterRecord, Joiner, MAX_ADDRS, Member},
+        placement::{Partitions, PlacementAnswer, packed},
     },
 };
 
@@ -62,7 +66,7 @@ pub(crate) struct Leader {
     pub(crate) node: NodeId,
 }
 
-/// The members as of a version: what every node acts on.
+/// The members and the placement of the queues as of a version: what every node acts on.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct View {
     pub(crate) version: u64,
@@ -71,6 +75,9 @@ pub(crate) struct View {
     /// Who votes and who only follows, as Raft has it.
     pub(crate) voters: Vec<NodeId>,
     pub(crate) learners: Vec<NodeId>,
+    /// Who keeps the queues. Shared with the replicated state where this node has it.
+    #[serde(with = "packed")]
+    pub(crate) partitions: Partitions,
 }
 
 /// What a leader broadcasts when it has installed a newer view.
@@ -167,6 +174,9 @@ pub(crate) enum ClientAsk {
     Transfer(Option<NodeId>),
     /// What the leader knows of the members.
     Members,
+    /// About queues: of the primary of a partition, not of the leader. Answered by a
+    /// [`QueueReply`](super::queues::wire::QueueReply).
+    Queue(Box<QueueAsk>),
 }
 
 /// A linearizable read.
@@ -213,6 +223,8 @@ pub(crate) enum ClientReply {
         next: EventCursor,
     },
     Members(Box<MembersReport>),
+    /// What came of a change of placement.
+    Placement(PlacementAnswer),
     /// Noted under its key, at first by this request, in this term.
     Noted {
         first: RequestId,
@@ -231,4 +243,6 @@ pub(crate) struct MembersReport {
     pub(crate) last_seen: BTreeMap<NodeId, Tick>,
     /// How many entries each follower is behind.
     pub(crate) trails_by: BTreeMap<NodeId, u64>,
+    /// `QUEUE_REPLICAS` of the leader; 0 where no leader was asked.
+    pub(crate) queue_replicas: usize,
 }

@@ -166,11 +166,13 @@ async fn start(seat: Seat, disk: Disk, founders: usize) -> Node {
             announce: Vec::new(),
             heartbeat: Duration::from_millis(400),
             search: Search::Nowhere,
+            journal: tokio::sync::watch::channel(None).1,
         },
         leader: LeaderSettings {
             failure_timeout: Duration::from_secs(2),
             member_dead_timeout: MEMBER_DEAD,
             member_forget_timeout: Duration::from_secs(86_400),
+            queue_replicas: 2,
         },
         reads: ReadPolicy::Index,
         lock_delay_ms: 0,

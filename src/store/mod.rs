@@ -1,9 +1,28 @@
 //! The journals of the queues: what a node keeps of the partitions that it holds.
 //!
-//! [`JournalStore`] is a node's journal as a whole, [`Journal`] that of one partition. Implemented by files in
-//! `DATA_DIR`, by Redis, and in memory for simulations.
+//! [`JournalStore`] is a node's journal as a whole, [`Journal`] that of one partition. Kept in files in `DATA_DIR`
+//! ([`file`]), and in memory for simulations. Each brings a `Backend`, which makes one batch
+//! durable at a time; what is the same for all (order, group commit, repeating what failed, marks, health) is
+//! `writer`'s, one task for each open journal. The owner of a partition, in `node/queues/`, is the only caller.
+//!
+//! Nothing here knows what a record says.
 
-use std::{fmt, io, time::Duration};
+mod entry;
+pub mod file;
+mod frame;
+mod health;
+mod marks;
+mod pending;
+mod replay;
+mod slots;
+mod writer;
+
+#[cfg(test)]
+pub(crate) mod memory;
+#[cfg(test)]
+mod suite;
+
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -16,7 +35,7 @@ use crate::{
 };
 
 /// Why a journal cannot be read or written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum JournalError {
     /// What is there is not what was written.
     #[error("the journal of partition {partition} is damaged: {detail}; {cure}")]
@@ -28,13 +47,16 @@ pub enum JournalError {
         /// What to do.
         cure: &'static str,
     },
+    /// The journal of the whole node cannot be used.
+    #[error("the journal cannot be used: {0}")]
+    Unusable(String),
     /// The disk refuses.
-    #[error("the journal of partition {partition} cannot be written: {source}")]
+    #[error("the journal of partition {partition} cannot be read or written: {detail}")]
     Disk {
         /// Which.
         partition: PartitionId,
-        /// Why.
-        source: io::Error,
+        /// Where and why.
+        detail: String,
     },
     /// Redis is away; what was begun is repeated until it is back.
     #[error("the journal cannot be reached: {0}")]
@@ -73,6 +95,27 @@ pub enum JournalHealth {
     Well,
     /// It cannot, for this reason. Appends that were begun are repeated until it can.
     Away(String),
+    /// Something that it acknowledged is no longer in it, for this reason. Nothing completes until its owner has
+    /// called [`Journal::rebuild`].
+    Shortened(String),
+}
+
+/// What is known at its opening of whether a journal still has everything that it acknowledged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trust {
+    /// It has: it syncs, is undamaged, and is not behind the mark that the node keeps beside it.
+    Verified,
+    /// Nothing says that it has not, nor that it has, for this reason.
+    Unproven(String),
+    /// It has not, for this reason.
+    Shortened(String),
+}
+
+impl Trust {
+    /// What a report to the control plane says.
+    pub fn is_verified(&self) -> bool {
+        *self == Self::Verified
+    }
 }
 
 /// Completes when an operation on a journal has been made durable. Operations on one journal complete in the order
@@ -88,6 +131,8 @@ pub struct Opened {
     pub checkpoint: Option<(Position, Bytes)>,
     /// The records after it, without gap, those not counted that were truncated.
     pub records: Vec<Record>,
+    /// Whether that is all that was acknowledged.
+    pub trust: Trust,
 }
 
 /// The journals of one node.
@@ -98,21 +143,26 @@ pub trait JournalStore: Send + Sync + fmt::Debug + 'static {
     /// What it is.
     fn info(&self) -> JournalInfo;
 
-    /// Whether it can be written, kept current. Also tells (by [`JournalHealth::Well`] again) that it is back.
+    /// Whether it can be written, kept current: the worst that is true of any open journal.
     fn health(&self) -> watch::Receiver<JournalHealth>;
 
     /// The partitions of which there is a journal.
     fn partitions(&self) -> BoxFuture<'_, Result<Vec<PartitionId>, JournalError>>;
 
-    /// Opens the journal of a partition, an empty one if there is none. One at a time may be open.
+    /// Opens the journal of a partition, an empty one if there is none. One at a time may be open; one that was
+    /// dropped is waited for.
     fn open(&self, partition: PartitionId) -> BoxFuture<'_, Result<Opened, JournalError>>;
 
-    /// Removes the journal of a partition that this node no longer keeps.
+    /// Removes the journal of a partition that this node no longer keeps. It must not be open.
     fn remove(&self, partition: PartitionId) -> BoxFuture<'_, Result<(), JournalError>>;
 }
 
-/// The journal of one partition. Calls take effect in their order.
+/// The journal of one partition. Calls take effect in their order; what is begun waits in memory, so the owner bounds
+/// how much it begins. Dropping it lets it finish what was begun, unless it is away.
 pub trait Journal: Send + fmt::Debug {
+    /// Whether this one can be written.
+    fn health(&self) -> watch::Receiver<JournalHealth>;
+
     /// Appends records that follow the last one. Completes once they are as safe as the journal makes anything.
     /// What is appended while a sync is under way is synced together (group commit).
     fn append(&mut self, records: Vec<Record>) -> Completion;
@@ -125,13 +175,19 @@ pub trait Journal: Send + fmt::Debug {
     fn truncate(&mut self, last_seq: u64) -> Completion;
 
     /// Replaces everything by this state, which includes all up to `at`; records after it that were appended
-    /// stay. The space of what it replaces is freed.
+    /// stay. The space of what it replaces is freed. Appends go on meanwhile: what was begun after it may complete
+    /// before it.
     fn checkpoint(&mut self, at: Position, state: Bytes) -> Completion;
 
     /// Replaces everything, records after it included: what a copy from elsewhere does.
     fn reset(&mut self, at: Position, state: Bytes) -> Completion;
 
-    /// Bytes that it takes now: what a checkpoint is due by.
+    /// Writes the journal anew from its owner's memory: the state as of `at`, and every record after it, those
+    /// included whose append has not completed. All that was begun before completes together with it. The answer to
+    /// [`JournalHealth::Shortened`].
+    fn rebuild(&mut self, at: Position, state: Bytes, records: Vec<Record>) -> Completion;
+
+    /// Bytes of the records that it keeps beside the checkpoint: what the next checkpoint is due by.
     fn size(&self) -> u64;
 }
 

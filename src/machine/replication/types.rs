@@ -29,7 +29,7 @@ pub struct Position {
 }
 
 /// When a record counts as held by a replica.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Durability {
     /// Once it is journalled and synced: what must survive the loss of all memories.
     Synced,
@@ -39,7 +39,7 @@ pub enum Durability {
 }
 
 /// One entry of a partition's log.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// Its place.
     pub position: Position,

@@ -27,12 +27,15 @@ pub(super) enum Told {
 impl ControlTask {
     fn joiner(&self) -> Joiner {
         let settings = &self.parts.settings;
+        let journal = settings.journal.borrow().clone();
         Joiner {
             node: self.me(),
             incarnation: settings.incarnation,
             roles: settings.roles.iter().copied().collect(),
             addrs: self.addrs(),
             version: VERSION.to_owned(),
+            journal: journal.as_ref().map(|journal| journal.id),
+            journal_safety: journal.map(|journal| journal.safety).unwrap_or_default(),
         }
     }
 

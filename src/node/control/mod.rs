@@ -40,11 +40,11 @@ use super::{
 use crate::{
     clock::Clock,
     codec::decode,
-    ids::{ClusterId, Incarnation, NodeId, Role},
+    ids::{ClusterId, Incarnation, JournalId, NodeId, Role},
     machine::{
         control::ControlState,
         founding::Founding,
-        membership::{ClusterRecord, Joiner},
+        membership::{ClusterRecord, Joiner, JournalSafety},
     },
     net::{CallError, Inbound, Mesh},
     raft::RaftNode,
@@ -92,6 +92,13 @@ pub(crate) enum Search {
     Nowhere,
 }
 
+/// A queue node's journal, as far as the others have to know it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct OwnJournal {
+    pub(crate) id: JournalId,
+    pub(crate) safety: JournalSafety,
+}
+
 /// Who this node is, for greetings and founding.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlSettings {
@@ -104,6 +111,8 @@ pub(crate) struct ControlSettings {
     pub(crate) announce: Vec<String>,
     pub(crate) heartbeat: Duration,
     pub(crate) search: Search,
+    /// Its journal, once it has one; another one makes it join again.
+    pub(crate) journal: watch::Receiver<Option<OwnJournal>>,
 }
 
 /// What the task is made of.

@@ -33,7 +33,7 @@ impl LeaderTask {
                     match effect {
                         Effect::Lock(LockEffect::Event(event)) => events.push(event),
                         Effect::Lock(effect) => self.lock_effect(index, effect),
-                        Effect::Member(_) => self.view_stale = true,
+                        Effect::Member(_) | Effect::Placement => self.view_stale = true,
                     }
                 }
                 events.iter().for_each(|event| self.count(event));

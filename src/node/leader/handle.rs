@@ -188,19 +188,21 @@ impl LeaderTask {
         });
         let last_seen = last_seen.collect();
         let trails_by = trails_by(&self.status.borrow());
-        Some(MembersReport { leader: Leader { term, node: self.parts.me }, last_seen, trails_by, view })
+        let leader = Leader { term, node: self.parts.me };
+        let queue_replicas = self.parts.settings.queue_replicas;
+        Some(MembersReport { leader, last_seen, trails_by, view, queue_replicas })
     }
 }
 
-/// The members as the state has them, and who votes by this node's log; `None`: Raft has stopped.
+/// Members and placement as the state has them, and who votes by this node's log; `None`: Raft has stopped.
 pub(super) fn view_of(raft: &RaftNode<ControlState>) -> Option<View> {
     let read = |state: &ControlState, _: u64| {
         let members = state.members();
         let barred = members.barred().keys().copied().collect();
-        (members.version(), members.members().clone(), barred)
+        (state.view_version(), members.members().clone(), barred, state.placement().partitions().clone())
     };
-    let (version, members, barred) = raft.with_state(read).ok()?;
+    let (version, members, barred, partitions) = raft.with_state(read).ok()?;
     let RaftStatus { voters, learners, .. } = raft.status().borrow().clone();
     let (voters, learners) = (voters.into_iter().collect(), learners.into_iter().collect());
-    Some(View { version, members, barred, voters, learners })
+    Some(View { version, members, barred, voters, learners, partitions })
 }

@@ -71,6 +71,8 @@ pub(crate) struct LeaderSettings {
     pub(crate) failure_timeout: Duration,
     pub(crate) member_dead_timeout: Duration,
     pub(crate) member_forget_timeout: Duration,
+    /// Copies of each partition of the queues.
+    pub(crate) queue_replicas: usize,
 }
 
 /// Who can be reached, as the mesh sees it.

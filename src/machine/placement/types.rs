@@ -1,11 +1,11 @@
-//! Which nodes keep which partition of the queues, as Raft replicates it.
+//! Who keeps a partition, and what changes it.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::{Epoch, NodeId, PartitionId, QueueName},
+    ids::{Epoch, Incarnation, NodeId, PartitionId},
     machine::replication::{Position, Replica},
 };
 
@@ -53,6 +53,49 @@ pub struct Partition {
     pub status: PartitionStatus,
 }
 
+impl Partition {
+    /// One that nobody keeps yet.
+    pub fn unplaced() -> Self {
+        Self {
+            epoch: Epoch(0),
+            primary: None,
+            in_sync: Vec::new(),
+            replicas: Vec::new(),
+            status: PartitionStatus::Waiting { reports: BTreeMap::new() },
+        }
+    }
+
+    /// Whether somebody has kept it: from then on somebody holds what was acknowledged, there or not.
+    pub fn is_placed(&self) -> bool {
+        !self.in_sync.is_empty()
+    }
+
+    /// Whether its primary serves it.
+    pub fn is_serving(&self) -> bool {
+        self.status == PartitionStatus::Serving
+    }
+
+    /// Who of this node is, or was at last, in sync.
+    pub fn in_sync_replica(&self, node: &NodeId) -> Option<&Replica> {
+        self.in_sync.iter().find(|replica| replica.node == *node)
+    }
+
+    /// Whether this node is, or was at last, in sync.
+    pub fn is_in_sync(&self, node: &NodeId) -> bool {
+        self.in_sync_replica(node).is_some()
+    }
+
+    /// Whether this run of a node is its primary.
+    pub fn is_primary(&self, node: &NodeId, incarnation: Incarnation) -> bool {
+        self.primary.is_some_and(|primary| primary.node == *node && primary.incarnation == incarnation)
+    }
+
+    /// Whether this node has to do with it: keeps it, is to keep it, or is waited for.
+    pub fn concerns(&self, node: &NodeId) -> bool {
+        self.replicas.contains(node) || self.is_in_sync(node)
+    }
+}
+
 /// A change of one partition. Void unless the partition is still in the epoch on which it is based.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PlacementChange {
@@ -70,13 +113,15 @@ pub enum PlacementBody {
     /// The judge of the leader: these are to keep it. A partition that nobody kept yet begins with those of
     /// them that are up. Who is no longer named leaves the in-sync set; void for a primary.
     Place(Vec<NodeId>),
-    /// The judge: this member of the in-sync set becomes the primary.
+    /// The judge, or the primary itself, which cannot go on: this member of the in-sync set becomes the
+    /// primary.
     HandOver(NodeId),
     /// The primary: these do not answer and leave the in-sync set.
     Shrink(Vec<Replica>),
     /// The primary: this one holds everything now and joins the in-sync set.
     Grow(Replica),
-    /// A node that was in the last in-sync set says how far its journal goes.
+    /// A node that was in the last in-sync set says how far its journal goes. Of another node that is to
+    /// keep the partition it counts for [`AcceptLoss`](Self::AcceptLoss) only.
     Report(Report),
     /// The judge: those of the last in-sync set that stay away are waited for no longer, if a verified
     /// journal is there.
@@ -96,20 +141,4 @@ pub enum PlacementAnswer {
     NoSuchPartition,
     /// Nothing is known that could be accepted: no node has reported a journal.
     NothingToAccept,
-}
-
-/// The partition of a queue, among so many. Never changes between versions.
-pub fn partition_of(queue: &QueueName, partitions: u32) -> PartitionId {
-    PartitionId(u32::try_from(stable_hash(queue.as_str().as_bytes()) % u64::from(partitions.max(1))).unwrap_or(0))
-}
-
-/// A hash that never changes: FNV-1a of 64 bits, with the finaliser of SplitMix64 so that similar names
-/// spread over all bits.
-pub fn stable_hash(bytes: &[u8]) -> u64 {
-    let fnv =
-        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
-    let mut mixed: u64 = fnv;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }

@@ -1,0 +1,242 @@
+//! What is to be changed next in the placement of the queues.
+//!
+//! Pure: the leader calls [`next`] when something changed and every now and then, and proposes what it names. All
+//! partitions are placed together at first; from then on one moves at a time: the nodes that the ring wants are added,
+//! filled up and taken into the in-sync set by the primary, the first of them becomes the primary, and the others are
+//! released. When everything is where the ring wants it there is nothing to do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Partition, PartitionStatus, PlacementBody, PlacementChange, Ring};
+use crate::{
+    ids::{NodeId, PartitionId},
+    machine::membership::Liveness,
+};
+
+/// A queue node must have been up for so long before it is given anything, in milliseconds; at first all of them, so
+/// that those who start together share evenly.
+pub const STABLE_MS: u64 = 500;
+/// A partition that has not come further for so long does not keep others from moving, in milliseconds.
+pub const MOVE_PATIENCE_MS: u64 = 30_000;
+/// A partition must have been as it is for so long before its primary changes only for an even load, in milliseconds:
+/// a node that fails again and again must not take its partitions with it each time.
+pub const BALANCE_AFTER_MS: u64 = 5_000;
+
+/// A queue node, as the leader sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QueueNode {
+    /// Its liveness in the replicated state.
+    pub liveness: Liveness,
+    /// For how long it has been so, by the leader's own clock, in milliseconds.
+    pub since_ms: u64,
+    /// What it has to journal into.
+    pub journal: HasJournal,
+}
+
+/// Whether a queue node has its journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HasJournal {
+    /// It can keep partitions.
+    Yes,
+    /// Not yet.
+    No,
+}
+
+/// What a decision is made from.
+#[derive(Clone, Debug)]
+pub struct Situation<'a> {
+    /// The placement as it is.
+    pub partitions: &'a BTreeMap<PartitionId, Partition>,
+    /// For how long each partition has been in its epoch, by the leader's own clock, in milliseconds.
+    pub in_epoch_ms: &'a BTreeMap<PartitionId, u64>,
+    /// All members that keep queues, there or not; not those who left.
+    pub queue_nodes: &'a BTreeMap<NodeId, QueueNode>,
+    /// `QUEUE_REPLICAS`.
+    pub replicas: usize,
+    /// `MEMBER_DEAD_TIMEOUT` in milliseconds.
+    pub dead_after_ms: u64,
+}
+
+/// The changes that are wanted next, to be proposed in one entry; none where nothing is to be done now.
+pub fn next(now: &Situation<'_>) -> Vec<PlacementChange> {
+    let planner = Planner::of(now);
+    let first = planner.first_placement();
+    if !first.is_empty() {
+        return first;
+    }
+    let (mut urgent, mut finishing, mut starting, mut filling) = (Vec::new(), None, Vec::new(), false);
+    for (id, partition) in now.partitions.iter().filter(|(_, partition)| partition.is_placed()) {
+        let change = |body| PlacementChange { partition: *id, based_on: partition.epoch, body };
+        match planner.step(*id, partition) {
+            Step::Urgent(body) => urgent.push(change(body)),
+            Step::Finish(body) => finishing = finishing.or(Some(change(body))),
+            Step::Start(body) => starting.push((partition.in_sync.len(), *id, change(body))),
+            Step::Filling => filling = true,
+            Step::Rest => {}
+        }
+    }
+    match finishing {
+        _ if !urgent.is_empty() => urgent,
+        Some(change) => vec![change],
+        None if filling => Vec::new(),
+        // Whoever has the fewest copies first.
+        None => {
+            starting.into_iter().min_by_key(|(copies, id, _)| (*copies, *id)).map(|(.., it)| it).into_iter().collect()
+        }
+    }
+}
+
+/// What a partition needs next.
+enum Step {
+    /// At once, whatever else is under way.
+    Urgent(PlacementBody),
+    /// Its move goes on.
+    Finish(PlacementBody),
+    /// Its move begins.
+    Start(PlacementBody),
+    /// Somebody is being filled up.
+    Filling,
+    /// Nothing, or nothing that can be done now.
+    Rest,
+}
+
+struct Planner<'a> {
+    now: &'a Situation<'a>,
+    ring: Ring,
+}
+
+impl<'a> Planner<'a> {
+    fn of(now: &'a Situation<'a>) -> Self {
+        let known: BTreeSet<&NodeId> = now.partitions.values().flat_map(|partition| &partition.replicas).collect();
+        let belongs = |(id, node): &(&NodeId, &QueueNode)| {
+            let is_known = known.contains(id);
+            match (node.liveness, node.journal) {
+                (Liveness::Up, HasJournal::Yes) => is_known || node.since_ms >= STABLE_MS,
+                // It keeps its place until it is dead.
+                (Liveness::Up, HasJournal::No) | (Liveness::Down, _) => is_known && node.since_ms < now.dead_after_ms,
+                (Liveness::Draining | Liveness::Left, _) => false,
+            }
+        };
+        let ring = Ring::new(now.queue_nodes.iter().filter(belongs).map(|(id, _)| *id));
+        Self { now, ring }
+    }
+
+    fn wanted(&self, id: PartitionId) -> Vec<NodeId> {
+        self.ring.owners(id, self.now.replicas)
+    }
+
+    fn is(&self, node: &NodeId, liveness: Liveness) -> bool {
+        self.now.queue_nodes.get(node).is_some_and(|node| node.liveness == liveness)
+    }
+
+    /// Whether it can be filled up now.
+    fn is_ready(&self, node: &NodeId) -> bool {
+        self.is(node, Liveness::Up) && self.now.queue_nodes[node].journal == HasJournal::Yes
+    }
+
+    fn is_dead(&self, node: &NodeId) -> bool {
+        self.now.queue_nodes.get(node).is_none_or(|node| match node.liveness {
+            Liveness::Left => true,
+            Liveness::Down => node.since_ms >= self.now.dead_after_ms,
+            Liveness::Up | Liveness::Draining => false,
+        })
+    }
+
+    /// All partitions that nobody keeps yet, once those who are there have been there for a moment.
+    fn first_placement(&self) -> Vec<PlacementChange> {
+        let ready = || self.now.queue_nodes.iter().filter(|(id, _)| self.is_ready(id));
+        if ready().any(|(_, node)| node.since_ms < STABLE_MS) {
+            return Vec::new();
+        }
+        let place = |(id, partition): (&PartitionId, &Partition)| {
+            let owners = self.wanted(*id);
+            let can_begin = !partition.is_placed() && owners.iter().any(|node| self.is_ready(node));
+            let change =
+                || PlacementChange { partition: *id, based_on: partition.epoch, body: PlacementBody::Place(owners) };
+            can_begin.then(change)
+        };
+        self.now.partitions.iter().filter_map(place).collect()
+    }
+
+    fn step(&self, id: PartitionId, partition: &Partition) -> Step {
+        let wanted = self.wanted(id);
+        match partition.primary {
+            Some(primary) if partition.is_serving() => self.step_of_served(id, partition, &primary.node, &wanted),
+            _ => self.step_of_waiting(partition, &wanted),
+        }
+    }
+
+    fn step_of_served(&self, id: PartitionId, partition: &Partition, primary: &NodeId, wanted: &[NodeId]) -> Step {
+        let stays = |node: &&NodeId| partition.is_in_sync(node) && self.is(node, Liveness::Up);
+        if self.is(primary, Liveness::Draining)
+            && let Some(heir) = wanted.iter().chain(&partition.replicas).find(stays)
+        {
+            return Step::Urgent(PlacementBody::HandOver(*heir));
+        }
+        if wanted.is_empty() {
+            return Step::Rest;
+        }
+        let newcomers = self.newcomers(partition, wanted);
+        let kept: Vec<NodeId> = partition
+            .replicas
+            .iter()
+            .filter(|node| partition.is_in_sync(node) || !self.is_dead(node))
+            .copied()
+            .collect();
+        if !newcomers.is_empty() {
+            return Step::Start(PlacementBody::Place(in_order(wanted, &[kept, newcomers].concat())));
+        }
+        let in_epoch_ms = self.now.in_epoch_ms.get(&id).copied().unwrap_or(0);
+        let missing = || wanted.iter().filter(|node| !partition.is_in_sync(node));
+        if missing().any(|node| self.is_ready(node)) && in_epoch_ms < MOVE_PATIENCE_MS {
+            return Step::Filling;
+        }
+        if missing().next().is_some() {
+            let gone = kept.len() < partition.replicas.len();
+            return if gone { Step::Finish(PlacementBody::Place(in_order(wanted, &kept))) } else { Step::Rest };
+        }
+        match wanted[0] {
+            first if !wanted.contains(primary) => Step::Finish(PlacementBody::HandOver(first)),
+            _ if partition.replicas != wanted => Step::Finish(PlacementBody::Place(wanted.to_vec())),
+            first if first != *primary && in_epoch_ms >= BALANCE_AFTER_MS => {
+                Step::Finish(PlacementBody::HandOver(first))
+            }
+            _ => Step::Rest,
+        }
+    }
+
+    /// Whoever may hold something stays; those who are to keep it later may come already, and where nothing is left an
+    /// operator can begin anew with them.
+    fn step_of_waiting(&self, partition: &Partition, wanted: &[NodeId]) -> Step {
+        if let PartitionStatus::Waiting { reports } = &partition.status {
+            let has_reported =
+                |node: &NodeId, journal| reports.get(node).is_some_and(|report| report.replica.journal == journal);
+            let mut silent = partition.in_sync.iter().filter(|member| !has_reported(&member.node, member.journal));
+            let is_verified = partition
+                .in_sync
+                .iter()
+                .any(|member| has_reported(&member.node, member.journal) && reports[&member.node].verified);
+            if is_verified && silent.all(|member| self.is_dead(&member.node)) {
+                return Step::Urgent(PlacementBody::WaitNoLonger);
+            }
+        }
+        let listed = |node: &&NodeId| self.now.queue_nodes.contains_key(node);
+        let kept: Vec<NodeId> = partition.replicas.iter().filter(listed).copied().collect();
+        let newcomers = self.newcomers(partition, wanted);
+        let changes = !newcomers.is_empty() || kept.len() < partition.replicas.len();
+        let nodes = in_order(wanted, &[kept, newcomers].concat());
+        if changes && !nodes.is_empty() { Step::Urgent(PlacementBody::Place(nodes)) } else { Step::Rest }
+    }
+
+    fn newcomers(&self, partition: &Partition, wanted: &[NodeId]) -> Vec<NodeId> {
+        let is_newcomer = |node: &&NodeId| !partition.replicas.contains(node) && self.is_ready(node);
+        wanted.iter().filter(is_newcomer).copied().collect()
+    }
+}
+
+/// Those of the ring in its order, then the rest.
+fn in_order(wanted: &[NodeId], nodes: &[NodeId]) -> Vec<NodeId> {
+    let first = wanted.iter().filter(|node| nodes.contains(node));
+    let rest = nodes.iter().filter(|node| !wanted.contains(node));
+    first.chain(rest).copied().collect()
+}

@@ -1,0 +1,148 @@
+//! What follows when nobody who holds everything is there: who is waited for, and who may serve in the end.
+//!
+//! The last in-sync set holds all that was acknowledged. Its members report how far their journals go; once none of
+//! them is awaited any more, the one with the greatest position has everything that was ever committed. Where all of
+//! them have lost their journals, only an operator can decide what to go on with.
+
+use std::cmp::Reverse;
+
+use super::{Change, Partition, PartitionStatus, Report, Reports};
+use crate::{
+    ids::NodeId,
+    machine::{
+        membership::{Liveness, Membership},
+        replication::Replica,
+    },
+};
+
+/// What is known of a member of the last in-sync set.
+enum Standing {
+    Reported(Report),
+    /// It may come, with what it holds.
+    Awaited,
+    /// It left, or came back with another journal.
+    Gone,
+}
+
+fn standing(member: &Replica, reports: &Reports, members: &Membership) -> Standing {
+    if let Some(report) = reports.get(&member.node).filter(|report| report.replica.journal == member.journal) {
+        return Standing::Reported(*report);
+    }
+    match members.members().get(&member.node).filter(|known| known.belongs()) {
+        Some(known) if known.joiner.journal.is_none_or(|journal| journal == member.journal) => Standing::Awaited,
+        _ => Standing::Gone,
+    }
+}
+
+/// The reports that count for the election: of the last in-sync set, with the journal that it had.
+fn reported(now: &Partition, reports: &Reports) -> Vec<Report> {
+    let of =
+        |member: &Replica| reports.get(&member.node).filter(|report| report.replica.journal == member.journal).copied();
+    now.in_sync.iter().filter_map(of).collect()
+}
+
+/// The one with the most: of equals, one whose journal is verified, then the first by the ring.
+fn best(now: &Partition, reports: impl IntoIterator<Item = Report>) -> Option<Report> {
+    let place = |node: &NodeId| now.replicas.iter().position(|replica| replica == node).unwrap_or(usize::MAX);
+    reports.into_iter().max_by_key(|report| {
+        let node = report.replica.node;
+        (report.last, report.verified, Reverse((place(&node), node)))
+    })
+}
+
+/// It serves, alone at first.
+fn elect(now: &Partition, replica: Replica) -> Change {
+    let mut replicas = now.replicas.clone();
+    if !replicas.contains(&replica.node) {
+        replicas.push(replica.node);
+    }
+    let (primary, in_sync, status) = (Some(replica), vec![replica], PartitionStatus::Serving);
+    Change::To(Partition { primary, in_sync, replicas, status, ..now.clone() })
+}
+
+/// What follows from the reports and the members as they are now. A report counts while the run that made it is there:
+/// another run may find less.
+pub(super) fn settle(now: &Partition, members: &Membership, lost: Option<&Reports>) -> Change {
+    if !now.is_placed() {
+        return Change::None;
+    }
+    let before = match &now.status {
+        PartitionStatus::Serving => return Change::None,
+        PartitionStatus::Waiting { reports } => reports.clone(),
+        PartitionStatus::JournalLost => lost.cloned().unwrap_or_default(),
+    };
+    let mut reports = before.clone();
+    reports.retain(|node, report| members.replica(node) == Some(report.replica));
+    let mut awaited = false;
+    let mut elected = Vec::new();
+    for member in &now.in_sync {
+        match standing(member, &reports, members) {
+            Standing::Reported(report) => elected.push(report),
+            Standing::Awaited => awaited = true,
+            Standing::Gone => {}
+        }
+    }
+    let was_lost = now.status == PartitionStatus::JournalLost;
+    match best(now, elected).filter(|_| !awaited) {
+        Some(report) => elect(now, report.replica),
+        None if awaited && !was_lost && reports == before => Change::None,
+        None if awaited => Change::To(Partition { status: PartitionStatus::Waiting { reports }, ..now.clone() }),
+        None if was_lost && reports == before => Change::None,
+        None if was_lost => Change::Noted(reports),
+        None => Change::Lost(Partition { primary: None, status: PartitionStatus::JournalLost, ..now.clone() }, reports),
+    }
+}
+
+/// A node says how far its journal goes.
+pub(super) fn report(now: &Partition, members: &Membership, lost: Option<&Reports>, report: Report) -> Change {
+    let node = report.replica.node;
+    if !now.is_placed() || !now.concerns(&node) || members.replica(&node) != Some(report.replica) {
+        return Change::Void;
+    }
+    match &now.status {
+        PartitionStatus::Serving => Change::Void,
+        PartitionStatus::JournalLost => {
+            let mut reports = lost.cloned().unwrap_or_default();
+            if reports.insert(node, report) == Some(report) { Change::None } else { Change::Noted(reports) }
+        }
+        PartitionStatus::Waiting { reports } => {
+            let mut reports = reports.clone();
+            if reports.insert(node, report) == Some(report) {
+                return Change::None;
+            }
+            let noted = Partition { status: PartitionStatus::Waiting { reports }, ..now.clone() };
+            match settle(&noted, members, lost) {
+                Change::None | Change::Void => Change::To(noted),
+                settled => settled,
+            }
+        }
+    }
+}
+
+/// Who has not reported is waited for no longer, where a verified journal is there.
+pub(super) fn wait_no_longer(now: &Partition) -> Change {
+    let PartitionStatus::Waiting { reports } = &now.status else { return Change::Void };
+    let reported = reported(now, reports);
+    if !reported.iter().any(|report| report.verified) {
+        return Change::Void;
+    }
+    best(now, reported).map_or(Change::Void, |report| elect(now, report.replica))
+}
+
+/// Whoever has most of it serves it. Where all journals are lost and nobody has reported anything, somebody who is to
+/// keep it begins with what it has.
+pub(super) fn accept_loss(now: &Partition, members: &Membership, lost: Option<&Reports>) -> Change {
+    let (reports, begin_anew) = match &now.status {
+        PartitionStatus::Serving => return Change::Void,
+        PartitionStatus::Waiting { reports } => (Some(reports), false),
+        PartitionStatus::JournalLost => (lost, true),
+    };
+    let is_there = |report: &Report| members.replica(&report.replica.node) == Some(report.replica);
+    let reports = reports.into_iter().flat_map(|reports| reports.values()).copied().filter(is_there);
+    if let Some(report) = best(now, reports) {
+        return elect(now, report.replica);
+    }
+    let is_up = |node: &&NodeId| members.members().get(node).is_some_and(|member| member.liveness == Liveness::Up);
+    let anyone = now.replicas.iter().filter(is_up).find_map(|node| members.replica(node));
+    anyone.filter(|_| begin_anew).map_or(Change::Void, |replica| elect(now, replica))
+}

@@ -1,0 +1,58 @@
+//! Gives up what is missing from a partition, on an operator's word.
+
+use std::time::Duration;
+
+use super::router::Router;
+use crate::{
+    error::{Error, ErrorCode, Outcome},
+    ids::PartitionId,
+    machine::{
+        control::ChangeBody,
+        placement::{Partition, PartitionStatus, PlacementAnswer, PlacementBody, PlacementChange},
+    },
+    node::{gateway::Gateway, wire::ClientReply},
+};
+
+/// How often it is tried on top of a placement that has changed meanwhile.
+const TRIES: usize = 5;
+
+/// Has the loss accepted.
+pub(super) async fn accept_loss(router: &Router, gateway: &Gateway, partition: PartitionId) -> Result<(), Error> {
+    router.partitions().await?;
+    let Some(placed) = router.placed(partition) else { return Err(no_such_partition(partition)) };
+    let mut based_on = placed.epoch;
+    for _ in 0..TRIES {
+        let change = PlacementChange { partition, based_on, body: PlacementBody::AcceptLoss };
+        let request = gateway.begin();
+        match gateway.change(&request, None, ChangeBody::Placement(change), Duration::ZERO).await? {
+            ClientReply::Placement(PlacementAnswer::Done(_)) => return Ok(()),
+            ClientReply::Placement(PlacementAnswer::Void(now)) if is_served(&now) => {
+                return Err(Error::new(
+                    ErrorCode::Conflict,
+                    format!("partition {partition} is served: nothing of it is lost that could be given up"),
+                ));
+            }
+            ClientReply::Placement(PlacementAnswer::Void(now)) => based_on = now.epoch,
+            ClientReply::Placement(PlacementAnswer::NothingToAccept) => {
+                return Err(Error::new(
+                    ErrorCode::Conflict,
+                    format!(
+                        "no node that kept partition {partition} has come back yet, so there is nobody to serve it: start at \
+                         least one of them"
+                    ),
+                ));
+            }
+            ClientReply::Placement(PlacementAnswer::NoSuchPartition) => return Err(no_such_partition(partition)),
+            reply => return Err(Error::internal(format!("the leader gave an answer to something else: {reply:?}"))),
+        }
+    }
+    Err(Error::unavailable(Outcome::NotApplied, format!("partition {partition} keeps changing: try again")))
+}
+
+fn is_served(placed: &Partition) -> bool {
+    placed.status == PartitionStatus::Serving && placed.primary.is_some()
+}
+
+fn no_such_partition(partition: PartitionId) -> Error {
+    Error::new(ErrorCode::NotFound, format!("there is no partition {partition}: `syncmesh status` lists them"))
+}

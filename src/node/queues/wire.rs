@@ -1,0 +1,102 @@
+//! What nodes say to each other about queues: an operation on its way to a primary, and its answer.
+//!
+//! Travels as [`ClientAsk::Queue`](crate::node::wire::ClientAsk::Queue) under the client protocol.
+
+use serde::{Deserialize, Serialize};
+
+use super::types::QueueView;
+use crate::{
+    error::Error,
+    ids::{Epoch, PartitionId, QueueName},
+    machine::queue::{Delivery, Op, OpAnswer, Receipt},
+};
+
+/// A question about queues.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum QueueAsk {
+    /// Of the primary of a partition.
+    At { partition: PartitionId, ask: PartitionAsk },
+    /// Of the primary of several: a page of their queues, in the order of names.
+    List { partitions: Vec<PartitionId>, range: Range },
+}
+
+/// A part of a list of queues.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Range {
+    pub(crate) prefix: Option<String>,
+    pub(crate) after: Option<QueueName>,
+    pub(crate) limit: usize,
+}
+
+/// What the primary of a partition is asked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum PartitionAsk {
+    /// An operation that clients may ask for; see [`PartitionAsk::is_for_clients`].
+    Do(Op),
+    /// A lease for whoever waits for it. Asked again under the same number, what was leased before comes back first.
+    Receive { queue: QueueName, max: u32, visibility_ms: Option<u64>, wait_ms: u64, attempt: u64 },
+    /// Nobody waits any more for what was asked under this number: what was leased for it comes back.
+    Abandon { queue: QueueName, attempt: u64 },
+    /// Waits until any of these deliveries is over, and says which are.
+    Await { queue: QueueName, receipts: Vec<Receipt>, wait_ms: u64 },
+    /// The figures of a queue.
+    Stats(QueueName),
+    /// What would be delivered next.
+    Peek { queue: QueueName, max: u32 },
+    /// A page of the partition's queues.
+    List(Range),
+}
+
+impl PartitionAsk {
+    /// Whether another node may ask this: what the primary says by itself, nobody else may.
+    pub(crate) fn is_for_clients(&self) -> bool {
+        !matches!(self, Self::Do(Op::Lease { .. } | Op::Moved { .. } | Op::Timer))
+    }
+
+    /// Whether it changes what a client would see.
+    pub(crate) fn changes(&self) -> bool {
+        matches!(self, Self::Do(op) if !matches!(op, Op::GiveBack { .. }))
+    }
+
+    /// The same, when `passed_ms` of its wait are over.
+    pub(crate) fn later(&self, passed_ms: u64) -> Self {
+        let mut ask = self.clone();
+        if let Self::Receive { wait_ms, .. } | Self::Await { wait_ms, .. } = &mut ask {
+            *wait_ms = wait_ms.saturating_sub(passed_ms);
+        }
+        ask
+    }
+
+    /// How long it may wait for something to happen, in milliseconds.
+    pub(crate) fn wait_ms(&self) -> u64 {
+        match self {
+            Self::Receive { wait_ms, .. } | Self::Await { wait_ms, .. } => *wait_ms,
+            _ => 0,
+        }
+    }
+}
+
+/// The answer to a [`QueueAsk`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) enum QueueReply {
+    /// [`PartitionAsk::Do`].
+    Done(OpAnswer),
+    /// [`PartitionAsk::Receive`].
+    Delivered(Vec<Delivery>),
+    /// [`PartitionAsk::Await`]: those that are over.
+    Over(Vec<Receipt>),
+    /// [`PartitionAsk::Stats`].
+    Stats(Box<QueueView>),
+    /// [`PartitionAsk::Peek`].
+    Peeked(Vec<Delivery>),
+    /// A page. `more`: there are further ones after the last.
+    Listed { queues: Vec<QueueView>, more: bool, unserved: Vec<PartitionId> },
+    /// [`PartitionAsk::Abandon`].
+    Abandoned,
+    /// Certainly not done: this node is not the primary, in the newest epoch that it knows (0: none).
+    NotPrimary { epoch: Epoch },
+    /// Perhaps done: it ceased to be the primary meanwhile, or lost a copy.
+    Unknown,
+    /// Refused, or failed.
+    Failed(Error),
+}
