@@ -47,6 +47,9 @@ pub const MAX_JSON_BYTES: usize = 256 * 1024;
 /// Most connections at a time. A lock wait occupies one for as long as it lasts.
 pub const MAX_CONNECTIONS: usize = 8192;
 
+/// Most bytes of messages that are being published at a time, unless four batches take more.
+pub const MAX_BODIES_BYTES: usize = 256 * 1024 * 1024;
+
 /// How the API is served.
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
@@ -88,6 +91,8 @@ struct ApiState {
     max_json_bytes: usize,
     max_value_bytes: usize,
     max_batch_bytes: usize,
+    /// For the bodies of messages that are under way.
+    room: extract::BodyRoom,
     metrics: Metrics,
     templates: Arc<extract::RouteTemplates>,
     /// The OpenAPI document, written once.
@@ -124,6 +129,7 @@ fn router(node: Node, settings: &ApiSettings, shutdown: CancellationToken) -> Ro
         max_json_bytes: settings.max_json_bytes,
         max_value_bytes: settings.max_value_bytes,
         max_batch_bytes: settings.max_batch_bytes,
+        room: extract::BodyRoom::of(MAX_BODIES_BYTES.max(settings.max_batch_bytes.saturating_mul(4))),
         metrics: settings.metrics.clone(),
         templates: Arc::new(extract::RouteTemplates::new(document.paths.paths.keys().map(String::as_str))),
         description: description.into(),

@@ -8,7 +8,7 @@ use axum::{
 
 use super::{
     ApiState,
-    extract::{IDEMPOTENCY_KEY, check_content_type, read_body, refuse_key, refuse_query},
+    extract::{IDEMPOTENCY_KEY, TakenRoom, check_content_type, read_into, refuse_key, refuse_query},
     fields::{Fields, FromFields},
     problem::Problem,
     queue_requests::{KeylessBody, described_message},
@@ -17,7 +17,11 @@ use crate::{error::Error, node::queues::Publish};
 
 /// The fields of a call that changes something, and is given no name.
 #[derive(Debug)]
-pub(super) struct Keyless<T>(pub(super) T);
+pub(super) struct Keyless<T> {
+    pub(super) body: T,
+    /// Kept until the call is answered.
+    pub(super) _room: TakenRoom,
+}
 
 impl<T: KeylessBody> FromRequest<ApiState> for Keyless<T> {
     type Rejection = Problem;
@@ -27,12 +31,12 @@ impl<T: KeylessBody> FromRequest<ApiState> for Keyless<T> {
         refuse_query(&parts)?;
         check_content_type(&parts.headers)?;
         refuse_name(&parts.headers)?;
-        let bytes = read_body(&parts.headers, body, T::max_bytes(api)).await?;
+        let (bytes, room) = read_into(&parts.headers, body, T::max_bytes(api), T::room(api)).await?;
         let mut fields = Fields::from_json(&bytes)?;
         drop(bytes);
         let body = T::from_fields(&mut fields)?;
         fields.finish()?;
-        Ok(Self(body))
+        Ok(Self { body, _room: room })
     }
 }
 
@@ -48,7 +52,11 @@ fn refuse_name(headers: &HeaderMap) -> Result<(), Error> {
 
 /// One message: its body as it is, described by headers.
 #[derive(Debug)]
-pub(super) struct RawMessage(pub(super) Publish);
+pub(super) struct RawMessage {
+    pub(super) message: Publish,
+    /// Kept until the call is answered.
+    pub(super) _room: TakenRoom,
+}
 
 impl FromRequest<ApiState> for RawMessage {
     type Rejection = Problem;
@@ -57,8 +65,8 @@ impl FromRequest<ApiState> for RawMessage {
         let (parts, body) = request.into_parts();
         refuse_query(&parts)?;
         let described = described_message(&parts.headers)?;
-        let body = read_body(&parts.headers, body, api.max_value_bytes).await?;
-        Ok(Self(Publish { body, ..described }))
+        let (body, room) = read_into(&parts.headers, body, api.max_value_bytes, Some(&api.room)).await?;
+        Ok(Self { message: Publish { body, ..described }, _room: room })
     }
 }
 

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::{
     ApiState,
-    extract::idempotency_key,
+    extract::{BodyRoom, idempotency_key},
     fields::{Fields, FromFields, quote},
     queue_bodies::{EncodingSchema, OnExpirySchema},
 };
@@ -52,6 +52,12 @@ pub(super) trait KeylessBody: FromFields {
     /// Most bytes of it.
     fn max_bytes(api: &ApiState) -> usize {
         api.max_json_bytes
+    }
+
+    /// What bounds all such bodies together, if they may be large. What ends a delivery must not wait for
+    /// what is published.
+    fn room(_: &ApiState) -> Option<&BodyRoom> {
+        None
     }
 }
 
@@ -236,6 +242,10 @@ impl FromFields for BatchBody {
 impl KeylessBody for BatchBody {
     fn max_bytes(api: &ApiState) -> usize {
         api.max_batch_bytes
+    }
+
+    fn room(api: &ApiState) -> Option<&BodyRoom> {
+        Some(&api.room)
     }
 }
 

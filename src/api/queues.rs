@@ -54,7 +54,7 @@ pub(super) fn routes() -> OpenApiRouter<ApiState> {
 async fn configure(
     State(api): State<ApiState>,
     QueuePath(queue): QueuePath,
-    Keyless(body): Keyless<ConfigureBody>,
+    Keyless { body, _room }: Keyless<ConfigureBody>,
 ) -> Result<Json<QueueConfigBody>, Problem> {
     let config = api.node.queues().configure(queue, body.into()).await?;
     Ok(Json(config.into()))
@@ -76,7 +76,7 @@ async fn configure(
 async fn publish(
     State(api): State<ApiState>,
     QueuePath(queue): QueuePath,
-    RawMessage(message): RawMessage,
+    RawMessage { message, _room }: RawMessage,
 ) -> Result<(StatusCode, Json<PublishedBody>), Problem> {
     let published = api.node.queues().publish(queue, vec![message]).await?;
     let one = published.into_iter().next().ok_or_else(|| Error::internal("a publish names no message"))?;
@@ -89,7 +89,7 @@ async fn publish(
 async fn publish_batch(
     State(api): State<ApiState>,
     QueuePath(queue): QueuePath,
-    Keyless(body): Keyless<BatchBody>,
+    Keyless { body, _room }: Keyless<BatchBody>,
 ) -> Result<(StatusCode, Json<PublishedList>), Problem> {
     let published = api.node.queues().publish(queue, body.into_messages()).await?;
     let results = published.into_iter().map(PublishedBody::from).collect();
@@ -103,7 +103,7 @@ async fn publish_batch(
 async fn receive(
     State(api): State<ApiState>,
     QueuePath(queue): QueuePath,
-    Keyless(body): Keyless<ReceiveBody>,
+    Keyless { body, _room }: Keyless<ReceiveBody>,
 ) -> Result<Json<MessageList>, Problem> {
     let queues = api.node.queues();
     // A wait may be longer than a shutdown.
@@ -150,7 +150,7 @@ async fn consume(
 async fn acknowledge(
     State(api): State<ApiState>,
     QueuePath(queue): QueuePath,
-    Keyless(body): Keyless<ReceiptsBody>,
+    Keyless { body, _room }: Keyless<ReceiptsBody>,
 ) -> Result<Json<ReceiptsAnswer>, Problem> {
     Ok(Json(api.node.queues().ack(queue, body.receipts).await?.into()))
 }
@@ -161,7 +161,7 @@ async fn acknowledge(
 async fn give_back(
     State(api): State<ApiState>,
     QueuePath(queue): QueuePath,
-    Keyless(body): Keyless<ReceiptsBody>,
+    Keyless { body, _room }: Keyless<ReceiptsBody>,
 ) -> Result<Json<ReceiptsAnswer>, Problem> {
     Ok(Json(api.node.queues().nack(queue, body.receipts, body.delay_ms).await?.into()))
 }
@@ -172,7 +172,7 @@ async fn give_back(
 async fn extend(
     State(api): State<ApiState>,
     QueuePath(queue): QueuePath,
-    Keyless(body): Keyless<ReceiptsBody>,
+    Keyless { body, _room }: Keyless<ReceiptsBody>,
 ) -> Result<Json<ReceiptsAnswer>, Problem> {
     Ok(Json(api.node.queues().extend(queue, body.receipts, body.visibility_ms).await?.into()))
 }
@@ -246,7 +246,10 @@ async fn delete_queue(
 /// Serves a partition whose journal is lost again, with what is left of it: an operator's last resort.
 #[utoipa::path(post, path = "/v1/queues:recover", tag = "queues", request_body = RecoverBody,
     responses((status = 204), Invalid, Missing, Conflict, Unserved))]
-async fn recover(State(api): State<ApiState>, Keyless(body): Keyless<RecoverBody>) -> Result<StatusCode, Problem> {
+async fn recover(
+    State(api): State<ApiState>,
+    Keyless { body, _room }: Keyless<RecoverBody>,
+) -> Result<StatusCode, Problem> {
     api.node.queues().recover(body.partition, AcceptLoss).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -361,6 +361,7 @@ async fn a_handler_that_panics_costs_one_answer_only() {
         max_json_bytes: 1,
         max_value_bytes: 1,
         max_batch_bytes: 1,
+        room: extract::BodyRoom::of(1),
         metrics: Metrics::new(),
         templates: Arc::default(),
         description: Bytes::new(),
