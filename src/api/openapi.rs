@@ -179,6 +179,14 @@ fn cluster_view() -> Value {
         ("version", text()),
         ("last_seen", nullable("string")),
     ]);
+    let partition = object(&[
+        ("id", number()),
+        ("primary", nullable("string")),
+        ("replicas", list(text())),
+        ("in_sync", list(text())),
+        ("epoch", number()),
+        ("status", words(&["unplaced", "serving", "waiting", "journal-lost"])),
+    ]);
     let lines = object(&[("M", number()), ("O", number()), ("E", number()), ("S", number())]);
     object(&[
         ("cluster_id", nullable("string")),
@@ -187,7 +195,7 @@ fn cluster_view() -> Value {
         ("term", number()),
         ("leader", nullable("string")),
         ("members", list(member)),
-        ("queue", object(&[("partitions", list(json!({"type": "object"})))])),
+        ("queue", object(&[("partitions", list(partition))])),
         (
             "cache",
             object(&[

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::{
     Context, Failure, OnInterrupt,
     output::{Format, table},
+    queue_placement,
     remote::{Remote, cell},
 };
 use crate::{
@@ -210,9 +211,17 @@ fn status_text(cluster: ClusterView) -> String {
         cluster.term,
         cluster.epoch
     );
+    if let Some(queues) = queue_placement::summary(&cluster.queue) {
+        text.push_str(&format!("queues   {queues}\n"));
+    }
     if !cluster.members.is_empty() {
         text.push('\n');
         text.push_str(&members_text(&cluster));
+    }
+    let shares = queue_placement::shares(&cluster.queue);
+    if !shares.is_empty() {
+        text.push('\n');
+        text.push_str(&shares);
     }
     if !cluster.warnings.is_empty() {
         text.push('\n');

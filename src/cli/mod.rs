@@ -15,6 +15,7 @@ mod node;
 pub mod output;
 mod peer_info;
 mod queue;
+mod queue_placement;
 mod remote;
 mod serve;
 

@@ -347,10 +347,11 @@ fn key_conflict() -> Error {
 mod tests {
     use super::*;
     use crate::{
-        ids::{Incarnation, LockName, NodeId, SessionId},
+        ids::{ClusterId, Epoch, Incarnation, LockName, NodeId, PartitionId, SessionId},
         machine::{
             lock::{Acquire, Mode, NewSession, Want},
             membership::Joiner,
+            placement::PlacementBody,
         },
     };
 
@@ -439,6 +440,78 @@ mod tests {
         let change = Change { request: id(1), done: Done::default(), key: None, body: leave };
         let answer = state.apply(Tick(1), Term(1), Command::Change(Box::new(change)), &mut Vec::new());
         assert_eq!(answer, Answer::Member(MemberAnswer::Done));
+    }
+
+    /// A cluster with one partition of the queues, kept by [`NODE`] and by another one.
+    fn with_queues() -> (ControlState, NodeId) {
+        let (mut state, other) = (ControlState::default(), NodeId::from_bytes([8; 32]));
+        let record = ClusterRecord {
+            cluster_id: ClusterId(1),
+            cluster_name: String::new(),
+            founders: vec![],
+            queue_partitions: 1,
+            cache_protocol: String::new(),
+            founded_at: Tick(0),
+        };
+        let place = PlacementBody::Place(vec![NODE, other]);
+        let commands = [
+            Command::Found(Box::new(record)),
+            Command::Member(MemberChange::Join(Joiner::of_queue_node(NODE, 1, 7))),
+            Command::Member(MemberChange::Join(Joiner::of_queue_node(other, 1, 8))),
+            Command::Placement(vec![placement(0, place)]),
+        ];
+        for command in commands {
+            let (version, mut effects) = (state.view_version(), Vec::new());
+            state.apply(Tick(0), Term(1), command, &mut effects);
+            assert!(state.view_version() > version && !effects.is_empty(), "everyone has to hear of it");
+        }
+        (state, other)
+    }
+
+    fn placement(based_on: u64, body: PlacementBody) -> PlacementChange {
+        PlacementChange { partition: PartitionId(0), based_on: Epoch(based_on), body }
+    }
+
+    fn propose(state: &mut ControlState, node: NodeId, seq: u64, change: PlacementChange) -> Answer {
+        let request = RequestId { node, incarnation: Incarnation(1), seq };
+        let change = Change { request, done: Done::default(), key: None, body: ChangeBody::Placement(change) };
+        state.apply(Tick(0), Term(1), Command::Change(Box::new(change)), &mut Vec::new())
+    }
+
+    #[test]
+    fn a_change_of_placement_that_is_asked_for_again_gets_its_first_answer() {
+        let (mut state, other) = with_queues();
+        let away = state.members().replica(&other).expect("a queue node");
+        let shrink = || placement(1, PlacementBody::Shrink(vec![away]));
+        let done = propose(&mut state, NODE, 1, shrink());
+        assert!(matches!(&done, Answer::Placement(PlacementAnswer::Done(now)) if now.in_sync.len() == 1));
+        propose(&mut state, NODE, 2, placement(2, PlacementBody::Grow(away)));
+        assert_eq!(propose(&mut state, NODE, 1, shrink()), done, "though it is in another epoch by now");
+        let void = propose(&mut state, NODE, 3, shrink());
+        assert!(matches!(void, Answer::Placement(PlacementAnswer::Void(now)) if now.in_sync.len() == 2));
+    }
+
+    #[test]
+    fn who_is_not_the_primary_changes_no_in_sync_set() {
+        let (mut state, other) = with_queues();
+        let before = state.clone();
+        let away = state.members().replica(&NODE).expect("a queue node");
+        for body in [PlacementBody::Shrink(vec![away]), PlacementBody::Place(vec![other])] {
+            let answer = propose(&mut state, other, 1, placement(1, body));
+            assert!(matches!(answer, Answer::Refused(error) if error.code == ErrorCode::Forbidden));
+            assert_eq!(state, before);
+        }
+    }
+
+    #[test]
+    fn the_entry_that_says_that_a_primary_is_down_names_the_next_one() {
+        let (mut state, other) = with_queues();
+        let down = MemberChange::Down { node: NODE, incarnation: Incarnation(1), term: None };
+        let mut effects = Vec::new();
+        state.apply(Tick(0), Term(1), Command::Member(down), &mut effects);
+        let now = &state.placement().partitions()[&PartitionId(0)];
+        assert_eq!(now.primary.map(|primary| primary.node), Some(other));
+        assert!(matches!(effects[..], [Effect::Member(_), Effect::Placement]));
     }
 
     #[test]

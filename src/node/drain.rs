@@ -10,10 +10,10 @@ use super::{
     authority::hand_over as hand_over_leadership,
     control::Standing,
     running::{LOOK, Running},
-    wire::{ControlCall, ControlReply},
+    wire::{ControlCall, ControlReply, View},
 };
 use crate::{
-    ids::Role,
+    ids::{NodeId, Role},
     machine::{
         autopilot::FEWEST_AFTER_DRAIN,
         control::ChangeBody,
@@ -28,12 +28,14 @@ const STEP: Duration = Duration::from_secs(6);
 /// How long the steps of the hand-over look for a leader, all together: without one there is nobody to
 /// hand anything to.
 const LEADERLESS: Duration = Duration::from_secs(3);
+/// What is left of the grace for saying that the node stops once its queues could not be handed over in time.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Stops the node within `grace`.
 pub(super) async fn stop(node: &Running, grace: Duration) -> Drained {
     node.draining.cancel();
     let deadline = Instant::now() + grace.saturating_sub(CLOSING.min(grace / 4));
-    let handed_over = timeout_at(deadline, hand_over(node)).await.unwrap_or(Drained::Cut);
+    let handed_over = timeout_at(deadline, hand_over(node, deadline)).await.unwrap_or(Drained::Cut);
     if handed_over == Drained::Cut {
         warn!("could not hand everything over in time: the others will notice by silence");
     }
@@ -41,7 +43,7 @@ pub(super) async fn stop(node: &Running, grace: Duration) -> Drained {
     if closed.is_ok() { handed_over } else { Drained::Cut }
 }
 
-async fn hand_over(node: &Running) -> Drained {
+async fn hand_over(node: &Running, deadline: Instant) -> Drained {
     // What failed has nothing to hand over; the sooner its connections close, the sooner others take over.
     if node.stop.is_cancelled() {
         return Drained::Whole;
@@ -64,11 +66,72 @@ async fn hand_over(node: &Running) -> Drained {
     if must_lose_vote(node) && !lose_vote(node).await && !leaves {
         warn!("still has a vote and stops: it counts as down until it is back");
     }
+    let queues = hand_queues_over(node, deadline).await;
+    if leaves && queues == Queues::OnlyHere {
+        warn!(
+            "still holds what no other node has of the queues: it stays a member. Start another queue node and try again, \
+             or give up what is queued here with `syncmesh members remove`"
+        );
+        return Drained::Cut;
+    }
     if leaves {
         return leave(node).await;
     }
     tell_leader(node, ControlCall::Stop { incarnation }).await;
-    Drained::Whole
+    if queues == Queues::HandedOver { Drained::Whole } else { Drained::Cut }
+}
+
+/// What became of the queues that a node kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Queues {
+    /// Others have them, or nobody is there to take them.
+    HandedOver,
+    /// Others have copies, but not as many as they should.
+    FewerCopies,
+    /// Nobody else has all of some partition.
+    OnlyHere,
+}
+
+/// Waits until this node is in no in-sync set any more: the leader moves the partitions of those who drain. Where no
+/// other queue node is up there is nobody to wait for.
+async fn hand_queues_over(node: &Running, deadline: Instant) -> Queues {
+    let mut views = node.gateway.route().views();
+    let me = node.id;
+    let until = deadline.checked_sub(LAST_WORDS).unwrap_or(deadline);
+    let settled = views.wait_for(|view| !is_in_sync(view, me) || !others_take_queues(view, me));
+    let held = match timeout_at(until, settled).await {
+        Ok(Ok(view)) => (view.clone(), true),
+        _ => (node.gateway.route().view(), false),
+    };
+    let (view, settled) = held;
+    if !is_in_sync(&view, me) {
+        return Queues::HandedOver;
+    }
+    let only_here = view
+        .partitions
+        .values()
+        .filter(|partition| partition.is_in_sync(&me) && partition.in_sync.iter().all(|replica| replica.node == me));
+    match (only_here.count(), settled) {
+        (0, true) => Queues::HandedOver,
+        (0, false) => Queues::FewerCopies,
+        // Who only stops comes back with what it holds.
+        (partitions, true) if !node.asked_to_leave.is_cancelled() => {
+            warn!(partitions, "stops, and nobody else keeps its queues: they are not served until it is back");
+            Queues::HandedOver
+        }
+        (partitions, _) => {
+            warn!(partitions, "no other node holds all of them: they are not served until this one is back");
+            Queues::OnlyHere
+        }
+    }
+}
+
+fn is_in_sync(view: &View, node: NodeId) -> bool {
+    view.partitions.values().any(|partition| partition.is_in_sync(&node))
+}
+
+fn others_take_queues(view: &View, node: NodeId) -> bool {
+    view.members.iter().any(|(id, member)| *id != node && member.liveness == Liveness::Up && member.replica().is_some())
 }
 
 fn serving_others(node: &Running) -> usize {

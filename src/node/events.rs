@@ -11,14 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     EventStream, ResumeFrom,
+    observe_queues::state,
     route::Route,
-    status::ClusterEvent,
+    status::{ClusterEvent, PartitionState},
     wire::{Leader, View},
 };
 use crate::{
     clock::Clock,
-    ids::{NodeId, Tick},
-    machine::membership::Liveness,
+    ids::{NodeId, PartitionId, Tick},
+    machine::{membership::Liveness, placement::Partition},
     telemetry::Bounds,
     time::rfc3339,
 };
@@ -110,6 +111,7 @@ pub(crate) async fn follow(events: Events, route: Route, clock: Arc<dyn Clock>, 
         }
         let view = views.borrow_and_update().clone();
         tell_members(&events, clock.wall(), &known, &view);
+        tell_placement(&events, clock.wall(), &known, &view);
         known = view;
         let now = route.leader();
         if now.is_some() && now != leader {
@@ -147,10 +149,40 @@ fn tell_members(events: &Events, at: Tick, before: &View, after: &View) {
     }
 }
 
+/// One event for all partitions that changed, with how the whole is now.
+fn tell_placement(events: &Events, at: Tick, before: &View, after: &View) {
+    if Arc::ptr_eq(&before.partitions, &after.partitions) {
+        return;
+    }
+    let changed = |(id, partition): &(&PartitionId, &Partition)| before.partitions.get(id) != Some(*partition);
+    let changed = after.partitions.iter().filter(changed);
+    // Partitions that nobody keeps yet are no news.
+    let changed: Vec<PartitionId> = changed.filter(|(_, now)| now.is_placed()).map(|(id, _)| *id).collect();
+    if changed.is_empty() {
+        return;
+    }
+    let count = |wanted: PartitionState| after.partitions.values().filter(|now| state(now) == wanted).count();
+    let mut data = json!({
+        "epoch": after.version,
+        "changed": changed.len(),
+        "serving": count(PartitionState::Serving),
+        "waiting": count(PartitionState::Waiting),
+        "journal_lost": count(PartitionState::JournalLost),
+    });
+    if let [one] = changed[..] {
+        data["partition"] = json!(one);
+    }
+    events.push(at, "placement-changed", data);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::Metrics;
+    use crate::{
+        ids::{Epoch, Incarnation, JournalId},
+        machine::{placement::PartitionStatus, replication::Replica},
+        telemetry::Metrics,
+    };
 
     #[tokio::test]
     async fn a_reader_that_falls_a_whole_ring_behind_is_cut_off_and_counted() {
@@ -195,5 +227,34 @@ mod tests {
             events.push(Tick(0), "member-down", json!({}));
             assert_eq!(resumed.events.recv().await.expect("the next event").id, reset + 1);
         }
+    }
+
+    #[tokio::test]
+    async fn a_view_that_places_partitions_otherwise_is_one_event() {
+        let events = Events::new(Bounds::default(), Tick(7));
+        let mut stream = events.stream(ResumeFrom::Now).events;
+        let replica = Replica { node: NodeId::default(), incarnation: Incarnation(1), journal: JournalId(1) };
+        let placed = |epoch| Partition {
+            epoch: Epoch(epoch),
+            primary: Some(replica),
+            in_sync: vec![replica],
+            replicas: vec![replica.node],
+            status: PartitionStatus::Serving,
+        };
+        let view = |version, partitions: [Partition; 2]| View {
+            version,
+            partitions: Arc::new((0..).map(PartitionId).zip(partitions).collect()),
+            ..View::default()
+        };
+        let founded = view(1, [Partition::unplaced(), Partition::unplaced()]);
+        tell_placement(&events, Tick(0), &View::default(), &founded);
+        let both = view(2, [placed(1), placed(1)]);
+        tell_placement(&events, Tick(0), &founded, &both);
+        tell_placement(&events, Tick(0), &both, &view(3, [placed(1), placed(1)]));
+        tell_placement(&events, Tick(0), &both, &view(4, [placed(1), placed(2)]));
+        let told = [stream.recv().await.expect("the first"), stream.recv().await.expect("the second")];
+        assert!(stream.try_recv().is_err(), "nothing else has changed");
+        assert_eq!((told[0].event.as_str(), &told[0].data["changed"]), ("placement-changed", &json!(2)));
+        assert_eq!((&told[1].data["partition"], &told[1].data["serving"]), (&json!(1), &json!(2)));
     }
 }

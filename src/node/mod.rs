@@ -24,6 +24,7 @@ mod limits;
 mod lock_events;
 pub mod locks;
 mod observe;
+mod observe_queues;
 mod probe;
 pub mod queues;
 #[cfg(test)]

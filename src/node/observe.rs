@@ -13,10 +13,11 @@ use tokio::sync::watch;
 use super::{
     control::{Standing, VERSION},
     gateway::Gateway,
+    observe_queues::{placement, queue_warnings},
     queues::keeper::Journals,
     route::Route,
     status::{
-        CacheSummary, Check, ClusterView, MemberStatus, MemberView, NO_QUORUM, NodeInfo, PeerView, QueueNodeView, QueuePlacement,
+        CacheSummary, Check, ClusterView, MemberStatus, MemberView, NO_QUORUM, NodeInfo, PeerView, QueueNodeView,
         RaftStanding, RaftView, Readiness, Warning,
     },
     wire::{ClientAsk, ClientReply, Hello, Leader, MembersReport},
@@ -208,6 +209,7 @@ impl Observer {
                 let mut warnings = Vec::new();
                 down_warnings(report.view.members.values(), &mut warnings);
                 voter_warning(report.view.voters.len(), &mut warnings);
+                queue_warnings(&report, &mut warnings);
                 self.cluster_view(Some(report.leader), &report, warnings)
             }
             _ => self.unconfirmed(),
@@ -259,7 +261,7 @@ impl Observer {
             term: leader.map_or(self.route.term(), |leader| leader.term).0,
             leader: leader.map(|leader| leader.node),
             members: view.members.iter().map(member).collect(),
-            queue: QueuePlacement::default(),
+            queue: placement(view),
             cache: CacheSummary { protocol: self.fixed.cache_protocol.clone(), ..CacheSummary::default() },
             warnings,
         }
@@ -289,7 +291,7 @@ fn no_quorum(standing: &Standing, here: usize, voters: usize) -> String {
     }
 }
 
-fn warning(code: &str, detail: impl Into<String>) -> Warning {
+pub(super) fn warning(code: &str, detail: impl Into<String>) -> Warning {
     Warning { code: code.into(), detail: detail.into() }
 }
 

@@ -80,6 +80,17 @@ pub(crate) struct QueueParts {
     pub(crate) source: Option<StoreSource>,
 }
 
+#[cfg(test)]
+impl QueueParts {
+    /// Of a node that keeps queues in these journals, or none.
+    pub(crate) fn of(source: Option<StoreSource>) -> Self {
+        let sizes = Sizes { value: 1 << 20, batch: 8 << 20 };
+        let replication = crate::machine::replication::Settings::default();
+        let tuning = Tuning { batch_items: 256, batch_bytes: sizes.batch, retention_s: 345_600, replication };
+        Self { sizes, tuning, source }
+    }
+}
+
 /// What a node is made of.
 #[derive(Debug)]
 pub(crate) struct Parts {

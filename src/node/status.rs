@@ -130,8 +130,51 @@ pub(super) const NO_QUORUM: &str = "no-quorum";
 /// Where the queues are.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct QueuePlacement {
-    /// The partitions that are placed; none while this version serves no queues.
-    pub partitions: Vec<serde_json::Value>,
+    /// All partitions, in the order of their numbers; none before the cluster is founded.
+    pub partitions: Vec<PartitionView>,
+}
+
+/// A partition of the queues.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PartitionView {
+    /// Its number, from 0.
+    pub id: u32,
+    /// Who orders its operations; `None` where nobody serves it.
+    pub primary: Option<NodeId>,
+    /// Who is to keep it.
+    pub replicas: Vec<NodeId>,
+    /// Who holds everything that was acknowledged; where nobody serves it, who did at last.
+    pub in_sync: Vec<NodeId>,
+    /// Grows with each change of the rest.
+    pub epoch: u64,
+    /// Whether it is served.
+    pub status: PartitionState,
+}
+
+/// Whether a partition is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PartitionState {
+    /// No queue node has been there yet.
+    Unplaced,
+    /// Its primary serves it.
+    Serving,
+    /// Nobody who holds all of it is there.
+    Waiting,
+    /// Everybody who held all of it has lost its journal or left.
+    JournalLost,
+}
+
+impl PartitionState {
+    /// The name in tables and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unplaced => "unplaced",
+            Self::Serving => "serving",
+            Self::Waiting => "waiting",
+            Self::JournalLost => "journal-lost",
+        }
+    }
 }
 
 /// How the cache of the whole cluster does.
@@ -197,7 +240,7 @@ pub enum RaftStanding {
 /// Something an operator ought to look at.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Warning {
-    /// A stable slug, such as `no-quorum`, `member-down`, `even-voters`, `single-voter`.
+    /// A stable slug, such as `no-quorum`, `member-down`, `queue-waiting`, `single-voter`.
     pub code: String,
     /// The fact and the next step.
     pub detail: String,
@@ -228,7 +271,7 @@ pub struct Check {
 pub struct ClusterEvent {
     /// Grows by one with each event of this node's run.
     pub id: u64,
-    /// `member-up`, `member-down`, `leader-changed`, …
+    /// `member-up`, `member-down`, `leader-changed`, `placement-changed`, …
     pub event: String,
     /// The rest.
     pub data: serde_json::Value,

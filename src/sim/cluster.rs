@@ -32,7 +32,7 @@ use crate::{
         control::{ControlSettings, Search},
         leader::LeaderSettings,
         records::ClusterStore,
-        running::{Parts, RaftPart},
+        running::{Parts, QueueParts, RaftPart},
     },
     raft::{
         RaftNode, RaftParts, RaftSettings, ReadPolicy,
@@ -181,6 +181,7 @@ async fn start(seat: Seat, disk: Disk, founders: usize) -> Node {
         net: None,
         clock,
         raft: Some(RaftPart { raft, applied }),
+        queues: QueueParts::of(None),
         records: Arc::new(disk),
         record,
         fresh_id: ClusterId(StdRng::seed_from_u64(seat.seed).random()),

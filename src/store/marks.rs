@@ -86,6 +86,13 @@ impl Marks {
         Marked::At(Mark { last: Position { epoch: Epoch(number(0)), seq: number(1) }, opened: number(2) })
     }
 
+    /// The partitions whose journals had got anywhere.
+    pub(super) fn known(&self) -> Vec<PartitionId> {
+        let slots = self.file.metadata().map_or(0, |metadata| metadata.len() / SLOT as u64);
+        let partitions = (1..slots).filter_map(|slot| u32::try_from(slot - 1).ok()).map(PartitionId);
+        partitions.filter(|of| matches!(self.get(*of), Marked::At(mark) if mark.last.seq > 0)).collect()
+    }
+
     /// What is to be thought of a journal that ends here and is undamaged.
     pub(super) fn judge(&self, partition: PartitionId, last: Position) -> Trust {
         match self.get(partition) {

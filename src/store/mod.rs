@@ -1,7 +1,7 @@
 //! The journals of the queues: what a node keeps of the partitions that it holds.
 //!
 //! [`JournalStore`] is a node's journal as a whole, [`Journal`] that of one partition. Kept in files in `DATA_DIR`
-//! ([`file`]), and in memory for simulations. Each brings a `Backend`, which makes one batch
+//! ([`file`]), in Redis ([`redis`]), and in memory for simulations. Each brings a `Backend`, which makes one batch
 //! durable at a time; what is the same for all (order, group commit, repeating what failed, marks, health) is
 //! `writer`'s, one task for each open journal. The owner of a partition, in `node/queues/`, is the only caller.
 //!
@@ -13,6 +13,7 @@ mod frame;
 mod health;
 mod marks;
 mod pending;
+pub mod redis;
 mod replay;
 mod slots;
 mod writer;
@@ -30,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
-    ids::{JournalId, PartitionId},
+    ids::{JournalId, NodeId, PartitionId},
     machine::replication::{Position, Record},
 };
 
@@ -107,7 +108,8 @@ pub enum Trust {
     Verified,
     /// Nothing says that it has not, nor that it has, for this reason.
     Unproven(String),
-    /// It has not, for this reason.
+    /// It has not, for this reason. Its owner must not report it as a member of the last in-sync set: what it has may
+    /// be shown to an operator, and is filled up by another replica.
     Shortened(String),
 }
 
@@ -155,6 +157,13 @@ pub trait JournalStore: Send + Sync + fmt::Debug + 'static {
 
     /// Removes the journal of a partition that this node no longer keeps. It must not be open.
     fn remove(&self, partition: PartitionId) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// Removes what a node of this cluster that has left for good has journalled in the same place, and tells how
+    /// many journals that were. Only once its partitions are in sync elsewhere.
+    fn forget(&self, node: NodeId) -> BoxFuture<'_, Result<usize, JournalError>> {
+        let _ = node;
+        Box::pin(std::future::ready(Ok(0)))
+    }
 }
 
 /// The journal of one partition. Calls take effect in their order; what is begun waits in memory, so the owner bounds

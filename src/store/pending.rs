@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// A batch is closed when it has so many bytes.
-pub(super) const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: usize = 1 << 20;
 /// Records that nobody waits for are written when there are so many bytes of them, ...
 const LAZY_BYTES: usize = 256 << 10;
 /// ... or after so long, if nothing takes them along before.
@@ -152,7 +152,13 @@ impl Pending {
     }
 
     pub(super) fn append(&self, records: Vec<Record>) -> Completion {
-        self.begin(|waiters| Begun::Append(records, waiters))
+        let mut pieces = pieces(records);
+        let last = pieces.pop().unwrap_or_default();
+        for piece in pieces {
+            // Complete before the last one: nobody needs to wait for them.
+            drop(self.begin(|waiters| Begun::Append(piece, waiters)));
+        }
+        self.begin(|waiters| Begun::Append(last, waiters))
     }
 
     pub(super) fn append_lazily(&self, records: Vec<Record>) {
@@ -330,6 +336,23 @@ impl Inner {
         }
         Work::Batch(entries, waiters)
     }
+}
+
+/// Cuts what is too much for one batch; a record that is so by itself stays whole.
+pub(super) fn pieces(records: Vec<Record>) -> Vec<Vec<Record>> {
+    let (mut pieces, mut bytes) = (Vec::<Vec<Record>>::new(), 0);
+    for record in records {
+        let more = record_len(&record);
+        match pieces.last_mut() {
+            Some(piece) if bytes + more <= BATCH_BYTES => piece.push(record),
+            _ => {
+                bytes = 0;
+                pieces.push(vec![record]);
+            }
+        }
+        bytes += more;
+    }
+    pieces
 }
 
 fn completion(completed: oneshot::Receiver<Result<(), JournalError>>) -> Completion {

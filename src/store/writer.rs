@@ -24,7 +24,7 @@ use crate::{
         entry::{Entry, record_len},
         health::Health,
         marks::{Mark, Marks},
-        pending::{BATCH_BYTES, Interrupt, Keep, Pending, Rebuild, Replace, Waiters, Work},
+        pending::{Interrupt, Keep, Pending, Rebuild, Replace, Waiters, Work, pieces},
         slots::Slot,
     },
 };
@@ -241,6 +241,7 @@ impl<B: Backend> Writer<B> {
                 Err((Stop::Interrupted(Interrupt::Rebuild), waiters)) => self.pending.hand_over(waiters),
                 Err((Stop::Interrupted(Interrupt::Closed), _)) => return self.give_up(),
                 Err((Stop::Failed(error), waiters)) => {
+                    self.start.health.set(JournalHealth::Away(error.to_string()));
                     waiters.tell(&Err(error.clone()));
                     self.pending.fail(&error);
                     // Nothing is asked of the backend any more; what is begun is refused by `pending`.
@@ -368,18 +369,14 @@ impl<B: Backend> Writer<B> {
         waiters: &mut Waiters,
     ) -> Result<(), Stop> {
         self.install_now(at, state, waiters).await?;
-        let mut rest = records.into_iter().peekable();
-        while rest.peek().is_some() {
-            let (mut batch, mut bytes) = (Vec::new(), 0);
-            while let Some(record) = rest.next_if(|record| bytes == 0 || bytes + record_len(record) <= BATCH_BYTES) {
+        for batch in pieces(records) {
+            for record in &batch {
                 if record.position.seq != self.course.last.seq + 1 {
                     return Err(Stop::Failed(self.does_not_follow(record.position)));
                 }
                 self.course.push(record.position);
-                bytes += record_len(&record);
-                batch.push(record);
             }
-            self.size += bytes as u64;
+            self.size += batch.iter().map(|record| record_len(record) as u64).sum::<u64>();
             self.insist(Op::Write(&[Entry::Records(batch)])).await?;
         }
         Ok(())

@@ -240,3 +240,187 @@ fn in_order(wanted: &[NodeId], nodes: &[NodeId]) -> Vec<NodeId> {
     let rest = nodes.iter().filter(|node| !wanted.contains(node));
     first.chain(rest).copied().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::Epoch,
+        machine::placement::{
+            Report,
+            tests::{node, replica},
+        },
+    };
+
+    /// A partition on `ring` nodes of three, and what the leader sees of it.
+    struct Scene {
+        partitions: BTreeMap<PartitionId, Partition>,
+        nodes: BTreeMap<NodeId, QueueNode>,
+        in_epoch_ms: u64,
+        replicas: usize,
+    }
+
+    const P: PartitionId = PartitionId(0);
+    const LONG_MS: u64 = 50_000;
+    const DEAD_AFTER_MS: u64 = 60_000;
+
+    impl Scene {
+        fn unplaced(nodes: u8) -> Self {
+            let up = || QueueNode { liveness: Liveness::Up, since_ms: LONG_MS, journal: HasJournal::Yes };
+            let nodes = (1..=nodes).map(|n| (node(n), up())).collect();
+            let partitions = BTreeMap::from([(P, Partition::unplaced())]);
+            Self { partitions, nodes, in_epoch_ms: LONG_MS, replicas: 2 }
+        }
+
+        /// As the ring wants it.
+        fn calm(nodes: u8) -> Self {
+            let mut scene = Self::unplaced(nodes);
+            let wanted = scene.wanted();
+            let in_sync: Vec<_> = wanted.iter().map(|node| replica(node.as_bytes()[0], 1)).collect();
+            let partition = scene.partition();
+            *partition = Partition {
+                epoch: Epoch(1),
+                primary: in_sync.first().copied(),
+                in_sync,
+                replicas: wanted,
+                status: PartitionStatus::Serving,
+            };
+            scene
+        }
+
+        fn wanted(&self) -> Vec<NodeId> {
+            Ring::new(self.nodes.keys().copied()).owners(P, self.replicas)
+        }
+
+        fn partition(&mut self) -> &mut Partition {
+            self.partitions.get_mut(&P).expect("the only one")
+        }
+
+        fn set(&mut self, node: NodeId, liveness: Liveness, since_ms: u64) {
+            let known = self.nodes.get_mut(&node).expect("listed");
+            (known.liveness, known.since_ms) = (liveness, since_ms);
+        }
+
+        fn next(&self) -> Option<PlacementBody> {
+            let mut changes = next(&Situation {
+                partitions: &self.partitions,
+                in_epoch_ms: &BTreeMap::from([(P, self.in_epoch_ms)]),
+                queue_nodes: &self.nodes,
+                replicas: self.replicas,
+                dead_after_ms: DEAD_AFTER_MS,
+            });
+            assert!(changes.len() <= 1);
+            changes.pop().map(|change| change.body)
+        }
+    }
+
+    #[test]
+    fn nothing_is_placed_before_everyone_who_is_there_has_been_there_for_a_moment() {
+        let mut scene = Scene::unplaced(3);
+        assert_eq!(scene.next(), Some(PlacementBody::Place(scene.wanted())));
+        scene.set(node(2), Liveness::Up, STABLE_MS - 1);
+        assert_eq!(scene.next(), None);
+        scene.set(node(2), Liveness::Down, 0);
+        assert!(scene.next().is_some(), "who went down again is not waited for");
+        assert_eq!(Scene::unplaced(0).next(), None);
+    }
+
+    #[test]
+    fn a_calm_placement_is_left_alone() {
+        assert_eq!(Scene::calm(3).next(), None);
+        assert_eq!(Scene::calm(1).next(), None, "one copy where there is one node");
+    }
+
+    #[test]
+    fn who_is_down_keeps_its_place_and_who_is_dead_is_replaced() {
+        let mut scene = Scene::calm(3);
+        let [first, second] = scene.wanted()[..] else { panic!("two") };
+        let other = (1..=3).map(node).find(|node| *node != first && *node != second).expect("the third");
+        scene.partition().in_sync.truncate(1);
+        scene.set(second, Liveness::Down, DEAD_AFTER_MS - 1);
+        assert_eq!(scene.next(), None);
+        scene.set(second, Liveness::Down, DEAD_AFTER_MS);
+        assert_eq!(scene.next(), Some(PlacementBody::Place(vec![first, other])));
+    }
+
+    #[test]
+    fn who_is_about_to_stop_hands_over_first_and_is_replaced_then() {
+        let mut scene = Scene::calm(3);
+        let [first, second] = scene.wanted()[..] else { panic!("two") };
+        let other = (1..=3).map(node).find(|node| *node != first && *node != second).expect("the third");
+        scene.set(first, Liveness::Draining, 0);
+        assert_eq!(scene.next(), Some(PlacementBody::HandOver(second)));
+        scene.partition().primary = Some(replica(second.as_bytes()[0], 1));
+        assert_eq!(scene.next(), Some(PlacementBody::Place(vec![second, other, first])));
+        scene.partition().replicas = vec![second, other, first];
+        scene.in_epoch_ms = 0;
+        assert_eq!(scene.next(), None, "the copy is made");
+        let copy = replica(other.as_bytes()[0], 1);
+        scene.partition().in_sync.push(copy);
+        assert_eq!(scene.next(), Some(PlacementBody::Place(vec![second, other])));
+    }
+
+    #[test]
+    fn the_only_copy_of_who_is_about_to_stop_stays_until_there_is_another() {
+        let mut scene = Scene::calm(1);
+        scene.set(node(1), Liveness::Draining, 0);
+        assert_eq!(scene.next(), None);
+    }
+
+    #[test]
+    fn a_primary_changes_for_an_even_load_only_where_it_has_been_calm() {
+        let mut scene = Scene::calm(3);
+        let [first, second] = scene.wanted()[..] else { panic!("two") };
+        scene.partition().primary = Some(replica(second.as_bytes()[0], 1));
+        scene.in_epoch_ms = BALANCE_AFTER_MS - 1;
+        assert_eq!(scene.next(), None);
+        scene.in_epoch_ms = BALANCE_AFTER_MS;
+        assert_eq!(scene.next(), Some(PlacementBody::HandOver(first)));
+    }
+
+    #[test]
+    fn a_move_that_stands_still_does_not_hold_up_the_others_for_ever() {
+        let mut scene = Scene::calm(2);
+        let [first, _] = scene.wanted()[..] else { panic!("two") };
+        let other = PartitionId(1);
+        let alone = Partition {
+            replicas: vec![first],
+            in_sync: vec![replica(first.as_bytes()[0], 1)],
+            ..scene.partition().clone()
+        };
+        scene.partition().in_sync.truncate(1);
+        scene.partitions.insert(other, alone);
+        scene.in_epoch_ms = MOVE_PATIENCE_MS - 1;
+        assert_eq!(scene.next(), None);
+        scene.in_epoch_ms = MOVE_PATIENCE_MS;
+        assert!(matches!(scene.next(), Some(PlacementBody::Place(nodes)) if nodes.len() == 2));
+    }
+
+    #[test]
+    fn the_dead_are_not_waited_for_where_a_verified_journal_is_there() {
+        let mut scene = Scene::calm(2);
+        let [first, second] = scene.wanted()[..] else { panic!("two") };
+        let own = replica(first.as_bytes()[0], 1);
+        let report = Report { replica: own, last: Default::default(), verified: true };
+        scene.partition().primary = None;
+        scene.partition().status = PartitionStatus::Waiting { reports: [(first, report)].into() };
+        scene.set(second, Liveness::Down, DEAD_AFTER_MS - 1);
+        assert_eq!(scene.next(), None);
+        scene.set(second, Liveness::Down, DEAD_AFTER_MS);
+        assert_eq!(scene.next(), Some(PlacementBody::WaitNoLonger));
+    }
+
+    #[test]
+    fn whoever_may_hold_something_of_a_partition_that_waits_stays() {
+        let mut scene = Scene::calm(3);
+        let [first, second] = scene.wanted()[..] else { panic!("two") };
+        let other = (1..=3).map(node).find(|node| *node != first && *node != second).expect("the third");
+        scene.partition().primary = None;
+        scene.partition().in_sync.truncate(1);
+        scene.partition().status = PartitionStatus::JournalLost;
+        scene.partition().replicas = vec![other, first];
+        assert_eq!(scene.next(), Some(PlacementBody::Place(vec![first, second, other])));
+        scene.partition().replicas = vec![first, second, other];
+        assert_eq!(scene.next(), None);
+    }
+}

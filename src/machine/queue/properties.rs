@@ -7,6 +7,7 @@ use proptest::{prelude::*, sample::Index};
 
 use super::{
     model::Model,
+    state::Queue,
     step::Limits,
     tests::{id, queue},
     *,
@@ -254,6 +255,24 @@ impl Pair {
         }
         self.moves = self.machine.outbox();
         self.check();
+        if self.seq.is_multiple_of(4) {
+            self.reload();
+        }
+        effects
+    }
+
+    /// The same without the model.
+    fn apply_alone(&mut self, op: Op) -> Vec<QueueEffect> {
+        self.seq += 1;
+        let position = Position { epoch: Epoch(1), seq: self.seq };
+        let mut effects = Vec::new();
+        let batch = Batch { at: Tick(self.at), retention_s: 50, ops: vec![op] };
+        for answer in self.machine.apply(position, &batch, &mut effects) {
+            if let OpAnswer::Leased(deliveries) = answer {
+                self.receipts.extend(deliveries.iter().filter_map(|delivery| delivery.receipt));
+            }
+        }
+        self.moves = self.machine.outbox();
         effects
     }
 
@@ -263,7 +282,7 @@ impl Pair {
         assert_eq!(machine.outbox(), model.outbox());
         assert_eq!(machine.names().cloned().collect::<Vec<_>>(), model.names());
         for name in QUEUES.map(queue) {
-            for now in [self.at, self.at + 600, self.at + 100_000].map(Tick) {
+            for now in [self.at, self.at + 2_600].map(Tick) {
                 assert_eq!(machine.stats(&name, now), model.stats(&name, now));
                 let depth = model.stats(&name, now).map_or(0, |stats| stats.depth);
                 assert_eq!(machine.deliverable(&name, now), depth);
@@ -271,10 +290,15 @@ impl Pair {
             }
             assert_eq!(machine.peek(&name, 3), model.peek(&name, 3));
         }
-        let saved = machine.save();
+    }
+
+    /// Goes on with what was saved instead of what was there.
+    fn reload(&mut self) {
+        let saved = self.machine.save();
         let loaded = Queues::load_with(HERE, TIGHT, &saved).unwrap();
-        assert_eq!(&loaded, machine, "what was saved comes back");
+        assert_eq!(loaded, self.machine, "what was saved comes back");
         assert_eq!(loaded.save(), saved);
+        self.machine = loaded;
     }
 
     /// Everything that there is, wherever it stands.
@@ -363,4 +387,55 @@ fn the_queues_do_what_the_plain_model_does() {
         "TimedOut",
     ];
     assert_eq!(seen, all, "not everything happened in these histories");
+}
+
+#[test]
+fn with_little_work_at_a_time_nothing_is_lost_and_the_timer_comes_to_an_end() {
+    let config = ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() };
+    let outcome = proptest::test_runner::TestRunner::new(config).run(&history(), |(window_s, history)| {
+        let mut pair = Pair::new(window_s);
+        pair.machine = Queues::with_limits(HERE, Limits { due: 2, ..TIGHT });
+        let mut there = 0;
+        for (pause, acts) in history {
+            pair.at = pair.at.saturating_add_signed(pause);
+            for op in acts.iter().flat_map(|act| pair.ops(act)).collect::<Vec<_>>() {
+                let dropped = match &op {
+                    Op::Delete { queue } => pair.machine.queues.get(queue).map_or(0, |queue| queue.messages.len()),
+                    _ => 0,
+                };
+                there += change(&pair.apply_alone(op)) - dropped as i64;
+                prop_assert_eq!(there, pair.offsets().len() as i64);
+            }
+            // A message can be over, come to wait, and be too old; a memory can be forgotten.
+            let work = |queue: &Queue| 3 * queue.messages.len() + queue.ids.order.len() + queue.origins.order.len();
+            let most = pair.machine.queues.values().map(work).sum::<usize>().div_ceil(2);
+            let timers = std::iter::repeat_n(Op::Timer, most);
+            for timer in timers {
+                if pair.machine.deadline().is_none_or(|due| due > pair.machine.now) {
+                    break;
+                }
+                there += change(&pair.apply_alone(timer));
+            }
+            prop_assert_eq!(there, pair.offsets().len() as i64);
+            prop_assert!(pair.machine.deadline().is_none_or(|due| due > pair.machine.now));
+        }
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+}
+
+/// How many messages more there are after these effects.
+fn change(effects: &[QueueEffect]) -> i64 {
+    let of = |effect: &QueueEffect| match effect {
+        QueueEffect::Count { what: Counted::Published, messages, .. } => *messages as i64,
+        QueueEffect::Count {
+            what: Counted::Acknowledged | Counted::Expired | Counted::Purged | Counted::Moved,
+            messages,
+            ..
+        } => -(*messages as i64),
+        _ => 0,
+    };
+    effects.iter().map(of).sum()
 }

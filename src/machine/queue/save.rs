@@ -199,7 +199,7 @@ impl Saved {
         if self.partition != partition {
             return Err(Damaged::Partition(self.partition));
         }
-        if self.next_offset > OFFSET_LIMIT {
+        if [self.next_offset, self.next_number, self.next_seq].iter().any(|next| *next > OFFSET_LIMIT) {
             return Err(Damaged::BeyondCounter);
         }
         let mut queues = Queues::with_limits(partition, limits);
@@ -234,6 +234,12 @@ impl Saved {
         } else {
             return Err(Damaged::Twice);
         }
+        let mut offsets: Vec<u64> = queues.queues.values().flat_map(|queue| queue.messages.keys().copied()).collect();
+        offsets.extend(queues.outbox.moves.keys());
+        offsets.sort_unstable();
+        if !offsets.is_sorted_by(|one, other| one < other) {
+            return Err(Damaged::Twice);
+        }
         for (offset, lease, queue) in self.acks {
             if queues.acks.known.contains_key(&offset) {
                 return Err(Damaged::Twice);
@@ -246,6 +252,11 @@ impl Saved {
 
 impl SavedQueue {
     fn restore(self, now: Tick, next_offset: u64) -> Result<Queue, Damaged> {
+        let Totals { published, delivered, redelivered, acknowledged, dead_lettered, expired } = self.totals;
+        let totals = [published, delivered, redelivered, acknowledged, dead_lettered, expired];
+        if totals.iter().any(|total| *total > OFFSET_LIMIT) || self.aged > next_offset {
+            return Err(Damaged::BeyondCounter);
+        }
         let mut queue = Queue::new(self.name, self.number, self.config);
         queue.totals = self.totals;
         queue.aged = self.aged;

@@ -50,6 +50,7 @@ impl LeaderTask {
             let known = before.remove(node).filter(|(liveness, _)| *liveness == member.liveness);
             self.seen.insert(*node, known.unwrap_or((member.liveness, now)));
         }
+        self.placement.saw(now, &view);
     }
 
     pub(super) fn change_voters(&mut self, now: Tick) {

@@ -7,12 +7,13 @@
 //!
 //! Here is the task and its loop. [`handle`] is how others speak to it, [`office`] how it comes to lead
 //! and ceases to, [`effects`] what it does about what was applied, [`members`] how it judges members and
-//! voters.
+//! voters, [`placement`] how it places the queues.
 
 mod effects;
 mod handle;
 mod members;
 mod office;
+mod placement;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,6 +35,7 @@ pub(crate) use self::{
 use self::{
     handle::{Ask, Registration},
     office::{Office, Quorum},
+    placement::PlacementDesk,
 };
 use super::{
     lock_events::LockEvents,
@@ -88,6 +90,7 @@ enum Outcome {
     RaftChanged { change: RaftChange, error: Option<String> },
     ViewRead(Option<Box<View>>),
     Forgot,
+    Placed,
     Counted,
 }
 
@@ -134,6 +137,7 @@ struct LeaderTask {
     /// When the next change of the voters may be tried.
     change_at: Tick,
     forgetting: bool,
+    placement: PlacementDesk,
     /// Whether an entry that says that time has passed is on its way.
     counting: bool,
     /// Up to when time was counted.
@@ -172,6 +176,7 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         changing: false,
         change_at: Tick::default(),
         forgetting: false,
+        placement: PlacementDesk::default(),
         counting: false,
         counted: Tick::default(),
         reading_view: false,
@@ -228,7 +233,7 @@ impl LeaderTask {
         *self.led.borrow()
     }
 
-    /// Judges: sessions, members, voters.
+    /// Judges: sessions, members, voters, queues.
     fn look(&mut self, now: Tick) {
         if self.view_stale && !self.reading_view {
             self.read_view();
@@ -241,6 +246,7 @@ impl LeaderTask {
         self.suspect(now);
         self.change_voters(now);
         self.forget(now);
+        self.place_queues(now);
         self.count_time(now, term);
     }
 
@@ -276,6 +282,7 @@ impl LeaderTask {
                 }
             }
             Outcome::Forgot => self.forgetting = false,
+            Outcome::Placed => self.placement.proposed(),
             Outcome::Counted => {
                 self.counting = false;
                 self.counted = self.parts.clock.now();

@@ -69,11 +69,6 @@ impl Hosting {
         self.table.borrow().get(&partition).cloned()
     }
 
-    /// Which partitions this node keeps.
-    pub(super) fn partitions(&self) -> Vec<PartitionId> {
-        self.table.borrow().keys().copied().collect()
-    }
-
     /// Serves a question that came from a client of this node or by way of another one.
     pub(crate) async fn serve(&self, ask: QueueAsk) -> QueueReply {
         match ask {

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Outcome},
     machine::{
         queue::Queues,
-        replication::{Durability, Position, Record, Recovered, Replication},
+        replication::{Durability, Position, Record, Recovered, Replication, RoleView},
     },
     node::queues::wire::QueueReply,
     store::{Completion, Journal, JournalHealth},
@@ -37,12 +37,14 @@ pub(super) struct Keeping {
     records: u64,
     state_bytes: u64,
     checkpointing: bool,
+    /// It can never be written again.
+    failed: bool,
 }
 
 impl Keeping {
     fn new(journal: Box<dyn Journal>, tail: Vec<Record>, state_bytes: u64) -> Self {
         let records = tail.len() as u64;
-        Self { journal, tail: tail.into(), away: None, records, state_bytes, checkpointing: false }
+        Self { journal, tail: tail.into(), away: None, records, state_bytes, checkpointing: false, failed: false }
     }
 
     pub(super) fn health(&self) -> watch::Receiver<JournalHealth> {
@@ -52,6 +54,15 @@ impl Keeping {
     /// Why nothing can be journalled now.
     pub(super) fn away(&self) -> Option<&str> {
         self.away.as_deref()
+    }
+
+    /// It can never be written again.
+    pub(super) fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    pub(super) fn failed(&self) -> bool {
+        self.failed
     }
 
     pub(super) fn append(&mut self, records: Vec<Record>) -> Completion {
@@ -103,11 +114,7 @@ impl Keeping {
 }
 
 impl PartitionTask {
-    pub(super) fn new(
-        shared: std::sync::Arc<super::Shared>,
-        start: super::Start,
-        role: watch::Sender<crate::machine::replication::RoleView>,
-    ) -> Self {
+    pub(super) fn new(shared: std::sync::Arc<super::Shared>, start: super::Start) -> Self {
         let super::Start { id, me, opened, queues } = start;
         let crate::store::Opened { journal, checkpoint, records, trust } = opened;
         let (at, state_bytes) =
@@ -134,8 +141,7 @@ impl PartitionTask {
             rates: Default::default(),
             timer_under_way: false,
             serving: false,
-            failed: false,
-            role,
+            role: RoleView::None,
             work: Default::default(),
         }
     }

@@ -32,7 +32,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -80,7 +80,6 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(super) struct PartitionHandle {
     pub(super) asks: mpsc::Sender<Asked>,
     pub(super) peers: mpsc::Sender<PeerCall>,
-    pub(super) role: watch::Receiver<RoleView>,
 }
 
 /// What bounds a partition.
@@ -147,8 +146,8 @@ pub(super) struct PartitionTask {
     rates: Rates,
     timer_under_way: bool,
     serving: bool,
-    failed: bool,
-    role: watch::Sender<RoleView>,
+    /// As it was last told of.
+    role: RoleView,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
@@ -169,9 +168,8 @@ pub(super) fn partition(
 ) -> (PartitionHandle, impl Future<Output = ()> + Send + 'static) {
     let (asks, asks_in) = mpsc::channel(ASKS);
     let (peers, peers_in) = mpsc::channel(PEERS);
-    let (role, role_watch) = watch::channel(RoleView::None);
-    let handle = PartitionHandle { asks, peers, role: role_watch };
-    let task = PartitionTask::new(shared, start, role);
+    let handle = PartitionHandle { asks, peers };
+    let task = PartitionTask::new(shared, start);
     (handle, task.run(asks_in, peers_in, stop))
 }
 
@@ -181,7 +179,7 @@ impl PartitionTask {
         let mut health = self.keeping.health();
         self.on_view();
         self.on_health(&health.borrow_and_update().clone());
-        while !self.failed {
+        loop {
             let wake = self.next_wake();
             let has_room = self.batches.has_room();
             tokio::select! {
@@ -291,19 +289,21 @@ impl PartitionTask {
 
     fn journal_failed(&mut self, reason: &JournalError) {
         error!(partition = %self.id, %reason, "a replica can no longer be journalled: it is given up");
+        self.keeping.fail();
         self.step(Input::JournalFailed);
+        self.refuse_all(self.replication.epoch());
     }
 
-    fn tell_role(&self) {
+    fn tell_role(&mut self) {
         let role = self.replication.role();
-        self.role.send_if_modified(|told| {
-            let news = *told != role;
-            if news {
-                info!(partition = %self.id, epoch = %self.replication.epoch(), ?role, "has another part in a partition");
-                *told = role;
+        if self.role != role {
+            self.role = role;
+            info!(partition = %self.id, epoch = %self.replication.epoch(), ?role, "has another part in a partition");
+            if !matches!(role, RoleView::Primary { .. }) {
+                // Also who was to be served once this replica would serve goes elsewhere.
+                self.refuse_all(self.replication.epoch());
             }
-            news
-        });
+        }
     }
 
     fn begin(&mut self, work: impl Future<Output = Done> + Send + 'static) {

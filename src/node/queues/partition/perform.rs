@@ -59,7 +59,13 @@ impl PartitionTask {
                     let _ = to.send(encode(&reply));
                 }
             }
-            Effect::Commit { records } => return self.commit(records),
+            Effect::Commit { records } => {
+                let failed = self.commit(records);
+                if failed.is_some() {
+                    self.keeping.fail();
+                }
+                return failed;
+            }
             Effect::Taken { id, position } => {
                 if let Some((_, taken)) = self.placing.take_if(|(placing, _)| *placing == id) {
                     self.taken.insert(position, taken);

@@ -24,11 +24,11 @@ impl PartitionTask {
     pub(super) fn on_ask(&mut self, asked: Asked) {
         let Asked { ask, reply } = asked;
         // Whoever is about to serve takes operations up already.
-        let RoleView::Primary { .. } = self.replication.role() else {
+        if self.keeping.failed() || !matches!(self.replication.role(), RoleView::Primary { .. }) {
             let epoch = self.replication.epoch();
             let _ = reply.send(QueueReply::NotPrimary { epoch });
             return;
-        };
+        }
         match ask {
             PartitionAsk::Do(op) => self.operate(op, reply),
             PartitionAsk::Receive { queue, max, visibility_ms, wait_ms, attempt } => {
