@@ -47,15 +47,27 @@ const ARROWS: &[Arrow] = &[
     Arrow { from: "node", leaves: Leaves::All, to: &["machine", "net", "raft", "store"] },
     Arrow { from: "sim", leaves: Leaves::All, to: &["machine", "net", "raft", "store", "node"] },
     // The views of a lock are the machine's own data; the rest of what is shown is in node::status.
-    Arrow { from: "api", leaves: Leaves::All, to: &["node", "machine::lock"] },
+    Arrow { from: "api", leaves: Leaves::All, to: &["node", "machine::lock", "machine::queue"] },
     // The client reads the bodies and problems that the API writes.
     Arrow {
         from: "client",
         leaves: Leaves::All,
-        to: &["api::bodies", "api::problem", "machine::lock", "node::locks", "node::status"],
+        to: &[
+            "api::bodies",
+            "api::problem",
+            "api::queue_bodies",
+            "machine::lock",
+            "node::locks",
+            "node::queues",
+            "node::status",
+        ],
     },
     // `peer-info MULTIADDR` dials by itself; `node` and `dev` start what they run.
-    Arrow { from: "cli", leaves: Leaves::All, to: &["client", "node", "api", "net", "machine::lock"] },
+    Arrow {
+        from: "cli",
+        leaves: Leaves::All,
+        to: &["client", "node", "api", "net", "machine::lock", "machine::queue"],
+    },
 ];
 
 /// The crate root and the binary: they name everything and hold nothing.

@@ -2,7 +2,7 @@
 //!
 //! Each refuses with a problem document that names the field. They read requests, they call nothing.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -11,6 +11,7 @@ use axum::{
 };
 use futures::StreamExt;
 use serde_json::{Map, Value};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     ApiState,
@@ -18,8 +19,8 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    error::{Error, ErrorCode},
-    ids::{LockName, NodeId, SessionId},
+    error::{Error, ErrorCode, Outcome},
+    ids::{LockName, NodeId, QueueName, SessionId},
     node::{
         ResumeFrom,
         locks::{IdempotencyKey, PageRequest},
@@ -35,7 +36,7 @@ const MAX_KEY_BYTES: usize = 255;
 /// How long a client may take to send a body whose head has arrived.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// What the paths of calls about one member begin with.
 const MEMBERS: &str = "/v1/cluster/members/";
@@ -77,6 +78,12 @@ path_extractor!(
     /// `{id}` in a path.
     SessionPath(SessionId),
     "id"
+);
+
+path_extractor!(
+    /// `{q}` in a path.
+    QueuePath(QueueName),
+    "q"
 );
 
 /// `{peer}` in a path, `any` standing for `None`.
@@ -122,14 +129,14 @@ impl FromRequestParts<ApiState> for NoQuery {
 }
 
 /// What changes nothing has nothing to remember.
-fn refuse_key(parts: &Parts) -> Result<(), Error> {
+pub(super) fn refuse_key(parts: &Parts) -> Result<(), Error> {
     match parts.headers.contains_key(IDEMPOTENCY_KEY) {
         true => Err(Error::bad_request("Idempotency-Key", "an Idempotency-Key is for calls that change something")),
         false => Ok(()),
     }
 }
 
-fn refuse_query(parts: &Parts) -> Result<(), Error> {
+pub(super) fn refuse_query(parts: &Parts) -> Result<(), Error> {
     Fields::from_query(parts.uri.query().unwrap_or(""))?.finish()
 }
 
@@ -213,7 +220,7 @@ impl<T: FromFields> FromRequest<ApiState> for Command<T> {
 
 /// JSON, no content type, or the one that curl's `-d` sends unasked. A page of another origin could
 /// send the latter too, but is refused by its `Origin`.
-fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
+pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let kind = value.to_str().unwrap_or("?").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     let is_json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
@@ -224,7 +231,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
 }
 
 /// The key in the header: 1 to 255 visible ASCII characters.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
     let refuse = |detail: &str| Err(Error::bad_request("Idempotency-Key", detail));
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -238,8 +245,52 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
     Ok(Some(String::from_utf8_lossy(bytes).into_owned()))
 }
 
+/// Bytes of the bodies of messages that are under way, of all connections together: what a request of many
+/// bytes takes is counted, until it is answered.
+#[derive(Clone, Debug)]
+pub(super) struct BodyRoom {
+    left_kib: Arc<Semaphore>,
+}
+
+/// What one request has taken of it.
+#[derive(Debug, Default)]
+pub(super) struct TakenRoom(Option<OwnedSemaphorePermit>);
+
+impl BodyRoom {
+    /// Room for so many bytes.
+    pub(super) fn of(bytes: usize) -> Self {
+        Self { left_kib: Arc::new(Semaphore::new((bytes / 1024).min(Semaphore::MAX_PERMITS))) }
+    }
+
+    /// Takes room for so many bytes more.
+    fn take(&self, taken: &mut TakenRoom, bytes: usize) -> Result<(), Error> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let more = Arc::clone(&self.left_kib).try_acquire_many_owned(kib).map_err(|_| {
+            let detail =
+                "this node is taking as many bytes of messages as it can at a time: try again, or ask another node";
+            Error::unavailable(Outcome::NotApplied, detail)
+        })?;
+        match &mut taken.0 {
+            Some(permit) => permit.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+}
+
 /// Reads a body of at most `limit` bytes; refuses a longer one as early as it shows.
-async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Error> {
+pub(super) async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Error> {
+    let (bytes, TakenRoom(_)) = read_into(headers, body, limit, None).await?;
+    Ok(bytes)
+}
+
+/// The same, where all bodies together have this room.
+pub(super) async fn read_into(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    room: Option<&BodyRoom>,
+) -> Result<(Bytes, TakenRoom), Error> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
     if announced
         .is_some_and(|length: u64| usize::try_from(length).is_ok_and(|l| l > limit) || length > usize::MAX as u64)
@@ -248,15 +299,16 @@ async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Byte
     }
     let read = async {
         let mut stream = body.into_data_stream();
-        let mut bytes = Vec::new();
+        let (mut bytes, mut taken) = (Vec::new(), TakenRoom::default());
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|_| Error::bad_request("body", "the body was cut short"))?;
             if bytes.len() + chunk.len() > limit {
                 return Err(too_large(limit));
             }
+            room.map_or(Ok(()), |room| room.take(&mut taken, chunk.len()))?;
             bytes.extend_from_slice(&chunk);
         }
-        Ok(Bytes::from(bytes))
+        Ok((Bytes::from(bytes), taken))
     };
     tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| {
         Err(Error::bad_request("body", format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs())))
@@ -360,6 +412,22 @@ mod tests {
         let body = Body::from_stream(first.chain(futures::stream::pending()));
         let error = read_body(&HeaderMap::new(), body, 100).await.unwrap_err();
         assert_eq!(error.detail, "the body did not arrive within 30 s");
+    }
+
+    #[tokio::test]
+    async fn bodies_have_room_together_and_give_it_back() {
+        let room = BodyRoom::of(4096);
+        let read = |bytes: usize| {
+            let room = room.clone();
+            async move { read_into(&HeaderMap::new(), Body::from(vec![0; bytes]), 10_000, Some(&room)).await }
+        };
+        let (_, taken) = read(3000).await.unwrap();
+        let (small, _) = read(1024).await.unwrap();
+        assert_eq!(small.len(), 1024);
+        let refusal = read(1025).await.unwrap_err();
+        assert_eq!((refusal.code, refusal.details.outcome), (ErrorCode::Unavailable, Some(Outcome::NotApplied)));
+        drop(taken);
+        assert_eq!(read(4096).await.unwrap().0.len(), 4096);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! JSON objects and query strings both become [`Fields`]. A reader takes what it knows;
 //! [`Fields::finish`] refuses what is left. Ranges are the services' to judge; types are judged here.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
 
 use serde::{
     Deserialize, Deserializer,
@@ -74,7 +74,7 @@ impl Fields {
         self.values.remove(name).filter(|value| !value.is_null())
     }
 
-    fn missing(&self, name: &str) -> Error {
+    pub(super) fn missing(&self, name: &str) -> Error {
         let field = self.path(name);
         Error::bad_request(&field, format!("the field '{field}' is missing"))
     }
@@ -140,6 +140,67 @@ impl Fields {
             other => Err(self.mismatch(&format!("{name}[{index}]"), "an object", &other)),
         };
         items.into_iter().enumerate().map(of_item).collect()
+    }
+
+    /// A list of texts that must be there.
+    pub(super) fn texts(&mut self, name: &str) -> Result<Vec<String>, Error> {
+        let items = match self.take(name).ok_or_else(|| self.missing(name))? {
+            Value::Array(items) => items,
+            other => return Err(self.mismatch(name, "a list of strings", &other)),
+        };
+        let of_item = |(index, item): (usize, Value)| match item {
+            Value::String(text) => Ok(text),
+            other => Err(self.mismatch(&format!("{name}[{index}]"), "a string", &other)),
+        };
+        items.into_iter().enumerate().map(of_item).collect()
+    }
+
+    /// An object whose values are all texts; an absent one is empty.
+    pub(super) fn text_map(&mut self, name: &str) -> Result<BTreeMap<String, String>, Error> {
+        let members = match self.take(name) {
+            None => return Ok(BTreeMap::new()),
+            Some(Value::Object(members)) => members,
+            Some(other) => return Err(self.mismatch(name, "an object of strings", &other)),
+        };
+        let of_member = |(key, value): (String, Value)| match value {
+            Value::String(text) => Ok((key, text)),
+            other => Err(self.mismatch(&format!("{name}.{}", quote(&key)), "a string", &other)),
+        };
+        members.into_iter().map(of_member).collect()
+    }
+
+    /// A field of JSON that is true or false.
+    pub(super) fn flag(&mut self, name: &str) -> Result<Option<bool>, Error> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
+            Some(other) => Err(self.mismatch(name, "true or false", &other)),
+        }
+    }
+
+    /// An integer of a JSON body in a range.
+    pub(super) fn ranged(&mut self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Error> {
+        let number = self.integer(name)?;
+        number.map(|number| self.in_range(name, number, range)).transpose()
+    }
+
+    /// The number, or the error that tells the range.
+    pub(super) fn in_range(&self, name: &str, number: u64, range: RangeInclusive<u64>) -> Result<u64, Error> {
+        if range.contains(&number) {
+            return Ok(number);
+        }
+        let field = self.path(name);
+        let expected = match (*range.start(), *range.end()) {
+            (least, u64::MAX) => format!("{least} or more"),
+            (least, most) => format!("{least} to {most}"),
+        };
+        Err(Error::bad_request(&field, format!("{field} is {number}: expected {expected}")))
+    }
+
+    /// An error about a field of this object.
+    pub(super) fn refuse(&self, name: &str, detail: &str) -> Error {
+        let field = self.path(name);
+        Error::bad_request(&field, format!("the field '{field}' {detail}"))
     }
 
     /// Refuses fields that nobody took.

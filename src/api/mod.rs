@@ -15,6 +15,10 @@ mod locks;
 mod openapi;
 pub mod problem;
 mod process;
+pub mod queue_bodies;
+mod queue_extract;
+mod queue_requests;
+mod queues;
 mod requests;
 mod server;
 mod sse;
@@ -43,6 +47,9 @@ pub const MAX_JSON_BYTES: usize = 256 * 1024;
 /// Most connections at a time. A lock wait occupies one for as long as it lasts.
 pub const MAX_CONNECTIONS: usize = 8192;
 
+/// Most bytes of messages that are being published at a time, unless four batches take more.
+pub const MAX_BODIES_BYTES: usize = 256 * 1024 * 1024;
+
 /// How the API is served.
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
@@ -50,6 +57,10 @@ pub struct ApiSettings {
     pub token: Option<Secret>,
     /// Most bytes of a JSON body.
     pub max_json_bytes: usize,
+    /// Most bytes of the body of one message.
+    pub max_value_bytes: usize,
+    /// Most bytes of the request that publishes a batch.
+    pub max_batch_bytes: usize,
     /// Most connections at a time; more are refused.
     pub max_connections: usize,
     /// How long requests under way may go on after the shutdown began.
@@ -63,6 +74,8 @@ impl Default for ApiSettings {
         Self {
             token: None,
             max_json_bytes: MAX_JSON_BYTES,
+            max_value_bytes: 1024 * 1024,
+            max_batch_bytes: 8 * 1024 * 1024,
             max_connections: MAX_CONNECTIONS,
             drain: Duration::from_secs(10),
             metrics: Metrics::default(),
@@ -76,6 +89,10 @@ struct ApiState {
     node: Node,
     token: Option<Secret>,
     max_json_bytes: usize,
+    max_value_bytes: usize,
+    max_batch_bytes: usize,
+    /// For the bodies of messages that are under way.
+    room: extract::BodyRoom,
     metrics: Metrics,
     templates: Arc<extract::RouteTemplates>,
     /// The OpenAPI document, written once.
@@ -94,6 +111,7 @@ impl ApiState {
 fn described_routes() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
     let (routes, mut document) = OpenApiRouter::with_openapi(openapi::head())
         .merge(locks::routes())
+        .merge(queues::routes())
         .merge(cluster::routes())
         .merge(process::routes())
         .split_for_parts();
@@ -109,6 +127,9 @@ fn router(node: Node, settings: &ApiSettings, shutdown: CancellationToken) -> Ro
         node,
         token: settings.token.clone(),
         max_json_bytes: settings.max_json_bytes,
+        max_value_bytes: settings.max_value_bytes,
+        max_batch_bytes: settings.max_batch_bytes,
+        room: extract::BodyRoom::of(MAX_BODIES_BYTES.max(settings.max_batch_bytes.saturating_mul(4))),
         metrics: settings.metrics.clone(),
         templates: Arc::new(extract::RouteTemplates::new(document.paths.paths.keys().map(String::as_str))),
         description: description.into(),

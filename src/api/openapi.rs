@@ -29,6 +29,7 @@ const BEARER: &str = "bearer";
     ),
     tags(
         (name = "locks", description = "Sessions and locks"),
+        (name = "queues", description = "Queues and their messages, delivered at least once"),
         (name = "cluster", description = "The node, the cluster and its members"),
         (name = "process", description = "Served without a token")
     ),
@@ -58,7 +59,9 @@ pub(super) fn add_idempotency_key(document: &mut utoipa::openapi::OpenApi) {
         .description(Some("A repeat within 10 minutes, at whichever node, gets the first answer and changes nothing."))
         .schema(Some(ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255))))
         .build();
-    for item in document.paths.paths.values_mut() {
+    // A message has an id of its own, and what else changes a queue can be repeated.
+    let named = document.paths.paths.iter_mut().filter(|(path, _)| !path.starts_with("/v1/queues"));
+    for (_, item) in named {
         for operation in [&mut item.post, &mut item.put, &mut item.delete].into_iter().flatten() {
             operation.parameters.get_or_insert_default().push(RefOr::T(header.clone()));
         }
@@ -117,6 +120,7 @@ fn problem() -> Value {
         ("cycle?", list(object(&[("session", text()), ("lock", text())]))),
         ("limit?", number()),
         ("outcome?", words(&["not-applied", "unknown"])),
+        ("id?", text()),
     ])
 }
 
@@ -244,6 +248,14 @@ problems!(
 problems!(
     /// The session is over.
     Gone { "410" => "session-expired" }
+);
+problems!(
+    /// The queue holds as much as it may.
+    Full { "429" => "queue-full" }
+);
+problems!(
+    /// It cannot be made durable now, or nobody can serve it now.
+    NotDurable { "503" => "durability-unavailable, no-quorum or unavailable" }
 );
 problems!(
     /// Nobody can serve it now.

@@ -1,6 +1,8 @@
 //! The edge over real sockets: what it refuses, and how. Nothing here needs a cluster: what passes
 //! the edge meets a node that has none.
 
+mod queues;
+
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use reqwest::{Method, StatusCode};
@@ -156,7 +158,7 @@ async fn names_are_decoded_and_checked() {
 async fn unknown_routes_and_methods_are_problems() {
     let edge = open_edge().await;
     let long = format!("/v1/{}", "a".repeat(50_000));
-    for path in ["/", "/v2", "/v1", "/v1/queues/q/messages", "/v1/locks%3Aacquire", &long] {
+    for path in ["/", "/v2", "/v1", "/v1/cache/k", "/v1/locks%3Aacquire", &long] {
         let refusal = refused(edge.request(Method::GET, path)).await;
         refusal.is("not-found", "");
         assert!(refusal.problem["detail"].as_str().unwrap().len() < 300, "{refusal:?}");
@@ -285,6 +287,21 @@ async fn the_description_lists_every_route_and_every_reference_resolves() {
         "get /v1/locks/{name}",
         "delete /v1/locks/{name}",
         "get /v1/locks/{name}/watch",
+        "put /v1/queues/{q}",
+        "get /v1/queues/{q}",
+        "delete /v1/queues/{q}",
+        "post /v1/queues/{q}/messages",
+        "post /v1/queues/{q}/messages:batch",
+        "post /v1/queues/{q}/receive",
+        "get /v1/queues/{q}/consume",
+        "post /v1/queues/{q}/ack",
+        "post /v1/queues/{q}/nack",
+        "post /v1/queues/{q}/extend",
+        "get /v1/queues/{q}/peek",
+        "post /v1/queues/{q}/purge",
+        "post /v1/queues/{q}/redrive",
+        "get /v1/queues",
+        "post /v1/queues:recover",
         "get /v1/node",
         "get /v1/cluster",
         "get /v1/events",
@@ -299,6 +316,13 @@ async fn the_description_lists_every_route_and_every_reference_resolves() {
     ];
     expected.sort();
     assert_eq!(described, expected);
+    let takes_key = |path: &str, method: &str| {
+        let parameters = document["paths"][path][method]["parameters"].as_array();
+        parameters.into_iter().flatten().filter(|parameter| parameter["name"] == "Idempotency-Key").count()
+    };
+    assert_eq!(takes_key("/v1/sessions", "post"), 1);
+    assert_eq!(takes_key("/v1/queues/{q}/messages", "post"), 1);
+    assert_eq!(takes_key("/v1/queues/{q}/ack", "post"), 0);
     let schemas = document["components"]["schemas"].as_object().unwrap();
     for reference in document.to_string().split("#/components/schemas/").skip(1) {
         let name = reference.split('"').next().unwrap();
@@ -335,6 +359,9 @@ async fn a_handler_that_panics_costs_one_answer_only() {
         node: waiting_node(data_dir.path()).await,
         token: None,
         max_json_bytes: 1,
+        max_value_bytes: 1,
+        max_batch_bytes: 1,
+        room: extract::BodyRoom::of(1),
         metrics: Metrics::new(),
         templates: Arc::default(),
         description: Bytes::new(),

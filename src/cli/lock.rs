@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
 
 use super::{
     Context, Failure, OnInterrupt, SettingFlags, lock_run,
@@ -169,7 +168,9 @@ impl LockCommand {
                 let session = required_session(context, positional.or(given))?;
                 remote.show(&Call::keep_alive(&session), session_text).await
             }
-            Self::List(List { prefix }) => list(remote, prefix.as_deref()).await,
+            Self::List(List { prefix }) => {
+                remote.show_pages("locks", |after| Call::locks(prefix.as_deref(), after), list_text).await
+            }
             Self::Show(Named { name }) => remote.show(&Call::show_lock(&name), lock_text).await,
             Self::Break(Named { name }) => remote.show(&Call::break_lock(&name), broken_text).await,
             Self::Run(_) | Self::ExecChild(_) | Self::WatchGroup(_) | Self::GiveTerminal(_) | Self::Watch(_) => {
@@ -193,29 +194,6 @@ fn session(context: &Context, given: Option<SessionId>) -> Result<Option<Session
 fn required_session(context: &Context, given: Option<SessionId>) -> Result<SessionId, Failure> {
     session(context, given)?
         .ok_or_else(|| Failure::Usage(format!("which session? Give --session, or set {SESSION_VARIABLE}")))
-}
-
-/// All pages as one document.
-async fn list(remote: &Remote, prefix: Option<&str>) -> Result<(), Failure> {
-    let first = remote.client.text(&Call::locks(prefix, None)).await?;
-    let mut page: Value = parse(&first)?;
-    if page.get("next").is_none_or(Value::is_null) {
-        return remote.print(&first, list_text);
-    }
-    let mut locks = Vec::new();
-    loop {
-        if let Some(items) = page.get_mut("locks").and_then(Value::as_array_mut) {
-            locks.append(items);
-        }
-        let Some(next) = page.get("next").and_then(Value::as_str) else { break };
-        page = parse(&remote.client.text(&Call::locks(prefix, Some(next))).await?)?;
-    }
-    remote.print(&json!({"locks": locks}).to_string(), list_text)
-}
-
-fn parse(body: &str) -> Result<Value, Failure> {
-    serde_json::from_str(body)
-        .map_err(|error| Failure::Other(anyhow::Error::new(error).context("the answer is no JSON")))
 }
 
 fn mode_text(mode: Mode) -> &'static str {

@@ -14,6 +14,7 @@ mod lock_run;
 mod node;
 pub mod output;
 mod peer_info;
+mod queue;
 mod queue_placement;
 mod remote;
 mod serve;
@@ -81,12 +82,12 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Peer-to-peer nodes that give applications distributed locks.
+/// Peer-to-peer nodes that give applications distributed locks and queues.
 ///
 /// Begin with `syncmesh dev`: a whole cluster on this machine. When something is wrong, ask `syncmesh
 /// status` at any node what the cluster knows, `syncmesh peer-info` what one node sees, and `syncmesh
-/// health --ready` why it is not ready. Queues and the cache come with later versions; their settings
-/// are checked already.
+/// health --ready` why it is not ready. The cache comes with a later version; its settings are checked
+/// already.
 #[derive(Debug, Parser)]
 #[command(name = "syncmesh", version, arg_required_else_help = true, propagate_version = true)]
 #[command(after_long_help = EXIT_CODES)]
@@ -103,11 +104,11 @@ Exit codes:
   0    done
   1    failed
   2    wrong usage
-  3    not found
-  4    session expired, not the holder, not granted in time, deadlock
-  5    no quorum, no node, no answer
+  3    not found, nothing to receive
+  4    session expired, not the holder, not granted in time, deadlock, a receipt that is too late
+  5    queue full, not durable now, no quorum, no node, no answer
   78   invalid configuration
-  130  Ctrl-C (0 for what goes on until then: node, dev, events, lock watch, --watch)
+  130  Ctrl-C (0 for what goes on until then: node, dev, events, lock watch, queue consume, --watch)
 `health` knows 0 and 1 only, `lock run` has its own: `syncmesh lock run --help`";
 
 /// The heading of the flags below in every command's help.
@@ -151,6 +152,9 @@ enum Command {
     /// Acquire, release, watch and break locks, or hold one while a command runs.
     #[command(subcommand)]
     Lock(lock::LockCommand),
+    /// Publish, receive and acknowledge messages; look after queues.
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
     /// The cluster at a glance, with what an operator ought to look at.
     ///
     /// The verdict comes first, warnings with their next steps last. Where no leader answers, it shows what
@@ -186,6 +190,7 @@ impl Command {
             Self::Config(command) => command.run(context),
             Self::Init(command) => command.run(context),
             Self::Lock(command) => command.run(context),
+            Self::Queue(command) => command.run(context),
             Self::Status(command) => command.run(context),
             Self::Members(command) => command.run(context),
             Self::PeerInfo(command) => command.run(context),
@@ -241,11 +246,7 @@ impl Context {
         on_interrupt: OnInterrupt,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| anyhow::Error::new(error).context("the asynchronous runtime cannot be started"))?;
-        runtime.block_on(async {
+        self.block_on_to_the_end(async {
             tokio::select! {
                 biased;
                 _ = tokio::signal::ctrl_c() => match on_interrupt {
@@ -255,6 +256,15 @@ impl Context {
                 done = work => done,
             }
         })
+    }
+
+    /// Runs a command that sees to Ctrl-C by itself.
+    fn block_on_to_the_end<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| anyhow::Error::new(error).context("the asynchronous runtime cannot be started"))?;
+        runtime.block_on(work)
     }
 }
 
@@ -308,7 +318,7 @@ mod tests {
         all(&mut command, &mut helps);
         for help in helps {
             assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
-            for absent in ["debug bundle", "syncmesh snapshot", "syncmesh queue", "syncmesh cache", "syncmesh man"] {
+            for absent in ["debug bundle", "syncmesh snapshot", "syncmesh cache", "syncmesh man"] {
                 assert!(!help.contains(absent), "{absent} in {help}");
             }
         }

@@ -206,7 +206,13 @@ fn told_beside(details: &Details) -> String {
     let holders = details.holders.iter().flatten().map(|session| format!("\n  held by session {session}"));
     let cycle = details.cycle.iter().flatten();
     let cycle = cycle.map(|edge| format!("\n  session {} waits for '{}'", edge.session, one_line(edge.lock.as_str())));
-    holders.chain(cycle).collect()
+    let id = details.id.iter().map(|id| {
+        format!(
+            "\n  it may have been taken: publish it again with --id {}, and it is taken once",
+            one_line(id.as_str())
+        )
+    });
+    holders.chain(cycle).chain(id).collect()
 }
 
 /// An error and its causes, but for those that it has told itself.

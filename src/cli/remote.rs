@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Context, Failure,
@@ -56,10 +56,33 @@ impl Remote {
         }
     }
 
+    /// Prints all pages of a list, whose items stand under this name, as one document.
+    pub(super) async fn show_pages<T: DeserializeOwned>(
+        &self,
+        items: &str,
+        page: impl Fn(Option<&str>) -> Call,
+        text: impl FnOnce(T) -> String,
+    ) -> Result<(), Failure> {
+        let first = self.client.text(&page(None)).await?;
+        let mut document: Value = parse(&first)?;
+        if document.get("next").is_none_or(Value::is_null) {
+            return self.print(&first, text);
+        }
+        let mut all = Vec::new();
+        loop {
+            if let Some(some) = document.get_mut(items).and_then(Value::as_array_mut) {
+                all.append(some);
+            }
+            let Some(next) = document.get("next").and_then(Value::as_str) else { break };
+            document = parse(&self.client.text(&page(Some(next))).await?)?;
+        }
+        self.print(&json!({items: all}).to_string(), text)
+    }
+
     /// Makes a call whose answer is empty.
     pub(super) async fn act(&self, call: &Call, done: &str) -> Result<(), Failure> {
         self.client.text(call).await?;
-        self.output.result(&serde_json::json!({}), || format!("{done}\n"))
+        self.output.result(&json!({}), || format!("{done}\n"))
     }
 
     /// Prints events as they come, until the node ends the stream or nobody reads them any more.
@@ -84,14 +107,19 @@ impl Remote {
     }
 }
 
+fn parse(body: &str) -> Result<Value, Failure> {
+    serde_json::from_str(body)
+        .map_err(|error| Failure::Other(anyhow::Error::new(error).context("the answer is no JSON")))
+}
+
 /// The data of an event with its name in it.
-fn with_event(event: &ServerEvent) -> Value {
+pub(super) fn with_event(event: &ServerEvent) -> Value {
     let mut data = serde_json::from_str(&event.data).unwrap_or_else(|_| Value::String(event.data.clone()));
     if let Value::Object(members) = &mut data {
         members.insert("event".to_owned(), event.event.clone().into());
         return data;
     }
-    serde_json::json!({"event": event.event, "data": data})
+    json!({"event": event.event, "data": data})
 }
 
 /// A duration as people read it: `850ms`, `12.5s`, `3m20s`, `2h5m`, `3d4h`.

@@ -70,12 +70,23 @@ impl Served {
             );
         }
         let token = config.api_token.clone();
+        // A number of bytes beyond the address space is no limit.
+        let bytes = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
+        let (max_value_bytes, max_batch_bytes) = (bytes(config.max_value_bytes), bytes(config.max_batch_bytes));
         let node = Node::start(config).await?;
         node.write_node_file(&api_url).await.map_err(ServeError::NodeFile)?;
         info!(url = %api_url, "serves the HTTP API");
         let metrics = node.metrics().clone();
         let max_connections = room_for_connections(nodes);
-        let settings = ApiSettings { token, max_connections, drain: API_DRAIN, metrics, ..ApiSettings::default() };
+        let settings = ApiSettings {
+            token,
+            max_value_bytes,
+            max_batch_bytes,
+            max_connections,
+            drain: API_DRAIN,
+            metrics,
+            ..ApiSettings::default()
+        };
         let stop_api = CancellationToken::new();
         let api = tokio::spawn(api::serve(listener, node.clone(), settings, stop_api.clone()));
         Ok(Self { node, api_url, stop_api, api })

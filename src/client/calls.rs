@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
@@ -13,7 +14,7 @@ use crate::{
 
 /// How long an answer may take beyond the wait that the call itself asks for. A node answers within
 /// its own deadlines; this is for one that does not answer at all.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an answer may take that a node gives from what it knows, or says soon that it cannot: a node
 /// that does not answer by then is stuck.
@@ -24,9 +25,19 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Call {
     pub(super) method: Method,
     pub(super) path: String,
-    pub(super) body: Option<Value>,
+    pub(super) body: Option<Payload>,
+    pub(super) headers: Vec<(&'static str, String)>,
     pub(super) timeout: Duration,
     pub(super) idempotency_key: Option<String>,
+}
+
+/// What a call carries.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Payload {
+    /// A JSON document.
+    Json(Value),
+    /// Bytes as they are; a header may name their type.
+    Raw(Bytes),
 }
 
 /// What an acquire may say beside the locks.
@@ -62,7 +73,7 @@ impl AcquireOptions {
 }
 
 /// Percent-encodes all but RFC 3986's unreserved characters, `/` too.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -78,24 +89,35 @@ fn lock_path(lock: &LockName, action: &str) -> String {
 }
 
 impl Call {
-    fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), body: None, timeout: ANSWER_TIMEOUT, idempotency_key: None }
+    pub(super) fn new(method: Method, path: impl Into<String>) -> Self {
+        let (body, headers, idempotency_key) = (None, Vec::new(), None);
+        Self { method, path: path.into(), body, headers, timeout: ANSWER_TIMEOUT, idempotency_key }
     }
 
-    fn get(path: impl Into<String>) -> Self {
+    pub(super) fn get(path: impl Into<String>) -> Self {
         Self::new(Method::GET, path)
     }
 
-    fn post(path: impl Into<String>) -> Self {
+    pub(super) fn post(path: impl Into<String>) -> Self {
         Self::new(Method::POST, path)
     }
 
-    fn with_body(mut self, body: Value) -> Self {
-        self.body = Some(body);
+    pub(super) fn with_body(mut self, body: Value) -> Self {
+        self.body = Some(Payload::Json(body));
         self
     }
 
-    fn with_query(mut self, parameters: &[(&str, Option<&str>)]) -> Self {
+    pub(super) fn with_bytes(mut self, bytes: Bytes) -> Self {
+        self.body = Some(Payload::Raw(bytes));
+        self
+    }
+
+    pub(super) fn with_header(mut self, name: &'static str, value: Option<impl ToString>) -> Self {
+        self.headers.extend(value.map(|value| (name, value.to_string())));
+        self
+    }
+
+    pub(super) fn with_query(mut self, parameters: &[(&str, Option<&str>)]) -> Self {
         let given = parameters.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
         let pairs: Vec<String> = given.map(|(name, value)| format!("{name}={}", encode(value))).collect();
         if !pairs.is_empty() {
@@ -257,6 +279,6 @@ mod tests {
         let options = AcquireOptions { wait: Duration::from_secs(600), ..AcquireOptions::default() };
         let call = Call::acquire(&want, &options);
         assert!(call.timeout > options.wait);
-        assert_eq!(call.body, Some(json!({"mode": "shared", "wait_ms": 600_000})));
+        assert_eq!(call.body, Some(Payload::Json(json!({"mode": "shared", "wait_ms": 600_000}))));
     }
 }

@@ -8,6 +8,7 @@
 mod calls;
 mod events;
 mod guard;
+mod queues;
 
 use std::time::Duration;
 
@@ -16,10 +17,12 @@ use futures::StreamExt;
 use reqwest::{Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 
+use self::calls::Payload;
 pub use self::{
     calls::{AcquireOptions, Call},
     events::{EventParser, ServerEvent, ServerEvents},
     guard::{LockBuilder, RemoteGuard},
+    queues::{RemoteDeliveries, RemoteQueue},
 };
 use crate::{
     api::{
@@ -157,8 +160,12 @@ impl Client {
         if let Some(key) = &call.idempotency_key {
             request = request.header("idempotency-key", key);
         }
+        for (name, value) in &call.headers {
+            request = request.header(*name, value.as_bytes());
+        }
         match &call.body {
-            Some(body) => request.json(body),
+            Some(Payload::Json(body)) => request.json(body),
+            Some(Payload::Raw(bytes)) => request.body(bytes.clone()),
             // An empty body is announced, so that no proxy asks for its length.
             None if call.method == Method::POST => request.header(header::CONTENT_LENGTH, 0),
             None => request,

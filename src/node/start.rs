@@ -11,17 +11,15 @@ use super::{
     control::{ControlSettings, Search},
     leader::LeaderSettings,
     observe,
-    records::{RecordFile, raft_dir},
     queues::{Sizes, Tuning, keeper::StoreSource},
+    records::{RecordFile, raft_dir},
     running::{Parts, QueueParts, RaftPart},
 };
 use crate::{
     clock::{Clock, SystemClock},
     config::{Config, LockReads},
     ids::{ClusterId, Role},
-    machine::{
-        control::ControlState, membership::ClusterRecord, replication::Settings as ReplicationSettings,
-    },
+    machine::{control::ControlState, membership::ClusterRecord, replication::Settings as ReplicationSettings},
     net::{
         Mdns, Mesh, NetError, NetLimits, NetSettings, Protocol,
         identity::{DataDir, DataDirError, Identity, Slots},

@@ -90,12 +90,19 @@ pub(crate) struct Keeper {
 #[derive(Debug)]
 enum Seat {
     Opening,
-    Running { stop: CancellationToken, task: Id },
+    Running {
+        stop: CancellationToken,
+        task: Id,
+    },
     /// It has gone elsewhere; its journal is removed once the task has ended.
-    Ending { task: Id },
+    Ending {
+        task: Id,
+    },
     Removing,
     /// It could not be opened.
-    Resting { until: Instant },
+    Resting {
+        until: Instant,
+    },
 }
 
 #[derive(Debug)]
@@ -276,7 +283,9 @@ impl Keeping {
             Work::Removed(id, outcome) => {
                 match outcome {
                     Ok(()) => _ = self.here.remove(&id),
-                    Err(reason) => warn!(partition = %id, %reason, "a journal that is not needed cannot be removed yet"),
+                    Err(reason) => {
+                        warn!(partition = %id, %reason, "a journal that is not needed cannot be removed yet")
+                    }
                 }
                 self.seats.remove(&id);
             }

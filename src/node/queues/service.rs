@@ -13,7 +13,7 @@ use super::{
     listing, recover,
     router::Router,
     types::{
-        AcceptLoss, Consume, Message, Publish, PublishedMessage, QueueSettings, QueueView, Receive, ReceiptsOutcome,
+        AcceptLoss, Consume, Message, Publish, PublishedMessage, QueueSettings, QueueView, ReceiptsOutcome, Receive,
     },
     wire::{PartitionAsk, QueueReply, Range},
 };
@@ -94,8 +94,7 @@ impl Queues {
         let partition = self.router.partition_of(&queue).await?;
         let attempt = Attempt::begin(&self.router, partition, &queue);
         let Receive { max, wait_ms, visibility_ms } = receive;
-        let ask =
-            PartitionAsk::Receive { queue: queue.clone(), max, visibility_ms, wait_ms, attempt: attempt.number };
+        let ask = PartitionAsk::Receive { queue: queue.clone(), max, visibility_ms, wait_ms, attempt: attempt.number };
         match self.router.ask(partition, ask).await? {
             QueueReply::Delivered(deliveries) => {
                 attempt.arrived();
@@ -405,7 +404,9 @@ fn unexpected(queue: &QueueName, answer: OpAnswer) -> Error {
         OpAnswer::Refused(QueueRefusal::NoSuchQueue) => no_such_queue(queue),
         OpAnswer::Refused(QueueRefusal::QueueFull) => Error::new(
             ErrorCode::QueueFull,
-            format!("the queue '{queue}' holds as much as its max_messages or max_bytes allow: consume some, or raise its limits"),
+            format!(
+                "the queue '{queue}' holds as much as its max_messages or max_bytes allow: consume some, or raise its limits"
+            ),
         ),
         OpAnswer::Refused(QueueRefusal::PartitionFull) => Error::new(
             ErrorCode::QueueFull,

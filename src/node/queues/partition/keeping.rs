@@ -117,8 +117,7 @@ impl PartitionTask {
     pub(super) fn new(shared: std::sync::Arc<super::Shared>, start: super::Start) -> Self {
         let super::Start { id, me, opened, queues } = start;
         let crate::store::Opened { journal, checkpoint, records, trust } = opened;
-        let (at, state_bytes) =
-            checkpoint.map_or((Position::default(), 0), |(at, state)| (at, state.len() as u64));
+        let (at, state_bytes) = checkpoint.map_or((Position::default(), 0), |(at, state)| (at, state.len() as u64));
         let recovered = Recovered { checkpoint: at, records: records.clone(), verified: trust.is_verified() };
         Self {
             id,

@@ -38,6 +38,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+pub(super) use self::keeping::queues_of;
 use self::{
     batches::{Batches, Taken, Then},
     keeping::Keeping,
@@ -45,7 +46,6 @@ use self::{
     rates::Rates,
     waiting::{Handed, Waiting},
 };
-pub(super) use self::keeping::queues_of;
 use super::{
     hosting::{Asked, PeerCall},
     service::Queues as Service,
@@ -114,12 +114,28 @@ pub(crate) struct Shared {
 /// What was begun and is done now.
 #[derive(Debug)]
 enum Done {
-    Journalled { batch: u64, outcome: Result<(), JournalError> },
+    Journalled {
+        batch: u64,
+        outcome: Result<(), JournalError>,
+    },
     /// A cut, a checkpoint, a rebuilding.
-    Kept { checkpoint: bool, outcome: Result<(), JournalError> },
-    Replied { to: crate::ids::NodeId, call: u64, reply: Option<Reply> },
-    Changed { ask: u64, outcome: ChangeOutcome },
-    Moved { offsets: Vec<u64>, arrived: Vec<u64> },
+    Kept {
+        checkpoint: bool,
+        outcome: Result<(), JournalError>,
+    },
+    Replied {
+        to: crate::ids::NodeId,
+        call: u64,
+        reply: Option<Reply>,
+    },
+    Changed {
+        ask: u64,
+        outcome: ChangeOutcome,
+    },
+    Moved {
+        offsets: Vec<u64>,
+        arrived: Vec<u64>,
+    },
 }
 
 /// The task.
@@ -174,7 +190,12 @@ pub(super) fn partition(
 }
 
 impl PartitionTask {
-    async fn run(mut self, mut asks: mpsc::Receiver<Asked>, mut peers: mpsc::Receiver<PeerCall>, stop: CancellationToken) {
+    async fn run(
+        mut self,
+        mut asks: mpsc::Receiver<Asked>,
+        mut peers: mpsc::Receiver<PeerCall>,
+        stop: CancellationToken,
+    ) {
         let mut views = self.shared.route.views();
         let mut health = self.keeping.health();
         self.on_view();

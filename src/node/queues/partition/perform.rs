@@ -5,7 +5,10 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tracing::{debug, error, info};
 
-use super::{Done, PartitionTask, batches::{Taken, Then}};
+use super::{
+    Done, PartitionTask,
+    batches::{Taken, Then},
+};
 use crate::{
     codec::{decode, encode},
     error::{Error, Outcome},

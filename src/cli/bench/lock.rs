@@ -4,7 +4,6 @@
 //! counted and shown, never hidden in an average.
 
 use std::{
-    io::{IsTerminal, stderr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,16 +12,15 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{Context, Failure, OnInterrupt, output::table};
+use super::{FAILURE_PAUSE, Load, TICK, histogram, merged, micros, ms, per_second, progress};
 use crate::{
+    cli::{Context, Failure, OnInterrupt, output::table},
     client::{AcquireOptions, Call, Client, ClientError},
-    config::suffixed_duration,
     error::ErrorCode,
     ids::{LockName, SessionId},
     machine::lock::{Mode, Want},
@@ -33,25 +31,6 @@ const WAIT: Duration = Duration::from_secs(60);
 
 /// The term of a client's session, kept alive at a third of it.
 const TTL: Duration = Duration::from_secs(30);
-
-/// The pause of a client after a failure, so that a failing cluster is not flooded.
-const FAILURE_PAUSE: Duration = Duration::from_millis(50);
-
-/// How often the progress bar moves.
-const TICK: Duration = Duration::from_millis(100);
-
-/// Most clients at a time.
-const MAX_CLIENTS: usize = 4096;
-
-/// Latencies are recorded in microseconds up to two minutes, to three digits.
-const MAX_LATENCY_US: u64 = 120_000_000;
-
-/// What to put under load.
-#[derive(Debug, Subcommand)]
-pub(super) enum BenchCommand {
-    /// Pairs of acquire and release.
-    Lock(BenchLock),
-}
 
 /// Who contends for what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
@@ -67,19 +46,12 @@ enum Contention {
 
 /// The arguments of `bench lock`.
 #[derive(Debug, Args)]
-pub(super) struct BenchLock {
+pub(in crate::cli) struct BenchLock {
     /// A lock of its own for each client, one lock for all, or one that all hold together.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "own,one,shared")]
     mode: Vec<Contention>,
-    /// How many clients; several numbers make several runs.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,16,64")]
-    clients: Vec<usize>,
-    /// How long each run lasts.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = suffixed_duration)]
-    duration: Duration,
-    /// More nodes over which the clients are spread, beside --url.
-    #[arg(long, value_name = "URL", value_delimiter = ',')]
-    also: Vec<String>,
+    #[command(flatten)]
+    load: Load,
 }
 
 /// One line of the result.
@@ -104,31 +76,14 @@ struct Reports {
     runs: Vec<Report>,
 }
 
-impl BenchCommand {
-    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let Self::Lock(bench) = self;
-        bench.run(context)
-    }
-}
-
 impl BenchLock {
-    fn run(self, context: &Context) -> Result<(), Failure> {
-        if self.duration.is_zero() {
-            return Err(Failure::Usage("--duration must be longer than 0".to_owned()));
-        }
-        if let Some(bad) = self.clients.iter().find(|clients| !(1..=MAX_CLIENTS).contains(*clients)) {
-            return Err(Failure::Usage(format!("--clients {bad}: expected 1 to {MAX_CLIENTS}")));
-        }
-        let target = context.target()?;
-        let mut nodes = vec![Client::new(&target.url, target.token.clone())?];
-        for url in &self.also {
-            nodes.push(Client::new(url, target.token.clone())?);
-        }
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let nodes = self.load.nodes(context)?;
         let runs = context.block_on(OnInterrupt::Fail, async {
             let mut runs = Vec::new();
             for &mode in &self.mode {
-                for &clients in &self.clients {
-                    runs.push(measure(mode, clients, self.duration, &nodes).await?);
+                for &clients in &self.load.clients {
+                    runs.push(measure(mode, clients, self.load.duration, &nodes).await?);
                 }
             }
             Ok(runs)
@@ -169,10 +124,10 @@ async fn measure(mode: Contention, clients: usize, duration: Duration, nodes: &[
         let wanted = if mode == Contention::Shared { Mode::Shared } else { Mode::Exclusive };
         tasks.spawn(load(client, session, Want { lock, mode: wanted }, Arc::clone(&shared)));
     }
-    let bar = progress(mode, clients, duration);
+    let bar = progress(format!("{mode:?}, {clients} clients").to_lowercase(), duration);
     while began.elapsed() < duration {
         sleep(TICK.min(duration.saturating_sub(began.elapsed()))).await;
-        bar.set_position(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        bar.set_position(crate::time::millis(began.elapsed()));
         bar.set_message(format!("{} pairs", shared.pairs.load(Ordering::Relaxed)));
     }
     shared.over.store(true, Ordering::Relaxed);
@@ -185,19 +140,9 @@ async fn measure(mode: Contention, clients: usize, duration: Duration, nodes: &[
     Ok(report(mode, elapsed, &tallies))
 }
 
-fn progress(mode: Contention, clients: usize, duration: Duration) -> ProgressBar {
-    if !stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
-    let style = ProgressStyle::with_template("{prefix} {wide_bar} {msg}").expect("the template above is valid");
-    bar.with_style(style).with_prefix(format!("{mode:?}, {clients} clients").to_lowercase())
-}
-
 /// One client: pairs until the time is over, then its session is closed.
 async fn load(client: Client, session: SessionId, want: Want, shared: Arc<Shared>) -> anyhow::Result<Tally> {
-    let latencies = Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).context("the histogram's bounds are valid")?;
-    let mut tally = Tally { latencies, pairs: 0, failures: 0 };
+    let mut tally = Tally { latencies: histogram(), pairs: 0, failures: 0 };
     let options = AcquireOptions { session: Some(session.clone()), wait: WAIT, ..AcquireOptions::default() };
     let acquire = Call::acquire(&want, &options);
     let release = Call::release(&want.lock, &session);
@@ -208,8 +153,7 @@ async fn load(client: Client, session: SessionId, want: Want, shared: Arc<Shared
             Ok(true) => {
                 tally.pairs += 1;
                 shared.pairs.fetch_add(1, Ordering::Relaxed);
-                let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(MAX_LATENCY_US);
-                tally.latencies.saturating_record(took);
+                tally.latencies.saturating_record(micros(began.elapsed()));
             }
             Ok(false) => break,
             Err(error) if error.error.code == ErrorCode::SessionExpired => return Err(error.into()),
@@ -244,18 +188,15 @@ async fn pair(client: &Client, acquire: &Call, release: &Call, shared: &Shared) 
 }
 
 fn report(mode: Contention, elapsed: Duration, tallies: &[Tally]) -> Report {
-    let mut latencies = Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).expect("the bounds are valid constants");
-    for tally in tallies {
-        latencies.add(&tally.latencies).expect("all histograms have the same bounds");
-    }
+    let latencies = merged(tallies.iter().map(|tally| &tally.latencies));
     let counts: Vec<f64> = tallies.iter().map(|tally| tally.pairs as f64).collect();
     let pairs = tallies.iter().map(|tally| tally.pairs).sum::<u64>();
     Report {
         mode,
         clients: tallies.len(),
-        duration_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        duration_ms: crate::time::millis(elapsed),
         pairs,
-        pairs_per_s: (pairs as f64 / elapsed.as_secs_f64() * 10.0).round() / 10.0,
+        pairs_per_s: per_second(pairs, elapsed),
         p50_us: latencies.value_at_quantile(0.5),
         p95_us: latencies.value_at_quantile(0.95),
         p99_us: latencies.value_at_quantile(0.99),
@@ -273,7 +214,6 @@ fn jain(counts: &[f64]) -> f64 {
 }
 
 fn report_text(runs: &[Report]) -> String {
-    let ms = |us: u64| format!("{:.2}ms", us as f64 / 1000.0);
     let row = |run: &Report| {
         [
             format!("{:?}", run.mode).to_lowercase(),
