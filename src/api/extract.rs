@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     ApiState,
-    fields::{Fields, FromFields, percent_decode},
+    fields::{Canonical, Fields, FromFields, percent_decode},
     problem::Problem,
 };
 use crate::{
@@ -191,13 +191,15 @@ impl FromFields for NoBody {
     fn from_fields(_: &mut Fields) -> Result<Self, Error> {
         Ok(Self)
     }
+}
 
+impl Canonical for NoBody {
     fn canonical(&self) -> Value {
         Value::Object(Map::new())
     }
 }
 
-impl<T: FromFields> FromRequest<ApiState> for Command<T> {
+impl<T: Canonical> FromRequest<ApiState> for Command<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &ApiState) -> Result<Self, Problem> {

@@ -20,7 +20,10 @@ const MAX_QUOTED_CHARS: usize = 64;
 pub(super) trait FromFields: Sized {
     /// Takes every field that the request may have.
     fn from_fields(fields: &mut Fields) -> Result<Self, Error>;
+}
 
+/// What a call that may be repeated under an idempotency key is told by.
+pub(super) trait Canonical: FromFields {
     /// What was asked for, however it was written: with every default spelled out. A repeat under an
     /// idempotency key is told by it, on other nodes and by later versions too.
     fn canonical(&self) -> Value;

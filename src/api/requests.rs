@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::{
     bodies::ModeSchema,
-    fields::{Fields, FromFields},
+    fields::{Canonical, Fields, FromFields},
 };
 use crate::{
     error::Error,
@@ -27,7 +27,7 @@ fn word(mode: Option<Mode>) -> &'static str {
     }
 }
 
-/// Who is to hold, in a [canonical](FromFields::canonical) request: a session, or one that is made so.
+/// Who is to hold, in a [canonical](Canonical::canonical) request: a session, or one that is made so.
 /// (What a lock delay that is left out means, each node has in its settings: it stays left out.)
 fn holder(session: Option<&SessionId>, ttl_ms: Option<u64>, owner: Option<&str>) -> Value {
     match session {
@@ -60,7 +60,9 @@ impl FromFields for OpenSessionBody {
     fn from_fields(fields: &mut Fields) -> Result<Self, Error> {
         Ok(Self { ttl_ms: fields.integer("ttl_ms")?, owner: owner(fields)? })
     }
+}
 
+impl Canonical for OpenSessionBody {
     fn canonical(&self) -> Value {
         json!({"ttl_ms": self.ttl_ms.unwrap_or(DEFAULT_TTL_MS), "owner": self.owner.as_deref().unwrap_or_default()})
     }
@@ -78,7 +80,9 @@ impl FromFields for HolderRequestBody {
     fn from_fields(fields: &mut Fields) -> Result<Self, Error> {
         Ok(Self { session: fields.required_parsed("session")? })
     }
+}
 
+impl Canonical for HolderRequestBody {
     fn canonical(&self) -> Value {
         json!({"session": self.session})
     }
@@ -114,7 +118,9 @@ impl FromFields for AcquireBody {
             owner: owner(fields)?,
         })
     }
+}
 
+impl Canonical for AcquireBody {
     fn canonical(&self) -> Value {
         let holder = holder(self.session.as_ref(), self.ttl_ms, self.owner.as_deref());
         json!({
@@ -187,7 +193,9 @@ impl FromFields for MultiAcquireBody {
             owner: owner(fields)?,
         })
     }
+}
 
+impl Canonical for MultiAcquireBody {
     fn canonical(&self) -> Value {
         let locks: Vec<_> = self.locks.iter().map(|wanted| json!([wanted.name, word(wanted.mode)])).collect();
         let holder = holder(self.session.as_ref(), self.ttl_ms, self.owner.as_deref());
@@ -218,7 +226,7 @@ impl From<MultiAcquireBody> for AcquireRequest {
 mod tests {
     use super::*;
 
-    fn canonical<T: FromFields>(body: &str) -> String {
+    fn canonical<T: Canonical>(body: &str) -> String {
         let mut fields = Fields::from_json(body.as_bytes()).unwrap();
         let request = T::from_fields(&mut fields).unwrap();
         fields.finish().unwrap();
