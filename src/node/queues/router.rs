@@ -147,6 +147,13 @@ impl Router {
         }
     }
 
+    /// Tells the primary something, once: if it does not get to hear of it, that does no harm.
+    pub(super) async fn tell(&self, partition: PartitionId, ask: PartitionAsk) {
+        if let Some(primary) = self.placed(partition).and_then(|placed| placed.primary) {
+            self.ask_once(primary.node, partition, ask).await;
+        }
+    }
+
     /// Asks one node, once, for part of a list; `None` where it does not answer.
     pub(super) async fn ask_node(&self, node: NodeId, ask: QueueAsk) -> Option<QueueReply> {
         match self.send(node, Lane::Ask, ask).await {

@@ -147,6 +147,8 @@ pub(super) struct PartitionTask {
     /// The last record that the queues have seen.
     applied: Position,
     keeping: Keeping,
+    /// The journal that was found lacks what it acknowledged.
+    shortened: bool,
     placed: Option<Partition>,
     batches: Batches,
     proposed: u64,
@@ -223,7 +225,11 @@ impl PartitionTask {
                         }
                     }
                 }
-                () = sleep_until(wake) => self.on_time(),
+                () = sleep_until(wake) => {}
+            }
+            // Also where there is always something else to do.
+            if wake.is_some_and(|at| at <= Instant::now()) {
+                self.on_time();
             }
             self.propose_what_waits();
             self.tell_role();
