@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn a_name_is_the_same_however_it_is_encoded_and_self_is_another_at_each_node() {
         let [one, two] = [1, 2].map(|n| NodeId::from_bytes([n; 32]));
-        let path = |path| canonical_path(path, one);
+        let path = |path: &str| canonical_path(path, one);
         assert_eq!(path("/v1/locks/%61/acquire"), path("/v1/locks/a/acquire"));
         assert_ne!(path("/v1/locks/a%2Facquire"), path("/v1/locks/a/acquire"));
         assert_ne!(path("/v1/locks/self"), path(&format!("/v1/locks/{one}")));
