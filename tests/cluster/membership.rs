@@ -219,7 +219,7 @@ async fn the_only_voter_is_neither_removed_nor_can_it_hand_over() {
     let peer = cluster.nodes[0].peer_id();
     let done = cluster.nodes[0].cli(&["members", "remove", &peer]).await;
     assert_eq!(done.code, 1, "{done:?}");
-    assert!(done.stderr.contains("conflict") && done.stderr.contains("Start another"), "{done:?}");
+    assert!(done.stderr.contains("conflict") && done.stderr.contains("start another"), "{done:?}");
     let call = async |path: &str| {
         let path = format!("/v1/cluster/members/{path}");
         cluster.nodes[0].api.call(reqwest::Method::POST, &path, None).await.unwrap()
