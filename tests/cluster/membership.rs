@@ -194,8 +194,8 @@ async fn a_hand_over_that_is_repeated_under_its_key_moves_the_leadership_once() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_lost_its_place_in_raft_while_the_leader_changed_joins_again() {
-    let mut cluster = Cluster::with(3, &[("MEMBER_DEAD_TIMEOUT", "2s"), ("FAILURE_TIMEOUT", "1s")]).await;
-    let mut learner = cluster.newcomer("n3").with("MEMBER_DEAD_TIMEOUT", "2s").with("FAILURE_TIMEOUT", "1s");
+    let mut cluster = Cluster::with(3, &[("MEMBER_DEAD_TIMEOUT", "4s")]).await;
+    let mut learner = cluster.newcomer("n3").with("MEMBER_DEAD_TIMEOUT", "4s");
     learner.launch();
     cluster.nodes.push(learner);
     cluster.all_ready().await;
