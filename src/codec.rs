@@ -69,6 +69,86 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
     }
 }
 
+/// Bytes of anybody's making, for the tests of what is decoded.
+#[cfg(test)]
+pub(crate) mod hostile {
+    use proptest::{prelude::*, sample::Index};
+
+    use super::*;
+
+    /// A decoded value may be encoded longer than it came: variants by number, not by name.
+    const MOST_GROWTH: usize = 64;
+    /// Heads that announce more than there is: text, bytes, a list, a map, nesting, a list without an end.
+    const BOMBS: [&[u8]; 6] = [
+        b"\x7b\x7f\xff\xff\xff\xff\xff\xff\xff",
+        b"\x5b\x7f\xff\xff\xff\xff\xff\xff\xff",
+        b"\x9b\x7f\xff\xff\xff\xff\xff\xff\xff",
+        b"\xbb\x7f\xff\xff\xff\xff\xff\xff\xff",
+        &[0x81; 600],
+        b"\x9f",
+    ];
+
+    #[derive(Clone, Debug)]
+    enum Damage {
+        Set(Index, u8),
+        Insert(Index, u8),
+        Bomb(Index, usize),
+        Cut(Index),
+        Remove(Index),
+        Double(Index),
+    }
+
+    fn damage() -> impl Strategy<Value = Damage> {
+        let at = any::<Index>;
+        prop_oneof![
+            4 => (at(), any::<u8>()).prop_map(|(at, byte)| Damage::Set(at, byte)),
+            2 => (at(), any::<u8>()).prop_map(|(at, byte)| Damage::Insert(at, byte)),
+            2 => (at(), 0..BOMBS.len()).prop_map(|(at, bomb)| Damage::Bomb(at, bomb)),
+            1 => at().prop_map(Damage::Cut),
+            1 => at().prop_map(Damage::Remove),
+            1 => at().prop_map(Damage::Double),
+        ]
+    }
+
+    fn damaged(mut bytes: Vec<u8>, damages: Vec<Damage>) -> Vec<u8> {
+        for damage in damages {
+            let within = |at: Index| at.index(bytes.len() + 1);
+            match damage {
+                Damage::Insert(at, byte) => bytes.insert(within(at), byte),
+                Damage::Bomb(at, bomb) => {
+                    let at = within(at);
+                    bytes.splice(at..at, BOMBS[bomb].iter().copied());
+                }
+                Damage::Cut(at) => bytes.truncate(within(at)),
+                Damage::Double(at) => bytes.extend_from_within(within(at)..),
+                Damage::Set(at, byte) if !bytes.is_empty() => {
+                    let at = at.index(bytes.len());
+                    bytes[at] = byte;
+                }
+                Damage::Remove(at) if !bytes.is_empty() => _ = bytes.remove(at.index(bytes.len())),
+                Damage::Set(..) | Damage::Remove(_) => {}
+            }
+        }
+        bytes
+    }
+
+    /// At random, or what somebody sent, changed here and there.
+    pub(crate) fn bytes(sent: Vec<Bytes>) -> impl Strategy<Value = Vec<u8>> {
+        let random = prop::collection::vec(any::<u8>(), 0..512);
+        let changed = (prop::sample::select(sent), prop::collection::vec(damage(), 0..6))
+            .prop_map(|(bytes, damages)| damaged(bytes.to_vec(), damages));
+        prop_oneof![1 => random, 7 => changed]
+    }
+
+    /// Decodes them, or does not. What they are decoded into is no larger than they can account for.
+    pub(crate) fn is_decoded_or_refused<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
+        if let Ok(value) = decode::<T>(bytes) {
+            let length = encoded_len(&value);
+            assert!(length <= MOST_GROWTH * bytes.len(), "{length} bytes of {}", bytes.len());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -321,12 +321,11 @@ pub(super) async fn hand_over(raft: &RaftNode<ControlState>, to: Option<NodeId>)
     Ok(raft.transfer_leader(to).await?)
 }
 
-/// Whether the voters are left with a majority that serves once this node is gone. Who has no vote is
-/// never needed for one.
+/// Whether a majority of the voters serves without this node: who is removed hears and says nothing any
+/// more, so the others must be able to take its vote. Who has no vote is never needed.
 fn keeps_quorum_without(node: NodeId, voters: &BTreeSet<NodeId>, serves: impl Fn(&NodeId) -> bool) -> bool {
-    let left = voters.iter().filter(|voter| **voter != node);
-    let serving = left.clone().filter(|voter| serves(voter)).count();
-    !voters.contains(&node) || serving > left.count() / 2
+    let others = voters.iter().filter(|voter| **voter != node);
+    !voters.contains(&node) || others.filter(|voter| serves(voter)).count() > voters.len() / 2
 }
 
 /// The removal of a member without which the cluster could decide nothing any more.
@@ -335,8 +334,9 @@ fn needed(node: NodeId) -> Error {
         ErrorCode::Conflict,
         format!(
             "{node} is needed: without it no majority of the voting lock managers would be up, and nothing could be \
-             decided any more. Nothing was changed. Start another lock manager and wait until it votes, or remove first \
-             those that are down (`syncmesh members list`); to end the whole cluster, stop its nodes"
+             decided any more, not even who votes. Nothing was changed. Have it leave instead (`syncmesh members leave` at \
+             it), or start another lock manager and wait until it votes, or remove first those that are down (`syncmesh \
+             members list`); to end the whole cluster, stop its nodes"
         ),
     )
 }
@@ -396,8 +396,8 @@ mod tests {
     #[test]
     fn nobody_is_removed_without_whom_the_voters_could_not_decide() {
         assert!(!removable(1, &[1], &[1]), "the only one");
-        assert!(removable(2, &[1, 2], &[1, 2]));
-        assert!(!removable(1, &[1, 2], &[1]), "it would leave the dead one");
+        assert!(!removable(2, &[1, 2], &[1, 2]), "the other alone cannot take its vote");
+        assert!(removable(3, &[1, 2, 3], &[1, 2, 3]));
         assert!(removable(3, &[1, 2, 3], &[1, 2]), "the dead one");
         assert!(!removable(2, &[1, 2, 3], &[1, 2]), "one of two would be left, one down");
         assert!(removable(9, &[1], &[1]), "it has no vote");

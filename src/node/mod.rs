@@ -19,6 +19,8 @@ mod events;
 mod gateway;
 mod guard;
 mod hints;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod leader;
 mod limits;
 mod lock_events;

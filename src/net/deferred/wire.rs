@@ -155,4 +155,25 @@ mod tests {
         let limit = 1 << 20;
         assert!(encode(&[ask(u64::MAX, most_body(limit))]).len() <= limit);
     }
+
+    fn sent() -> Vec<Bytes> {
+        let (id, yes) = (AskId(Incarnation(1), 2), Some(Bytes::from_static(b"yes")));
+        let messages = [ask(1, 3), Message::Complete(id, yes), Message::Cancel(id), Message::Repeat(id)];
+        let replies = [Reply::Now(Bytes::from_static(b"yes")), Reply::Deferred, Reply::Noted];
+        vec![encode(&messages), encode(&replies)]
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_was_tampered_with_is_decoded_or_refused(bytes in codec::hostile::bytes(sent())) {
+            if let Ok(messages) = decode::<Message>(&bytes) {
+                proptest::prop_assert!(messages.len() <= MAX_BATCH);
+                let bodies: usize = messages.iter().map(Message::body_bytes).sum();
+                proptest::prop_assert!(bodies <= bytes.len());
+            }
+            if let Ok(replies) = decode::<Reply>(&bytes) {
+                proptest::prop_assert!(replies.len() <= MAX_BATCH);
+            }
+        }
+    }
 }

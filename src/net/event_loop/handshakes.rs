@@ -46,8 +46,8 @@ impl Handshakes {
 /// Whether somebody took the connection, and the handshake came to nothing. The errors of the layers are
 /// told apart by their texts only.
 pub(super) fn is_of_handshake(error: &DialError) -> bool {
-    let text = error.to_string();
-    let signs = ["Handshake failed", "Timeout", "Connection reset", "Broken pipe", "end of file"];
+    let text = error.to_string().to_lowercase();
+    let signs = ["handshake failed", "timeout", "connection reset", "broken pipe", "end of file"];
     matches!(error, DialError::Transport(_)) && signs.iter().any(|sign| text.contains(sign))
 }
 

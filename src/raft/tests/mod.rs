@@ -3,6 +3,7 @@
 mod chaos;
 mod cluster;
 mod files;
+mod hostile;
 mod suite;
 
 use std::{

@@ -1,0 +1,175 @@
+//! What nodes tell each other, after somebody has tampered with it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::{
+    recording::node,
+    wire::{ClientAsk, ClientReply, ControlCall, ControlReply, Hello, Leader, Read, Refused, View, ViewHint},
+};
+use crate::{
+    codec::{
+        encode,
+        hostile::{bytes, is_decoded_or_refused},
+    },
+    error::{Error, Outcome},
+    ids::{ClusterId, Incarnation, LockName, RequestId, Role, SessionId, Term, Tick},
+    machine::{
+        control::{Change, ChangeBody, IdempotencyKey},
+        lock::{Acquire, LockRequest, LockView, Mode, NewSession, Want},
+        membership::{ClusterRecord, Joiner, Liveness, Member, MemberChange},
+        requests::Done,
+    },
+    node::locks::PageRequest,
+};
+
+fn joiner() -> Joiner {
+    Joiner {
+        node: node(1),
+        incarnation: Incarnation(7),
+        roles: Role::ALL.to_vec(),
+        addrs: vec!["/ip4/127.0.0.1/tcp/4001".into()],
+        version: "0.1.0".into(),
+    }
+}
+
+fn view() -> View {
+    let member = Member { joiner: joiner(), liveness: Liveness::Up, since: Tick(9) };
+    View {
+        version: 3,
+        members: BTreeMap::from([(node(1), member)]),
+        barred: vec![node(2)],
+        voters: vec![node(1)],
+        learners: vec![node(3)],
+    }
+}
+
+fn hello() -> Hello {
+    let record = ClusterRecord {
+        cluster_id: ClusterId(5),
+        cluster_name: "default".into(),
+        founders: vec![node(1)],
+        queue_partitions: 64,
+        cache_protocol: "moesi".into(),
+        founded_at: Tick(1),
+    };
+    Hello {
+        incarnation: Incarnation(7),
+        cluster_name: "default".into(),
+        cache_protocol: "moesi".into(),
+        roles: Role::ALL.to_vec(),
+        version: "0.1.0".into(),
+        record: Some(record),
+        leader: Some(Leader { term: Term(3), node: node(1) }),
+        addrs: joiner().addrs,
+        acquainted: vec![(node(2), joiner().addrs)],
+    }
+}
+
+fn control_calls() -> Vec<Bytes> {
+    let calls = [
+        ControlCall::Hello(Box::new(hello())),
+        ControlCall::Join(Box::new(joiner())),
+        ControlCall::Heartbeat { incarnation: Incarnation(7), view: 3 },
+        ControlCall::PleaseLeave,
+    ];
+    calls.iter().map(encode).collect()
+}
+
+fn control_replies() -> Vec<Bytes> {
+    let replies = [
+        ControlReply::Hello(Box::new(hello())),
+        ControlReply::Joined(Box::new(view())),
+        ControlReply::Alive { leader: Leader::default(), view: Some(Box::new(view())) },
+        ControlReply::NotLeader(Some(Leader::default())),
+        ControlReply::Info("{}".into()),
+        ControlReply::Refused(Refused::Barred),
+        ControlReply::Failed(Error::unavailable(Outcome::Unknown, "later")),
+    ];
+    replies.iter().map(encode).collect()
+}
+
+fn session() -> SessionId {
+    SessionId::new("s-1").unwrap()
+}
+
+fn asks() -> Vec<Bytes> {
+    let new = NewSession { session: session(), ttl_ms: 30_000, owner: "somebody".into() };
+    let want = Want { lock: LockName::new("printer").unwrap(), mode: Mode::Exclusive };
+    let acquire =
+        Acquire { session: session(), open: Some(new), wants: vec![want.clone(), want], wait_ms: 1, lock_delay_ms: 2 };
+    let change = |body| {
+        ClientAsk::Change(Change {
+            request: RequestId { node: node(1), incarnation: Incarnation(7), seq: 9 },
+            done: Done { below: 3, ranges: vec![(5, 6)] },
+            key: Some(IdempotencyKey { key: "once".into(), fingerprint: 8 }),
+            body,
+        })
+    };
+    let page = PageRequest { prefix: Some("p".into()), after: None, limit: 10 };
+    let asks = [
+        change(ChangeBody::Lock(LockRequest::Acquire(acquire))),
+        change(ChangeBody::Member(MemberChange::Remove(node(2)))),
+        ClientAsk::KeepAlive(session()),
+        ClientAsk::Read(Read::Locks(page)),
+        ClientAsk::Watch { lock: LockName::new("printer").unwrap(), after: None },
+        ClientAsk::Transfer(Some(node(2))),
+    ];
+    asks.iter().map(encode).collect()
+}
+
+fn client_replies() -> Vec<Bytes> {
+    let shown = LockView {
+        lock: LockName::new("printer").unwrap(),
+        mode: Some(Mode::Shared),
+        holders: Vec::new(),
+        waiters: Vec::new(),
+    };
+    let replies = [
+        ClientReply::NotLeader(Some(Leader::default())),
+        ClientReply::View(Some(shown)),
+        ClientReply::Kept { ttl_ms: 30_000 },
+        ClientReply::Failed(Error::bad_request("ttl_ms", "too short")),
+    ];
+    replies.iter().map(encode).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1_000), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn control_calls_are_decoded_or_refused(bytes in bytes(control_calls())) {
+        is_decoded_or_refused::<ControlCall>(&bytes);
+    }
+
+    #[test]
+    fn control_replies_are_decoded_or_refused(bytes in bytes(control_replies())) {
+        is_decoded_or_refused::<ControlReply>(&bytes);
+    }
+
+    #[test]
+    fn questions_of_clients_are_decoded_or_refused(bytes in bytes(asks())) {
+        is_decoded_or_refused::<ClientAsk>(&bytes);
+    }
+
+    #[test]
+    fn answers_to_clients_are_decoded_or_refused(bytes in bytes(client_replies())) {
+        is_decoded_or_refused::<ClientReply>(&bytes);
+    }
+
+    #[test]
+    fn hints_of_the_view_are_decoded_or_refused(bytes in bytes(vec![encode(&ViewHint { term: Term(1), version: 2 })])) {
+        is_decoded_or_refused::<ViewHint>(&bytes);
+    }
+
+    #[test]
+    fn a_greeting_is_bounded_whatever_it_says(bytes in bytes(control_calls())) {
+        if let Ok(ControlCall::Hello(mut hello)) = crate::codec::decode(&bytes) {
+            hello.bound();
+            prop_assert!(hello.acquainted.len() <= super::wire::MAX_ACQUAINTED);
+            prop_assert!(hello.roles.len() <= Role::ALL.len());
+        }
+    }
+}
