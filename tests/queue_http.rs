@@ -1,6 +1,7 @@
 //! The routes of the queues, over HTTP, against a cluster of the real program.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[allow(dead_code, reason = "the tests of the commands need more of it")]
 mod dev_cluster;
 
 use std::time::{Duration, Instant};

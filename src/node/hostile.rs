@@ -1,6 +1,6 @@
 //! What nodes tell each other, after somebody has tampered with it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -15,11 +15,13 @@ use crate::{
         hostile::{bytes, is_decoded_or_refused},
     },
     error::{Error, Outcome},
-    ids::{ClusterId, Incarnation, LockName, RequestId, Role, SessionId, Term, Tick},
+    ids::{ClusterId, Epoch, Incarnation, JournalId, LockName, PartitionId, RequestId, Role, SessionId, Term, Tick},
     machine::{
         control::{Change, ChangeBody, IdempotencyKey},
         lock::{Acquire, LockRequest, LockView, Mode, NewSession, Want},
-        membership::{ClusterRecord, Joiner, Liveness, Member, MemberChange},
+        membership::{ClusterRecord, Joiner, JournalSafety, Liveness, Member, MemberChange},
+        placement::{Partition, PartitionStatus},
+        replication::Replica,
         requests::Done,
     },
     node::locks::PageRequest,
@@ -32,6 +34,19 @@ fn joiner() -> Joiner {
         roles: Role::ALL.to_vec(),
         addrs: vec!["/ip4/127.0.0.1/tcp/4001".into()],
         version: "0.1.0".into(),
+        journal: Some(JournalId(8)),
+        journal_safety: JournalSafety { durable: true, shared_fate: Some("run".into()) },
+    }
+}
+
+fn partition() -> Partition {
+    let replica = Replica { node: node(1), incarnation: Incarnation(7), journal: JournalId(8) };
+    Partition {
+        epoch: Epoch(2),
+        primary: Some(replica),
+        in_sync: vec![replica],
+        replicas: vec![node(1), node(3)],
+        status: PartitionStatus::Serving,
     }
 }
 
@@ -43,6 +58,7 @@ fn view() -> View {
         barred: vec![node(2)],
         voters: vec![node(1)],
         learners: vec![node(3)],
+        partitions: Arc::new(BTreeMap::from([(PartitionId(1), partition())])),
     }
 }
 

@@ -14,6 +14,9 @@ mod health;
 mod marks;
 mod pending;
 pub mod redis;
+#[cfg(test)]
+#[path = "../../tests/journal/redis_server.rs"]
+pub(crate) mod redis_server;
 mod replay;
 mod slots;
 mod writer;

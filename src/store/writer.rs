@@ -161,7 +161,8 @@ pub(super) struct Start<B> {
     pub(super) partition: PartitionId,
     pub(super) backend: B,
     pub(super) health: Health,
-    pub(super) slot: Slot,
+    /// Held for as long as the writer runs.
+    pub(super) _slot: Slot,
     pub(super) marks: Option<Arc<Marks>>,
     /// How often the journal has been opened, where that is counted.
     pub(super) opened: u64,

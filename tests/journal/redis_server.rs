@@ -1,4 +1,5 @@
 //! A redis-server of a test's own, on a free loopback port, with its files in a temporary directory.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs::{self, OpenOptions},

@@ -6,13 +6,10 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use self::redis_server::RedisServer;
 use super::*;
 use crate::machine::replication::Position;
+use crate::store::redis_server::RedisServer;
 use crate::store::suite::{self, PARTITION, Site, holds, position, records, state};
-
-#[path = "../../../tests/journal/redis_server.rs"]
-mod redis_server;
 
 /// A Redis, and the `DATA_DIR` of a node.
 struct InRedis {

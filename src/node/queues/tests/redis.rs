@@ -4,17 +4,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use self::redis_server::RedisServer;
 use super::{Cluster, PATIENCE, eventually, name};
 use crate::{
     config::Secret,
     error::{ErrorCode, Outcome},
     node::queues::{Publish, Receive},
+    store::redis_server::RedisServer,
 };
-
-#[allow(dead_code, reason = "the tests of the journal need more of it")]
-#[path = "../../../../tests/journal/redis_server.rs"]
-mod redis_server;
 
 async fn received(cluster: &Cluster, index: usize, queue: &str) -> usize {
     let receive = Receive { max: 1_000, wait_ms: 0, visibility_ms: Some(0) };

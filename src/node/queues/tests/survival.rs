@@ -55,7 +55,7 @@ async fn nothing_that_was_acknowledged_is_lost_with_the_primary() {
     }
     let gap = gap.unwrap();
     assert!(gap < Duration::from_secs(6), "no publish was acknowledged for {gap:?}");
-    println!("the first publish after the loss of the primary took {gap:?}");
+    eprintln!("the first publish after the loss of the primary took {gap:?}");
     let seen = drain(&cluster, other, "safe", acknowledged).await;
     assert_eq!(seen.len(), 80);
     assert!(seen.values().all(|deliveries| *deliveries == 1), "{seen:?}");
