@@ -1,5 +1,6 @@
 //! The journals of the queues through processes that are killed, a Redis that comes and goes, and enough records to
 //! show that they stay bounded. What each operation does is tested beside the code, in `src/store`.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and tells its figures")]
 
 #[allow(dead_code, reason = "the tests beside the code use the rest")]
 mod redis_server;
