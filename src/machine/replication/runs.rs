@@ -20,6 +20,8 @@ impl Random {
 }
 
 const OPERATIONS: usize = 40;
+/// So many runs of each kind.
+const SEEDS: u64 = 100;
 
 fn budget(random: &mut Random) -> Budget {
     let durability = |at| if at { Durability::InMemory } else { Durability::Synced };
@@ -103,14 +105,14 @@ fn settings() -> Settings {
 
 #[test]
 fn two_copies_survive_random_faults_and_are_whole_again() {
-    for seed in 0..300 {
+    for seed in 0..SEEDS {
         run(seed, 2, settings());
     }
 }
 
 #[test]
 fn three_copies_survive_random_faults_and_are_whole_again() {
-    for seed in 0..300 {
+    for seed in 0..SEEDS {
         run(seed, 3, settings());
     }
 }

@@ -420,7 +420,7 @@ pub(super) struct World {
     nodes: Vec<Node>,
     control: Kept<Control>,
     network: Network,
-    pub(super) budget: Kept<Budget>,
+    budget: Kept<Budget>,
     settings: Settings,
     rules: Rules,
     proposed: usize,
@@ -491,16 +491,12 @@ impl World {
 
     /// The machine of a node, if it runs.
     pub(super) fn machine(&self, at: usize) -> Option<&Replication> {
-        self.nodes[at].machine.as_ref().map(|machine| &**machine)
+        self.nodes[at].machine.as_deref()
     }
 
     /// What the queues of a node have applied.
     pub(super) fn applied(&self, at: usize) -> &[u8] {
         &self.nodes[at].applied
-    }
-
-    pub(super) fn acknowledged(&self) -> usize {
-        self.acknowledged.len()
     }
 
     /// The placement as it is now.
