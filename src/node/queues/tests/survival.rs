@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::{Cluster, PATIENCE, name};
 use crate::{
-    error::Outcome,
+    error::{ErrorCode, Outcome},
+    ids::Role,
     node::queues::{Publish, Receive},
 };
 
@@ -98,10 +99,38 @@ async fn below_the_copies_that_were_asked_for_publishes_are_refused_and_consumer
     cluster.kill(backup).await;
     cluster.whole(primary, first.partition, 1).await;
     let error = cluster.queue(primary, "careful").publish(Publish::new("1")).await.unwrap_err();
-    assert_eq!(error.code, crate::error::ErrorCode::DurabilityUnavailable, "{error}");
+    assert_eq!(error.code, ErrorCode::DurabilityUnavailable, "{error}");
     assert_ne!(error.details.outcome, Some(Outcome::Unknown));
     assert_eq!(drain(&cluster, primary, "careful", 1).await.len(), 1);
     cluster.start(backup).await;
     cluster.whole(primary, first.partition, 2).await;
     cluster.queue(primary, "careful").publish(Publish::new("2")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_the_in_sync_set_serves_and_a_copy_that_is_lost_then_stops_it_openly() {
+    let mut cluster = Cluster::with(3, |config| match &mut config.bootstrap_expect {
+        Some(expect) => {
+            *expect = 1;
+            config.node_roles = [Role::LockManager].into();
+        }
+        None => config.node_roles = [Role::QueueNode].into(),
+    })
+    .await;
+    let first = cluster.queue(1, "alone").publish(Publish::new("0")).await.unwrap();
+    cluster.whole(1, first.partition, 2).await;
+    cluster.kill(0).await;
+    for n in 1..20 {
+        cluster.queue(1 + n % 2, "alone").publish(Publish::new(format!("{n}"))).await.unwrap();
+    }
+    assert_eq!(drain(&cluster, 1, "alone", 20).await.len(), 20);
+
+    let primary = cluster.index_of(cluster.queues(1).stats(name("alone")).await.unwrap().primary.unwrap());
+    cluster.kill(3 - primary).await;
+    let error = cluster.queue(primary, "alone").publish(Publish::new("lost?")).await.unwrap_err();
+    assert_eq!((error.code, error.details.outcome), (ErrorCode::Unavailable, Some(Outcome::Unknown)), "{error}");
+    let began = Instant::now();
+    let error = cluster.queue(primary, "alone").publish(Publish::new("refused")).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::DurabilityUnavailable, "{error}");
+    assert!(began.elapsed() < Duration::from_secs(1));
 }
