@@ -175,9 +175,8 @@ impl Observer {
         // cluster is told, and does not count.
         let mut checks = vec![mesh, cluster];
         let queues = [self.journal_check(), self.placement_check()];
-        let ready = checks[0].ok
-            && (checks[1].ok || self.is_pure_gateway())
-            && queues.iter().flatten().all(|check| check.ok);
+        let ready =
+            checks[0].ok && (checks[1].ok || self.is_pure_gateway()) && queues.iter().flatten().all(|check| check.ok);
         checks.extend(queues.into_iter().flatten());
         Readiness { ready, checks }
     }

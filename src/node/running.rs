@@ -223,10 +223,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         tokio::select! { () = exchange_task.run() => {}, () = last_words => {} }
     });
     let server = Server { authority: authority.clone(), hosting: hosting.clone(), route: route.clone() };
-    tasks.spawn(
-        "operations",
-        dispatch::serve(asked, server, bounds.clone(), stop.clone(), answered),
-    );
+    tasks.spawn("operations", dispatch::serve(asked, server, bounds.clone(), stop.clone(), answered));
 
     let observer = Observer {
         fixed: Arc::new(Fixed {

@@ -11,17 +11,15 @@ use super::{
     control::{ControlSettings, Search},
     leader::LeaderSettings,
     observe,
-    records::{RecordFile, raft_dir},
     queues::{Sizes, Tuning, keeper::StoreSource},
+    records::{RecordFile, raft_dir},
     running::{Parts, QueueParts, RaftPart},
 };
 use crate::{
     clock::{Clock, SystemClock},
     config::{Config, LockReads},
-    ids::{ClusterId, Role},
-    machine::{
-        control::ControlState, membership::ClusterRecord, replication::Settings as ReplicationSettings,
-    },
+    ids::{ClusterId, NodeId, Role},
+    machine::{control::ControlState, membership::ClusterRecord, replication::Settings as ReplicationSettings},
     net::{
         Mdns, Mesh, NetError, NetLimits, NetSettings, Protocol,
         identity::{DataDir, DataDirError, Identity, Slots},
@@ -30,7 +28,7 @@ use crate::{
         DiskLog, RaftNode, RaftParts, RaftSettings, RaftStartError, RaftStorageError, ReadPolicy, SnapshotFile,
         existing_log_id,
     },
-    store::{JournalStore, file::FileStore},
+    store::{JournalStore, file::FileStore, redis::RedisStore},
     telemetry::Metrics,
     time::millis,
 };
@@ -39,6 +37,11 @@ use crate::{
 const APPLIED_BUFFER: usize = 4_096;
 /// A node heartbeats so many times within the failure timeout.
 const HEARTBEATS_PER_TIMEOUT: u32 = 5;
+
+/// Most bytes of a message: a delivery takes no further one beyond 8 MiB, and must fit an answer of 17 MiB.
+const MOST_MESSAGE_BYTES: usize = 8 << 20;
+/// Most bytes of one publish, which must fit a request of 17 MiB.
+const MOST_PUBLISH_BYTES: usize = 16 << 20;
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +110,7 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
         net: Some(net_task),
         clock,
         raft,
-        queues: queue_parts(&config, dir.path()),
+        queues: queue_parts(&config, identity.node_id, dir.path()),
         records: Arc::new(records),
         record,
         fresh_id: ClusterId(rand::random()),
@@ -118,10 +121,19 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
     Ok(Node::of(parts))
 }
 
-fn queue_parts(config: &Config, dir: &Path) -> QueueParts {
+fn queue_parts(config: &Config, node: NodeId, dir: &Path) -> QueueParts {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-    let sizes = Sizes { value: size(config.max_value_bytes), batch: size(config.max_batch_bytes) };
+    let sizes = Sizes {
+        value: size(config.max_value_bytes).min(MOST_MESSAGE_BYTES),
+        batch: size(config.max_batch_bytes).min(MOST_PUBLISH_BYTES),
+    };
+    if size(config.max_value_bytes) > sizes.value || size(config.max_batch_bytes) > sizes.batch {
+        warn!(
+            "queues take messages of at most {MOST_MESSAGE_BYTES} bytes, and {MOST_PUBLISH_BYTES} in one publish, whatever \
+             MAX_VALUE_BYTES and MAX_BATCH_BYTES allow: what is delivered together must fit one message between nodes"
+        );
+    }
     let tuning = Tuning {
         batch_items: count(config.queue_batch_size),
         batch_bytes: sizes.batch,
@@ -132,16 +144,23 @@ fn queue_parts(config: &Config, dir: &Path) -> QueueParts {
             ..ReplicationSettings::default()
         },
     };
-    let source = config.has_role(Role::QueueNode).then(|| journals(config, dir));
+    let source = config.has_role(Role::QueueNode).then(|| journals(config, node, dir));
     QueueParts { sizes, tuning, source }
 }
 
-/// Where a queue node's journals are.
-fn journals(_config: &Config, dir: &Path) -> StoreSource {
-    let dir = dir.to_owned();
-    StoreSource::new(move |_cluster| {
-        let dir = dir.clone();
-        async move { FileStore::open(&dir).await.map(|store| Arc::new(store) as Arc<dyn JournalStore>) }
+/// Where a queue node's journals are: in Redis where there is one, else in files.
+fn journals(config: &Config, node: NodeId, dir: &Path) -> StoreSource {
+    let (url, dir) = (config.redis_url.clone(), dir.to_owned());
+    StoreSource::new(move |cluster| {
+        let (url, dir) = (url.clone(), dir.clone());
+        async move {
+            Ok(match url {
+                Some(url) => {
+                    Arc::new(RedisStore::open(url.expose(), cluster, node, &dir).await?) as Arc<dyn JournalStore>
+                }
+                None => Arc::new(FileStore::open(&dir).await?),
+            })
+        }
     })
 }
 

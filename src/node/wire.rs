@@ -161,6 +161,7 @@ pub(crate) enum Refused {
 
 /// An operation on its way to the leader, under the client protocol.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "changes are most of what is asked: the others may be as large")]
 pub(crate) enum ClientAsk {
     /// A change, remembered under its id: asking again is safe.
     Change(Change),

@@ -25,13 +25,25 @@ enum Standing {
 }
 
 fn standing(member: &Replica, reports: &Reports, members: &Membership) -> Standing {
-    if let Some(report) = reports.get(&member.node).filter(|report| report.replica.journal == member.journal) {
-        return Standing::Reported(*report);
+    match reports.get(&member.node) {
+        Some(report) if report.replica.journal == member.journal => return Standing::Reported(*report),
+        // It is here, and says that it has not what it had.
+        Some(report) if report.replica.journal == Report::NOT_WHAT_IT_WAS => return Standing::Gone,
+        _ => {}
     }
     match members.members().get(&member.node).filter(|known| known.belongs()) {
         Some(known) if known.joiner.journal.is_none_or(|journal| journal == member.journal) => Standing::Awaited,
         _ => Standing::Gone,
     }
+}
+
+/// Whether this is said by the run of the node that is there.
+fn is_of_now(report: &Report, members: &Membership) -> bool {
+    let Report { replica, .. } = report;
+    members.replica(&replica.node).is_some_and(|now| {
+        now.incarnation == replica.incarnation
+            && (now.journal == replica.journal || replica.journal == Report::NOT_WHAT_IT_WAS)
+    })
 }
 
 /// The reports that count for the election: of the last in-sync set, with the journal that it had.
@@ -72,7 +84,7 @@ pub(super) fn settle(now: &Partition, members: &Membership, lost: Option<&Report
         PartitionStatus::JournalLost => lost.cloned().unwrap_or_default(),
     };
     let mut reports = before.clone();
-    reports.retain(|node, report| members.replica(node) == Some(report.replica));
+    reports.retain(|_, report| is_of_now(report, members));
     let mut awaited = false;
     let mut elected = Vec::new();
     for member in &now.in_sync {
@@ -96,7 +108,7 @@ pub(super) fn settle(now: &Partition, members: &Membership, lost: Option<&Report
 /// A node says how far its journal goes.
 pub(super) fn report(now: &Partition, members: &Membership, lost: Option<&Reports>, report: Report) -> Change {
     let node = report.replica.node;
-    if !now.is_placed() || !now.concerns(&node) || members.replica(&node) != Some(report.replica) {
+    if !now.is_placed() || !now.concerns(&node) || !is_of_now(&report, members) {
         return Change::Void;
     }
     match &now.status {
@@ -137,10 +149,11 @@ pub(super) fn accept_loss(now: &Partition, members: &Membership, lost: Option<&R
         PartitionStatus::Waiting { reports } => (Some(reports), false),
         PartitionStatus::JournalLost => (lost, true),
     };
-    let is_there = |report: &Report| members.replica(&report.replica.node) == Some(report.replica);
-    let reports = reports.into_iter().flat_map(|reports| reports.values()).copied().filter(is_there);
-    if let Some(report) = best(now, reports) {
-        return elect(now, report.replica);
+    let reports = reports.into_iter().flat_map(|reports| reports.values()).copied();
+    let best = best(now, reports.filter(|report| is_of_now(report, members)));
+    // Whatever it has, it journals on into what it has.
+    if let Some(replica) = best.and_then(|report| members.replica(&report.replica.node)) {
+        return elect(now, replica);
     }
     let is_up = |node: &&NodeId| members.members().get(node).is_some_and(|member| member.liveness == Liveness::Up);
     let anyone = now.replicas.iter().filter(is_up).find_map(|node| members.replica(node));

@@ -245,6 +245,46 @@ fn a_journal_is_lost_once_everyone_has_left_or_come_back_without_it() {
 }
 
 #[test]
+fn a_journal_that_is_not_what_it_was_wins_only_by_an_operators_choice() {
+    let shortened = |n, incarnation, seq| {
+        let replica = Replica { journal: Report::NOT_WHAT_IT_WAS, ..replica(n, incarnation) };
+        PlacementBody::Report(Report { replica, last: Position { epoch: Epoch(1), seq }, verified: false })
+    };
+    let mut world = World::placed(&[1, 2]);
+    world.down(1);
+    world.down(2);
+    world.join(2, 2);
+    assert!(world.is_done(shortened(2, 2, 7)));
+    assert_eq!(world.partition().status, PartitionStatus::JournalLost, "it was the last one in sync");
+    assert_eq!(world.now(shortened(1, 1, 9)), PlacementAnswer::Void(world.partition().clone()), "it is not there");
+    world.join(2, 3);
+    assert!(
+        matches!(world.partition().status, PartitionStatus::Waiting { .. }),
+        "another run may find what was missing"
+    );
+    world.now(shortened(2, 3, 7));
+    assert!(world.is_done(PlacementBody::AcceptLoss));
+    assert_eq!(world.primary(), Some(replica(2, 3)));
+}
+
+#[test]
+fn a_journal_that_is_what_it_was_wins_against_a_longer_one_that_is_not() {
+    let mut world = World::placed(&[1, 2]);
+    let partitions = Arc::make_mut(&mut world.placement.partitions);
+    let waiting = PartitionStatus::Waiting { reports: BTreeMap::new() };
+    let partition = partitions.get_mut(&P).expect("placed");
+    *partition = Partition { primary: None, status: waiting, ..partition.clone() };
+    world.join(1, 2);
+    world.join(2, 2);
+    let not_what_it_was = Replica { journal: Report::NOT_WHAT_IT_WAS, ..replica(1, 2) };
+    let last = Position { epoch: Epoch(1), seq: 9 };
+    assert!(world.is_done(PlacementBody::Report(Report { replica: not_what_it_was, last, verified: false })));
+    assert_eq!(world.primary(), None);
+    world.report(2, 2, 8);
+    assert_eq!(world.primary(), Some(replica(2, 2)));
+}
+
+#[test]
 fn the_last_copy_that_leaves_for_good_is_lost_at_once() {
     let mut world = World::placed(&[1]);
     world.member(MemberChange::Remove(node(1)));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::{Epoch, Incarnation, NodeId, PartitionId},
+    ids::{Epoch, Incarnation, JournalId, NodeId, PartitionId},
     machine::replication::{Position, Replica},
 };
 
@@ -35,6 +35,12 @@ pub struct Report {
     /// It syncs, and is not behind the marks that its node keeps beside it: nothing that it
     /// acknowledged is missing.
     pub verified: bool,
+}
+
+impl Report {
+    /// The journal of a replica that knows that its journal lacks what it acknowledged: it is not the one that was in
+    /// sync, and no report of it counts for more than an operator's choice.
+    pub const NOT_WHAT_IT_WAS: JournalId = JournalId(0);
 }
 
 /// Who keeps a partition.

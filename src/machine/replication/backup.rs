@@ -13,6 +13,8 @@ const MAX_WAITING: usize = 64;
 pub(super) struct Following {
     /// Up to here its log was compared with that of this epoch's primary, and is the same. 0: nowhere yet.
     pub(super) matched: u64,
+    /// It said that only a state can mend it.
+    pub(super) diverged: bool,
     /// Came before the placement, or the append, that they follow.
     early: Vec<Early>,
     /// Calls that are answered once everything up to a record is held.
@@ -95,7 +97,10 @@ impl Replication {
                     self.keep_aside(early, Answer::Mismatch { last }, effects);
                 }
                 Taking::Gap => self.answer(call, Answer::Mismatch { last: self.log.last() }, effects),
-                Taking::Refused(answer) => self.answer(call, answer, effects),
+                Taking::Refused(answer) => {
+                    self.following.diverged |= answer == Answer::Diverged;
+                    self.answer(call, answer, effects);
+                }
             },
         }
     }
@@ -103,7 +108,8 @@ impl Replication {
     /// Whether this is the primary that this replica follows, in the epoch that it knows.
     fn follows(&self, from: Replica, epoch: Epoch) -> bool {
         // After a restart its own records may be of a newer epoch than the placement that it has got to know.
-        let is_older = epoch < self.log.last().epoch && self.rules.keep(Rule::OwnRecordsAreNotNewer);
+        let refuses_older = self.rules.keep(Rule::OwnRecordsAreNotNewer) && self.rules.keep(Rule::OlderEpochRefused);
+        let is_older = epoch < self.log.last().epoch && refuses_older;
         // And while the earlier run counts as in sync, what this one holds may be all that there is of it.
         let counts_as_another = self.view.member(&self.me.node).is_some_and(|member| member != self.me);
         let may_speak = !counts_as_another || !self.rules.keep(Rule::EarlierRunHasLeft);
@@ -195,6 +201,7 @@ impl Replication {
     pub(super) fn follow_anew(&mut self) {
         self.following.waiting.clear();
         self.following.matched = 0;
+        self.following.diverged = false;
     }
 
     fn keep_aside(&mut self, early: Early, instead: Answer, effects: &mut Vec<Effect>) {

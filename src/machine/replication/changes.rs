@@ -243,6 +243,10 @@ impl Replication {
 
 #[cfg(test)]
 impl Asked {
+    pub(super) fn ask(&self) -> u64 {
+        self.ask
+    }
+
     pub(super) fn rewind(&mut self, back: impl Fn(&mut Tick)) {
         self.again.iter_mut().for_each(back);
     }

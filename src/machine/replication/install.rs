@@ -93,8 +93,10 @@ impl Replication {
     /// A part of a state arrived: `incoming` with its bytes alone, which begin at `offset`.
     pub(super) fn take_state(&mut self, call: u64, offset: u64, incoming: Incoming, effects: &mut Vec<Effect>) {
         let Incoming { at, total, .. } = incoming;
-        let has_it = self.log.position(at.seq) == Some(at) || at.seq <= self.following.matched;
-        if has_it {
+        let (matched, diverged) = (self.following.matched, self.following.diverged);
+        let has_it = at.seq <= matched || self.log.position(at.seq) == Some(at);
+        // What it has answered for, it keeps, whatever comes late; beyond that it has something else.
+        if at.seq < matched || (has_it && !diverged) {
             // As an append without records after that position.
             self.following.incoming = None;
             self.following.matched = self.following.matched.max(at.seq);
@@ -122,6 +124,7 @@ impl Replication {
         self.log.reset(at);
         let batch = self.durable.reset(at.seq);
         self.following.matched = at.seq;
+        self.following.diverged = false;
         effects.push(Effect::Install { batch, at, state });
         self.await_held(at.seq, call, effects);
     }

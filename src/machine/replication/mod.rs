@@ -40,6 +40,8 @@ mod primary;
 mod rules;
 #[cfg(test)]
 mod runs;
+#[cfg(test)]
+mod tests;
 mod types;
 mod view;
 #[cfg(test)]
@@ -241,5 +243,16 @@ impl Replication {
             reign.joiner.iter_mut().for_each(|joiner| joiner.rewind(back));
         }
         self.asked.iter_mut().for_each(|asked| asked.rewind(back));
+    }
+
+    /// Whether the answer to this call says anything.
+    fn awaits(&self, node: &crate::ids::NodeId, call: u64) -> bool {
+        let follower = self.reign.as_ref().and_then(|reign| reign.followers.get(node));
+        follower.is_some_and(|follower| follower.flights.contains_key(&call))
+    }
+
+    /// Whether the outcome of this request says anything.
+    fn asks_for(&self, ask: u64) -> bool {
+        self.asked.as_ref().is_some_and(|asked| asked.ask() == ask)
     }
 }

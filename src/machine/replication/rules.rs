@@ -47,11 +47,38 @@ pub(super) enum Rule {
     MembersTakeNoState,
 }
 
+#[cfg(test)]
+impl Rule {
+    /// All of them.
+    pub(super) const ALL: [Self; 20] = [
+        Self::ServeAsNamed,
+        Self::AnswerAsNamed,
+        Self::GrowCountsFromProposal,
+        Self::GrowHoldsCommitted,
+        Self::ShrinkCountsUntilApplied,
+        Self::OlderEpochRefused,
+        Self::OwnRecordsAreNotNewer,
+        Self::EarlierRunHasLeft,
+        Self::NewerEpochAwaitsView,
+        Self::CommittedIsNeverCut,
+        Self::FirstRecordBeforeServing,
+        Self::EveryMemberHolds,
+        Self::BackupSyncs,
+        Self::PrimarySyncs,
+        Self::PositionsMatch,
+        Self::HeldWhereCompared,
+        Self::CommittedWhereCompared,
+        Self::ReignBeginsAnew,
+        Self::CutIsNotDurable,
+        Self::MembersTakeNoState,
+    ];
+}
+
 /// Which rules are kept.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Rules {
     #[cfg(test)]
-    pub(super) without: Option<Rule>,
+    pub(super) without: Vec<Rule>,
 }
 
 impl Rules {
@@ -63,6 +90,6 @@ impl Rules {
 
     #[cfg(test)]
     pub(super) fn keep(&self, rule: Rule) -> bool {
-        self.without != Some(rule)
+        !self.without.contains(&rule)
     }
 }

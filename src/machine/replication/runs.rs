@@ -33,6 +33,7 @@ fn budget(random: &mut Random) -> Budget {
         duplicates: 100,
         hand_overs: random.next(4) as u8,
         forgotten: 0,
+        calls: None,
     }
 }
 
@@ -62,26 +63,7 @@ fn choose(random: &mut Random, world: &World) -> Option<Action> {
 fn heal(world: &mut World, nodes: usize) {
     world.end_faults();
     for _ in 0..200 {
-        loop {
-            let mut actions = Vec::new();
-            world.actions(&mut actions);
-            let next = actions.into_iter().find(|action| {
-                matches!(
-                    action,
-                    Action::Deliver { .. }
-                        | Action::Write { .. }
-                        | Action::View { .. }
-                        | Action::Apply { .. }
-                        | Action::Trust { .. }
-                        | Action::Restart { empty: false, .. }
-                        | Action::Join { .. }
-                )
-            });
-            match next {
-                Some(action) => world.happen(&action),
-                None => break,
-            }
-        }
+        world.settle();
         for node in 0..nodes {
             world.happen(&Action::Time { node });
         }
@@ -90,7 +72,7 @@ fn heal(world: &mut World, nodes: usize) {
 
 fn run(seed: u64, nodes: usize, settings: Settings) {
     let mut random = Random(seed);
-    let mut world = World::new(nodes, nodes, settings, budget(&mut random), None);
+    let mut world = World::new(nodes, nodes, settings, budget(&mut random), &[]);
     for _ in 0..1_500 {
         let Some(action) = choose(&mut random, &world) else { break };
         match action {

@@ -340,6 +340,8 @@ pub(super) struct Budget {
     pub(super) hand_overs: u8,
     /// The memory of the control plane of what it answered fails.
     pub(super) forgotten: u8,
+    /// More calls than these a machine makes only if it talks without end.
+    pub(super) calls: Option<u64>,
 }
 
 /// What happens next.
@@ -396,6 +398,22 @@ pub(super) enum Action {
     },
 }
 
+impl Action {
+    /// Nothing fails by it, and no time passes.
+    pub(super) fn is_ordinary(&self) -> bool {
+        matches!(
+            self,
+            Self::Deliver { .. }
+                | Self::Write { .. }
+                | Self::View { .. }
+                | Self::Apply { .. }
+                | Self::Trust { .. }
+                | Self::Restart { empty: false, .. }
+                | Self::Join { .. }
+        )
+    }
+}
+
 /// Everything.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct World {
@@ -420,7 +438,7 @@ pub(super) struct World {
 
 impl World {
     /// So many nodes, of which the first `in_sync` have the partition; the first is its primary.
-    pub(super) fn new(nodes: usize, in_sync: usize, settings: Settings, budget: Budget, without: Option<Rule>) -> Self {
+    pub(super) fn new(nodes: usize, in_sync: usize, settings: Settings, budget: Budget, without: &[Rule]) -> Self {
         let replica =
             |at: usize| Replica { node: node(at), incarnation: Incarnation(1), journal: JournalId(at as u128 + 1) };
         let placed = Partition {
@@ -442,7 +460,7 @@ impl World {
             network: Network::default(),
             budget: Kept::new(budget),
             settings,
-            rules: Rules { without },
+            rules: Rules { without: without.to_vec() },
             proposed: 0,
             journals: nodes as u128,
             known: 1,
@@ -573,10 +591,114 @@ impl World {
         }
     }
 
+    /// Whatever is under way arrives and is done, until nothing is left but waiting.
+    pub(super) fn settle(&mut self) {
+        loop {
+            let mut actions = Vec::new();
+            self.actions(&mut actions);
+            let next = actions.into_iter().find(Action::is_ordinary);
+            match next {
+                Some(action) => self.happen(&action),
+                None => return,
+            }
+        }
+    }
+
+    /// What this node asked that one arrives, oldest first.
+    pub(super) fn asks_arrive(&mut self, asker: usize, asked: usize) {
+        let mut asks: Vec<(u64, u64)> = Vec::new();
+        for (key, envelope) in &self.network.0 {
+            match &**envelope {
+                Envelope::Ask { from, to, call, .. } if (index(&from.node), *to) == (asker, asked) => {
+                    asks.push((*call, *key));
+                }
+                _ => {}
+            }
+        }
+        asks.sort_unstable();
+        asks.iter().for_each(|(_, envelope)| self.happen(&Action::Deliver { envelope: *envelope }));
+    }
+
+    /// What that node answered this one arrives.
+    pub(super) fn answers_arrive(&mut self, answerer: usize, asker: usize) {
+        let is_one = |envelope: &Envelope| matches!(envelope, Envelope::Answer { to, from, .. } if (*from, *to) == (answerer, asker));
+        let answers: Vec<u64> = self.network.0.iter().filter(|(_, it)| is_one(it)).map(|(key, _)| *key).collect();
+        answers.iter().for_each(|envelope| self.happen(&Action::Deliver { envelope: *envelope }));
+    }
+
+    /// The journal of a node does all that it was told.
+    pub(super) fn journal(&mut self, node: usize) {
+        while !self.nodes[node].disk.writes.is_empty() {
+            self.happen(&Action::Write { node });
+        }
+    }
+
+    /// A node gets to know the newest placement.
+    pub(super) fn look(&mut self, node: usize) {
+        let epoch = self.control.now().epoch;
+        self.happen(&Action::View { node, epoch });
+    }
+
+    /// The control plane answers the requests of a node, which does not hear of it.
+    pub(super) fn requests_apply(&mut self, node: usize) {
+        let askings: Vec<Asking> = self.control.pending.keys().filter(|it| it.from == node).copied().collect();
+        askings.iter().for_each(|asking| self.happen(&Action::Apply { asking: *asking }));
+    }
+
+    /// The requests of a node have an outcome that it does not know.
+    pub(super) fn requests_unknown(&mut self, node: usize) {
+        let askings: Vec<Asking> = self.control.pending.keys().filter(|it| it.from == node).copied().collect();
+        askings.iter().for_each(|asking| self.happen(&Action::Unknown { asking: *asking }));
+    }
+
+    /// What a node asked the control plane for is answered.
+    pub(super) fn outcomes_arrive(&mut self, node: usize) {
+        let is_one = |envelope: &Envelope| matches!(envelope, Envelope::Outcome { to, .. } if *to == node);
+        let outcomes: Vec<u64> = self.network.0.iter().filter(|(_, it)| is_one(it)).map(|(key, _)| *key).collect();
+        outcomes.iter().for_each(|envelope| self.happen(&Action::Deliver { envelope: *envelope }));
+    }
+
     /// Something happens.
     pub(super) fn happen(&mut self, action: &Action) {
+        self.take_place(action);
+        let mut machines = self.nodes.iter().filter_map(|node| node.machine.as_ref());
+        if self.budget.calls.is_some_and(|most| machines.any(|machine| machine.calls > most)) {
+            self.wrong = Some("a machine talks without end");
+        }
+        self.forget_the_void();
+    }
+
+    /// What would be ignored whenever it came is under way no more.
+    fn forget_the_void(&mut self) {
+        let nodes = &self.nodes;
+        self.network.0.retain(|_, envelope| match &**envelope {
+            Envelope::Ask { .. } => true,
+            Envelope::Answer { to, incarnation, from, call, .. } => {
+                let machine = nodes[*to].machine.as_ref().filter(|_| nodes[*to].incarnation == *incarnation);
+                machine.is_some_and(|machine| machine.awaits(&node(*from), *call))
+            }
+            Envelope::Outcome { to, incarnation, ask, epoch, .. } => {
+                let machine = nodes[*to].machine.as_ref().filter(|_| nodes[*to].incarnation == *incarnation);
+                machine.is_some_and(|machine| machine.epoch() < *epoch || machine.asks_for(*ask))
+            }
+        });
+        let is_dead = |asking: &Asking| {
+            nodes[asking.from].machine.is_none() || nodes[asking.from].incarnation != asking.incarnation
+        };
+        let now = self.control.now().epoch;
+        let is_void = |asking: &Asking, change: &PlacementChange| is_dead(asking) && change.based_on < now;
+        if self.control.pending.iter().any(|(asking, change)| is_void(asking, change)) {
+            self.control.change(|control| control.pending.retain(|asking, change| !is_void(asking, change)));
+        }
+    }
+
+    fn take_place(&mut self, action: &Action) {
         match action {
             Action::Propose { node } => self.propose(*node),
+            Action::View { node, epoch } => {
+                let partition = self.control.at(*epoch).clone();
+                self.input(*node, NOW, Input::Placed(partition));
+            }
             Action::Deliver { envelope } => {
                 if let Some(envelope) = self.network.0.remove(envelope) {
                     self.deliver(&envelope);
@@ -598,10 +720,6 @@ impl World {
                 if let Some(machine) = &mut self.nodes[*node].machine {
                     machine.change(|machine| machine.rewind(LONG_MS, NOW));
                 }
-            }
-            Action::View { node, epoch } => {
-                let partition = self.control.at(*epoch).clone();
-                self.input(*node, NOW, Input::Placed(partition));
             }
             Action::Apply { asking } => self.apply(*asking),
             Action::ApplyAgain { asking } => {

@@ -90,11 +90,8 @@ impl Consumer {
     }
 
     async fn receive(&mut self, wait: Duration) -> Result<Vec<Message>, Error> {
-        let receive = Receive {
-            max: self.room(),
-            wait_ms: crate::time::millis(wait),
-            visibility_ms: self.consume.visibility_ms,
-        };
+        let receive =
+            Receive { max: self.room(), wait_ms: crate::time::millis(wait), visibility_ms: self.consume.visibility_ms };
         let messages = self.queues.receive(self.queue.clone(), receive).await?;
         self.out.extend(messages.iter().filter_map(|message| message.receipt.parse::<Receipt>().ok()));
         Ok(messages)

@@ -75,8 +75,11 @@ impl Hosting {
             QueueAsk::At { ask, .. } if !ask.is_for_clients() => {
                 QueueReply::Failed(Error::bad_request("op", "only the primary itself may say this"))
             }
-            QueueAsk::At { partition, ask } => self.ask(partition, ask).await,
-            QueueAsk::List { partitions, range } => self.list(partitions, range).await,
+            QueueAsk::At { partition, ask } if ask.is_within_limits() => self.ask(partition, ask).await,
+            QueueAsk::List { partitions, range } if range.is_within_limits() => self.list(partitions, range).await,
+            QueueAsk::At { .. } | QueueAsk::List { .. } => {
+                QueueReply::Failed(Error::bad_request("items", "more is asked for at once than is allowed"))
+            }
         }
     }
 

@@ -33,7 +33,7 @@ use crate::{
         replication::Replica,
     },
     node::control::OwnJournal,
-    store::{JournalError, JournalHealth, JournalInfo, JournalStore, Opened},
+    store::{JournalError, JournalHealth, JournalInfo, JournalStore, Opened, Trust},
 };
 
 /// The pause before a journal that could not be opened is tried again.
@@ -90,12 +90,19 @@ pub(crate) struct Keeper {
 #[derive(Debug)]
 enum Seat {
     Opening,
-    Running { stop: CancellationToken, task: Id },
+    Running {
+        stop: CancellationToken,
+        task: Id,
+    },
     /// It has gone elsewhere; its journal is removed once the task has ended.
-    Ending { task: Id },
+    Ending {
+        task: Id,
+    },
     Removing,
     /// It could not be opened.
-    Resting { until: Instant },
+    Resting {
+        until: Instant,
+    },
 }
 
 #[derive(Debug)]
@@ -276,7 +283,9 @@ impl Keeping {
             Work::Removed(id, outcome) => {
                 match outcome {
                     Ok(()) => _ = self.here.remove(&id),
-                    Err(reason) => warn!(partition = %id, %reason, "a journal that is not needed cannot be removed yet"),
+                    Err(reason) => {
+                        warn!(partition = %id, %reason, "a journal that is not needed cannot be removed yet")
+                    }
                 }
                 self.seats.remove(&id);
             }
@@ -301,6 +310,16 @@ impl Keeping {
     }
 
     fn start(&mut self, id: PartitionId, opened: Opened) -> Result<(), String> {
+        match &opened.trust {
+            Trust::Verified => {}
+            Trust::Unproven(why) => warn!(partition = %id, %why, "a journal may lack what it acknowledged"),
+            Trust::Shortened(why) => error!(
+                partition = %id,
+                %why,
+                "a journal lacks what it acknowledged: another replica fills it up; if there is none, bring the journal back, or \
+                 give up what is lost with `syncmesh queue recover`"
+            ),
+        }
         let queues = queues_of(id, opened.checkpoint.as_ref())?;
         let start = Start { id, me: self.me, opened, queues };
         let stop = CancellationToken::new();

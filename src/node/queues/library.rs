@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{Consume, Message, Publish, PublishedMessage, Queues, Receive};
+use super::{Consume, Message, Publish, PublishedMessage, QueueSettings, QueueView, Queues, Receive};
 use crate::{
     error::{Error, ErrorCode},
     ids::QueueName,
+    machine::queue::QueueConfig,
     time::millis,
 };
 
@@ -78,6 +79,22 @@ impl Queue {
         let consume = Consume { prefetch, visibility_ms: None };
         let messages = self.queues.consume(self.name.clone(), consume).await?;
         Ok(Deliveries { queue: self.clone(), messages })
+    }
+
+    /// Replaces its whole configuration, and makes it where it is not there.
+    ///
+    /// # Errors
+    /// As [`Queues::configure`].
+    pub async fn configure(&self, settings: QueueSettings) -> Result<QueueConfig, Error> {
+        self.queues.configure(self.name.clone(), settings).await
+    }
+
+    /// Its figures, and where it is.
+    ///
+    /// # Errors
+    /// As [`Queues::stats`].
+    pub async fn stats(&self) -> Result<QueueView, Error> {
+        self.queues.stats(self.name.clone()).await
     }
 
     fn delivery(&self, message: Message) -> Delivery {

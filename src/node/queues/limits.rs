@@ -72,7 +72,11 @@ pub(super) fn check_publish(messages: &[Publish], sizes: Sizes) -> Result<(), Er
             return Err(too_long("attributes", named, MAX_ATTRIBUTE_BYTES));
         }
         if message.body.len() > sizes.value {
-            return Err(too_large(format!("a message has {} bytes", message.body.len()), "MAX_VALUE_BYTES", sizes.value));
+            return Err(too_large(
+                format!("a message has {} bytes", message.body.len()),
+                "MAX_VALUE_BYTES",
+                sizes.value,
+            ));
         }
         total += message.body.len() + named;
     }

@@ -51,7 +51,9 @@ pub(super) async fn list(router: &Router, range: Range) -> Result<(Vec<QueueView
             let names = unserved.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             return Err(Error::unavailable(
                 Outcome::NotApplied,
-                format!("the list would lack the queues of partitions {names}, which nobody serves now: `syncmesh status` shows why"),
+                format!(
+                    "the list would lack the queues of partitions {names}, which nobody serves now: `syncmesh status` shows why"
+                ),
             ));
         }
         left = unserved;

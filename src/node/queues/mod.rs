@@ -26,12 +26,12 @@ mod tests;
 mod types;
 pub(crate) mod wire;
 
-pub(crate) use self::{
-    limits::Sizes,
-    partition::{Shared, Tuning},
-};
 pub use self::{
     library::{Deliveries, Delivery, Queue},
     service::Queues,
     types::*,
+};
+pub(crate) use self::{
+    limits::Sizes,
+    partition::{Shared, Tuning},
 };

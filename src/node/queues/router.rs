@@ -147,6 +147,13 @@ impl Router {
         }
     }
 
+    /// Tells the primary something, once: if it does not get to hear of it, that does no harm.
+    pub(super) async fn tell(&self, partition: PartitionId, ask: PartitionAsk) {
+        if let Some(primary) = self.placed(partition).and_then(|placed| placed.primary) {
+            self.ask_once(primary.node, partition, ask).await;
+        }
+    }
+
     /// Asks one node, once, for part of a list; `None` where it does not answer.
     pub(super) async fn ask_node(&self, node: NodeId, ask: QueueAsk) -> Option<QueueReply> {
         match self.send(node, Lane::Ask, ask).await {
@@ -195,10 +202,7 @@ impl Router {
 
 impl Asked {
     fn may_have_arrived(&self) -> bool {
-        matches!(
-            self,
-            Self::Unanswered | Self::Superseded | Self::OutOfTime | Self::Answered(QueueReply::Unknown)
-        )
+        matches!(self, Self::Unanswered | Self::Superseded | Self::OutOfTime | Self::Answered(QueueReply::Unknown))
     }
 }
 
@@ -223,14 +227,20 @@ fn honest(mut error: Error, perhaps: bool) -> Error {
     if perhaps && error.code == ErrorCode::DurabilityUnavailable {
         return Error::unavailable(
             Outcome::Unknown,
-            format!("an earlier try was not answered and may have been applied; another one was refused: {}", error.detail),
+            format!(
+                "an earlier try was not answered and may have been applied; another one was refused: {}",
+                error.detail
+            ),
         );
     }
     error
 }
 
 fn crowded(perhaps: bool) -> Error {
-    Error::unavailable(outcome(perhaps), "too many operations are under way at this node or at the primary: try again later")
+    Error::unavailable(
+        outcome(perhaps),
+        "too many operations are under way at this node or at the primary: try again later",
+    )
 }
 
 fn silent(partition: PartitionId, node: NodeId, perhaps: bool) -> Error {
@@ -241,19 +251,21 @@ fn silent(partition: PartitionId, node: NodeId, perhaps: bool) -> Error {
     };
     Error::unavailable(
         outcome(perhaps),
-        format!("{node}, the primary of partition {partition}, does not serve it now; {effect}. `syncmesh status` shows who is missing"),
+        format!(
+            "{node}, the primary of partition {partition}, does not serve it now; {effect}. `syncmesh status` shows who is missing"
+        ),
     )
 }
 
 /// Nobody serves the partition.
 fn unserved(partition: PartitionId, placed: &Partition, perhaps: bool) -> Error {
     let effect = if perhaps { "an earlier try may have been applied" } else { "nothing was changed" };
-    let names = |nodes: &mut dyn Iterator<Item = NodeId>| {
-        nodes.map(|node| node.to_string()).collect::<Vec<_>>().join(", ")
-    };
+    let names =
+        |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|node| node.to_string()).collect::<Vec<_>>().join(", ");
     let reason = match &placed.status {
         _ if placed.replicas.is_empty() => {
-            "no node keeps it yet: start nodes with the role queue-node, or wait a moment if they have just started".to_owned()
+            "no node keeps it yet: start nodes with the role queue-node, or wait a moment if they have just started"
+                .to_owned()
         }
         PartitionStatus::JournalLost => format!(
             "all that kept it have come back without their journals; bring the journals back, or give up what is lost with \

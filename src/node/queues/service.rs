@@ -13,7 +13,7 @@ use super::{
     listing, recover,
     router::Router,
     types::{
-        AcceptLoss, Consume, Message, Publish, PublishedMessage, QueueSettings, QueueView, Receive, ReceiptsOutcome,
+        AcceptLoss, Consume, Message, Publish, PublishedMessage, QueueSettings, QueueView, ReceiptsOutcome, Receive,
     },
     wire::{PartitionAsk, QueueReply, Range},
 };
@@ -94,11 +94,14 @@ impl Queues {
         let partition = self.router.partition_of(&queue).await?;
         let attempt = Attempt::begin(&self.router, partition, &queue);
         let Receive { max, wait_ms, visibility_ms } = receive;
-        let ask =
-            PartitionAsk::Receive { queue: queue.clone(), max, visibility_ms, wait_ms, attempt: attempt.number };
-        match self.router.ask(partition, ask).await? {
+        let ask = PartitionAsk::Receive { queue: queue.clone(), max, visibility_ms, wait_ms, attempt: attempt.number };
+        let reply = self.router.ask(partition, ask).await;
+        if !reply.as_ref().is_err_and(|error| error.code == ErrorCode::Unavailable) {
+            // It arrived, or there was nothing.
+            attempt.settled();
+        }
+        match reply? {
             QueueReply::Delivered(deliveries) => {
-                attempt.arrived();
                 let now = self.clock.wall();
                 // Somebody else may have it by now.
                 let lasts = |delivery: &Delivery| delivery.visible_at > now || visibility_ms == Some(0);
@@ -345,30 +348,30 @@ struct Attempt {
     partition: PartitionId,
     queue: QueueName,
     number: u64,
-    arrived: bool,
+    settled: bool,
 }
 
 impl Attempt {
     fn begin(router: &Router, partition: PartitionId, queue: &QueueName) -> Self {
         let (router, queue) = (router.clone(), queue.clone());
-        Self { router, partition, queue, number: rand::random(), arrived: false }
+        Self { router, partition, queue, number: rand::random(), settled: false }
     }
 
-    fn arrived(mut self) {
-        self.arrived = true;
+    fn settled(mut self) {
+        self.settled = true;
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if self.arrived {
+        if self.settled {
             return;
         }
         let ask = PartitionAsk::Abandon { queue: self.queue.clone(), attempt: self.number };
         let (router, partition) = (self.router.clone(), self.partition);
         // Outside a runtime nobody can say so: what was leased comes back when its visibility is over.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { router.ask(partition, ask).await });
+            runtime.spawn(async move { router.tell(partition, ask).await });
         }
     }
 }
@@ -405,7 +408,9 @@ fn unexpected(queue: &QueueName, answer: OpAnswer) -> Error {
         OpAnswer::Refused(QueueRefusal::NoSuchQueue) => no_such_queue(queue),
         OpAnswer::Refused(QueueRefusal::QueueFull) => Error::new(
             ErrorCode::QueueFull,
-            format!("the queue '{queue}' holds as much as its max_messages or max_bytes allow: consume some, or raise its limits"),
+            format!(
+                "the queue '{queue}' holds as much as its max_messages or max_bytes allow: consume some, or raise its limits"
+            ),
         ),
         OpAnswer::Refused(QueueRefusal::PartitionFull) => Error::new(
             ErrorCode::QueueFull,

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::types::QueueView;
+use super::{limits, types::QueueView};
 use crate::{
     error::Error,
     ids::{Epoch, PartitionId, QueueName},
@@ -26,6 +26,13 @@ pub(crate) struct Range {
     pub(crate) prefix: Option<String>,
     pub(crate) after: Option<QueueName>,
     pub(crate) limit: usize,
+}
+
+impl Range {
+    /// Whether it asks for no more at once than [`limits`] allow.
+    pub(crate) fn is_within_limits(&self) -> bool {
+        limits::ITEMS.contains(&(self.limit as u64))
+    }
 }
 
 /// What the primary of a partition is asked.
@@ -51,6 +58,27 @@ impl PartitionAsk {
     /// Whether another node may ask this: what the primary says by itself, nobody else may.
     pub(crate) fn is_for_clients(&self) -> bool {
         !matches!(self, Self::Do(Op::Lease { .. } | Op::Moved { .. } | Op::Timer))
+    }
+
+    /// Whether it asks for no more at once than [`limits`] allow: whoever asks has checked that, if it is one of us.
+    pub(crate) fn is_within_limits(&self) -> bool {
+        let some = |items: usize| limits::ITEMS.contains(&(items as u64));
+        match self {
+            Self::Do(Op::Publish { messages, .. }) => some(messages.len()),
+            Self::Do(
+                Op::Ack { receipts, .. }
+                | Op::Nack { receipts, .. }
+                | Op::Extend { receipts, .. }
+                | Op::GiveBack { receipts, .. },
+            ) => some(receipts.len()),
+            Self::Receive { max, wait_ms, .. } => {
+                limits::ITEMS.contains(&u64::from(*max)) && limits::WAIT_MS.contains(wait_ms)
+            }
+            Self::Await { receipts, wait_ms, .. } => some(receipts.len()) && limits::WAIT_MS.contains(wait_ms),
+            Self::Peek { max, .. } => limits::ITEMS.contains(&u64::from(*max)),
+            Self::List(range) => range.is_within_limits(),
+            Self::Do(_) | Self::Abandon { .. } | Self::Stats(_) => true,
+        }
     }
 
     /// Whether it changes what a client would see.

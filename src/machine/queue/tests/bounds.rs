@@ -232,3 +232,18 @@ fn another_partitions_state_is_refused() {
     let refused = Queues::load(PartitionId(8), &saved).unwrap_err().to_string();
     assert_eq!(refused, "unreadable encoding: the saved queues are those of partition 7");
 }
+
+#[test]
+fn more_origins_than_are_remembered_are_known_while_their_messages_are_there() {
+    let mut b = tight(|limits| limits.ids = 1);
+    let moved = |offset| {
+        let origin = Origin { partition: PartitionId(1), queue: queue("p"), offset };
+        NewMessage { origin: Some(origin), ..message("a") }
+    };
+    let all = || (0..3).map(moved).collect();
+    assert_eq!(b.publish("q", all()), published(&[("a", 0, false), ("a", 1, false), ("a", 2, false)]));
+    assert_eq!(b.publish("q", all()), published(&[("a", 0, true), ("a", 1, true), ("a", 2, true)]));
+    let (_, receipts) = b.receive("q", 3);
+    b.ack("q", &receipts);
+    assert_eq!(b.publish("q", all()), published(&[("a", 3, false), ("a", 4, false), ("a", 2, true)]));
+}

@@ -17,7 +17,7 @@ use crate::{
         replication::{Durability, Position, Record, Recovered, Replication, RoleView},
     },
     node::queues::wire::QueueReply,
-    store::{Completion, Journal, JournalHealth},
+    store::{Completion, Journal, JournalHealth, Trust},
 };
 
 /// A checkpoint is due when so many bytes lie behind the last one, or twice what it took, if that is more.
@@ -117,8 +117,8 @@ impl PartitionTask {
     pub(super) fn new(shared: std::sync::Arc<super::Shared>, start: super::Start) -> Self {
         let super::Start { id, me, opened, queues } = start;
         let crate::store::Opened { journal, checkpoint, records, trust } = opened;
-        let (at, state_bytes) =
-            checkpoint.map_or((Position::default(), 0), |(at, state)| (at, state.len() as u64));
+        let (at, state_bytes) = checkpoint.map_or((Position::default(), 0), |(at, state)| (at, state.len() as u64));
+        let shortened = matches!(trust, Trust::Shortened(_));
         let recovered = Recovered { checkpoint: at, records: records.clone(), verified: trust.is_verified() };
         Self {
             id,
@@ -127,6 +127,7 @@ impl PartitionTask {
             queues,
             applied: at,
             keeping: Keeping::new(journal, records, state_bytes),
+            shortened,
             placed: None,
             batches: Default::default(),
             proposed: 0,

@@ -38,6 +38,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+pub(super) use self::keeping::queues_of;
 use self::{
     batches::{Batches, Taken, Then},
     keeping::Keeping,
@@ -45,7 +46,6 @@ use self::{
     rates::Rates,
     waiting::{Handed, Waiting},
 };
-pub(super) use self::keeping::queues_of;
 use super::{
     hosting::{Asked, PeerCall},
     service::Queues as Service,
@@ -114,12 +114,28 @@ pub(crate) struct Shared {
 /// What was begun and is done now.
 #[derive(Debug)]
 enum Done {
-    Journalled { batch: u64, outcome: Result<(), JournalError> },
+    Journalled {
+        batch: u64,
+        outcome: Result<(), JournalError>,
+    },
     /// A cut, a checkpoint, a rebuilding.
-    Kept { checkpoint: bool, outcome: Result<(), JournalError> },
-    Replied { to: crate::ids::NodeId, call: u64, reply: Option<Reply> },
-    Changed { ask: u64, outcome: ChangeOutcome },
-    Moved { offsets: Vec<u64>, arrived: Vec<u64> },
+    Kept {
+        checkpoint: bool,
+        outcome: Result<(), JournalError>,
+    },
+    Replied {
+        to: crate::ids::NodeId,
+        call: u64,
+        reply: Option<Reply>,
+    },
+    Changed {
+        ask: u64,
+        outcome: ChangeOutcome,
+    },
+    Moved {
+        offsets: Vec<u64>,
+        arrived: Vec<u64>,
+    },
 }
 
 /// The task.
@@ -131,6 +147,8 @@ pub(super) struct PartitionTask {
     /// The last record that the queues have seen.
     applied: Position,
     keeping: Keeping,
+    /// The journal that was found lacks what it acknowledged.
+    shortened: bool,
     placed: Option<Partition>,
     batches: Batches,
     proposed: u64,
@@ -174,7 +192,12 @@ pub(super) fn partition(
 }
 
 impl PartitionTask {
-    async fn run(mut self, mut asks: mpsc::Receiver<Asked>, mut peers: mpsc::Receiver<PeerCall>, stop: CancellationToken) {
+    async fn run(
+        mut self,
+        mut asks: mpsc::Receiver<Asked>,
+        mut peers: mpsc::Receiver<PeerCall>,
+        stop: CancellationToken,
+    ) {
         let mut views = self.shared.route.views();
         let mut health = self.keeping.health();
         self.on_view();
@@ -202,7 +225,11 @@ impl PartitionTask {
                         }
                     }
                 }
-                () = sleep_until(wake) => self.on_time(),
+                () = sleep_until(wake) => {}
+            }
+            // Also where there is always something else to do.
+            if wake.is_some_and(|at| at <= Instant::now()) {
+                self.on_time();
             }
             self.propose_what_waits();
             self.tell_role();

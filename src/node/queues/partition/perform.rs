@@ -5,14 +5,17 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tracing::{debug, error, info};
 
-use super::{Done, PartitionTask, batches::{Taken, Then}};
+use super::{
+    Done, PartitionTask,
+    batches::{Taken, Then},
+};
 use crate::{
     codec::{decode, encode},
     error::{Error, Outcome},
     ids::NodeId,
     machine::{
         control::ChangeBody,
-        placement::{PlacementAnswer, PlacementChange},
+        placement::{PlacementAnswer, PlacementBody, PlacementChange, Report},
         queue::Queues,
         replication::{ChangeOutcome, Effect, Input, Message, Position, Refusal},
     },
@@ -116,7 +119,13 @@ impl PartitionTask {
     }
 
     /// One number is one request to the control plane, however often it has to be asked.
-    fn change(&mut self, ask: u64, change: PlacementChange) {
+    fn change(&mut self, ask: u64, mut change: PlacementChange) {
+        if let PlacementBody::Report(report) = &mut change.body
+            && self.shortened
+        {
+            // It is not what it was: only an operator may decide to go on with it.
+            report.replica.journal = Report::NOT_WHAT_IT_WAS;
+        }
         let gateway = self.shared.gateway.clone();
         let request = Arc::clone(self.changes.entry(ask).or_insert_with(|| Arc::new(gateway.begin())));
         if self.changes.len() > MAX_CHANGES {

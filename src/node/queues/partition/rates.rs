@@ -43,8 +43,7 @@ impl Rates {
         };
         let second = now.duration_since(*self.began.get_or_insert(now)).as_secs();
         self.sweep(second);
-        let window =
-            self.queues.entry(queue.clone()).or_insert(Window { last: second, buckets: Default::default() });
+        let window = self.queues.entry(queue.clone()).or_insert(Window { last: second, buckets: Default::default() });
         window.advance(second);
         window.buckets[bucket(second)][index] += messages;
     }

@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// A record that is under way for so long has come to a stop: a silent copy is taken out sooner.
+const STALLED_AFTER: Duration = Duration::from_secs(3);
+
 impl PartitionTask {
     pub(super) fn on_ask(&mut self, asked: Asked) {
         let Asked { ask, reply } = asked;
@@ -61,9 +64,7 @@ impl PartitionTask {
         let durability = durability(&op);
         let refusal = match durability {
             Durability::InMemory => None,
-            Durability::Synced => self.keeping.away().map(journal_away).or_else(|| {
-                (kind == Kind::Publish && !self.replication.enough_copies()).then(|| self.too_few_copies())
-            }),
+            Durability::Synced => self.why_not_durable(kind),
         };
         match refusal {
             Some(error) => _ = reply.send(QueueReply::Failed(error)),
@@ -71,7 +72,34 @@ impl PartitionTask {
         }
     }
 
-    pub(super) fn too_few_copies(&self) -> Error {
+    /// Why nothing can be made durable now, or not as durable as it should be.
+    fn why_not_durable(&self, kind: Kind) -> Option<Error> {
+        if let Some(reason) = self.keeping.away() {
+            return Some(journal_away(reason));
+        }
+        if self.is_stalled() {
+            return Some(self.stalled());
+        }
+        (kind == Kind::Publish && !self.replication.enough_copies()).then(|| self.too_few_copies())
+    }
+
+    /// Whether nothing has been committed for so long that what comes now had better not be begun.
+    fn is_stalled(&self) -> bool {
+        self.taken.first_key_value().is_some_and(|(_, oldest)| oldest.since.elapsed() > STALLED_AFTER)
+    }
+
+    fn stalled(&self) -> Error {
+        Error::new(
+            ErrorCode::DurabilityUnavailable,
+            format!(
+                "a copy of partition {} does not answer, and without a quorum of the lock managers it cannot be taken out \
+                 of the in-sync set: nothing was accepted; `syncmesh status` shows who is missing",
+                self.id
+            ),
+        )
+    }
+
+    fn too_few_copies(&self) -> Error {
         let in_sync = self.placed.as_ref().map_or(0, |placed| placed.in_sync.len());
         let needed = self.shared.tuning.replication.min_in_sync;
         Error::new(

@@ -168,8 +168,7 @@ impl Waiting {
         let Some(watchers) = self.watchers.remove(queue) else { return };
         self.watching -= watchers.len();
         let now = Instant::now();
-        let rest: Vec<Watcher> =
-            watchers.into_iter().filter_map(|watcher| answered(watcher, queues, now)).collect();
+        let rest: Vec<Watcher> = watchers.into_iter().filter_map(|watcher| answered(watcher, queues, now)).collect();
         if !rest.is_empty() {
             self.watching += rest.len();
             self.watchers.insert(queue.clone(), rest);

@@ -1,5 +1,6 @@
 //! Real nodes on loopback, with journals in files: what a client of the library sees.
 
+mod redis;
 mod service;
 mod survival;
 
@@ -23,7 +24,7 @@ struct Cluster {
     nodes: Vec<Option<Node>>,
     dirs: Vec<TempDir>,
     rendezvous: Vec<String>,
-    change: fn(&mut Config),
+    change: Box<dyn Fn(&mut Config)>,
 }
 
 impl Cluster {
@@ -32,12 +33,12 @@ impl Cluster {
         Self::with(nodes, |_| {}).await
     }
 
-    async fn with(nodes: usize, change: fn(&mut Config)) -> Self {
+    async fn with(nodes: usize, change: impl Fn(&mut Config) + 'static) -> Self {
         if let Ok(filter) = std::env::var("TEST_LOG") {
             let _ = crate::telemetry::init_logs(crate::config::LogFormat::Text, &filter);
         }
         let dirs = (0..nodes).map(|_| TempDir::new().unwrap()).collect();
-        let mut cluster = Self { nodes: vec![None; nodes], dirs, rendezvous: Vec::new(), change };
+        let mut cluster = Self { nodes: vec![None; nodes], dirs, rendezvous: Vec::new(), change: Box::new(change) };
         for index in 0..nodes {
             cluster.start(index).await;
         }

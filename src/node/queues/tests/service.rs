@@ -63,7 +63,8 @@ async fn the_rest_of_the_service_does_what_it_says() {
     assert_eq!(queues.ack(q(), vec!["1-1-1".into()]).await.unwrap().failed, ["1-1-1"]);
 
     // Duplicates, limits, priorities.
-    let config = queues.configure(q(), QueueSettings { max_messages: Some(3), ..QueueSettings::default() }).await.unwrap();
+    let config =
+        queues.configure(q(), QueueSettings { max_messages: Some(3), ..QueueSettings::default() }).await.unwrap();
     assert_eq!(config.max_messages, Some(3));
     let id = MessageId::new("same").unwrap();
     let same = Publish { id: Some(id.clone()), ..Publish::new("a") };
