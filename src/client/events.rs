@@ -109,11 +109,6 @@ impl std::fmt::Debug for ServerEvents {
 }
 
 impl ServerEvents {
-    /// An event that has arrived already, with the one before.
-    pub fn arrived(&mut self) -> Option<ServerEvent> {
-        self.ready.pop_front()
-    }
-
     /// The next event; `None` when the node has ended the stream. Safe to cancel.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! `queue consume`: writes messages to stdout and acknowledges what is written.
 //!
-//! What has arrived is written together and acknowledged in one call. Ctrl-C ends it once what is written is
-//! acknowledged.
+//! One task writes, another acknowledges: what is written while a call is under way goes together with the next.
+//! Ctrl-C ends it once what is written is acknowledged.
 
 use std::{
     io::{IsTerminal, stdout},
@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::Args;
-use tokio::time::sleep;
+use tokio::{sync::mpsc, task::JoinError, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -75,52 +75,72 @@ impl Consume {
 
     async fn follow(self, remote: &Remote, stop: &CancellationToken) -> Result<(), Failure> {
         let queue = remote.client.queue(self.name.clone());
-        let mut left = self.max.unwrap_or(u64::MAX);
+        let (receipts, written) = mpsc::channel(MAX_RECEIPTS);
+        let mut acking = tokio::spawn(acknowledge(queue, written, remote.output));
+        let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(()),
+            outcome = self.write_all(remote, receipts) => outcome,
+            ended = &mut acking => return acked(ended),
+        };
+        // What is written is acknowledged, also where nothing more can be.
+        let given_up = async {
+            stop.cancelled().await;
+            sleep(LAST_ACK).await;
+        };
+        tokio::select! {
+            biased;
+            ended = acking => outcome.and(acked(ended)),
+            () = given_up => outcome,
+        }
+    }
+
+    /// Writes messages as they come, and passes on what is to be acknowledged.
+    async fn write_all(self, remote: &Remote, receipts: mpsc::Sender<String>) -> Result<(), Failure> {
+        let most = self.max.unwrap_or(u64::MAX);
         let consume = queues::Consume {
-            prefetch: self.prefetch.min(u32::try_from(left).unwrap_or(u32::MAX)),
+            prefetch: self.prefetch.min(u32::try_from(most).unwrap_or(u32::MAX)),
             visibility_ms: self.visibility.map(millis),
         };
-        let call = Call::consume(&self.name, &consume);
-        let mut events = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            opened = remote.client.events(&call) => opened?,
-        };
-        while left > 0 {
-            let mut next = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                event = events.next() => Some(event?.ok_or_else(|| ended(remote))?),
-            };
-            let mut receipts = Vec::new();
-            while let Some(event) = next {
-                let message = event.message()?;
-                write(remote.output, &event, &message)?;
-                receipts.extend(message.receipt);
-                left -= 1;
-                next = if left > 0 && receipts.len() < MAX_RECEIPTS { events.arrived() } else { None };
-            }
-            if self.no_ack {
-                continue;
-            }
-            let given_up = async {
-                stop.cancelled().await;
-                sleep(LAST_ACK).await;
-            };
-            let answer = tokio::select! {
-                biased;
-                answer = ack_surely(&queue, &receipts) => answer?,
-                () = given_up => return Ok(()),
-            };
-            if !answer.failed.is_empty() {
-                remote.output.note(&format!(
-                    "{} messages were acknowledged too late and come again: give a longer --visibility",
-                    answer.failed.len()
-                ));
+        let mut events = remote.client.events(&Call::consume(&self.name, &consume)).await?;
+        for _ in 0..most {
+            let event = events.next().await?.ok_or_else(|| ended(remote))?;
+            let message = event.message()?;
+            write(remote.output, &event, &message)?;
+            let receipt = message.receipt.filter(|_| !self.no_ack);
+            if let Some(receipt) = receipt
+                && receipts.send(receipt).await.is_err()
+            {
+                // Why nothing is acknowledged any more is what the other task says.
+                std::future::pending::<()>().await;
             }
         }
         Ok(())
     }
+}
+
+fn acked(ended: Result<Result<(), ClientError>, JoinError>) -> Result<(), Failure> {
+    ended.map_err(|error| anyhow::Error::new(error).context("the acknowledgements ended early"))?.map_err(Failure::from)
+}
+
+/// Acknowledges what is written, as much as there is at a time, until nothing more is.
+async fn acknowledge(
+    queue: RemoteQueue,
+    mut written: mpsc::Receiver<String>,
+    output: Output,
+) -> Result<(), ClientError> {
+    let mut receipts = Vec::new();
+    while written.recv_many(&mut receipts, MAX_RECEIPTS).await > 0 {
+        let answer = ack_surely(&queue, &receipts).await?;
+        if !answer.failed.is_empty() {
+            output.note(&format!(
+                "{} messages were acknowledged too late and come again: give a longer --visibility or a smaller --prefetch",
+                answer.failed.len()
+            ));
+        }
+        receipts.clear();
+    }
+    Ok(())
 }
 
 fn ended(remote: &Remote) -> Failure {

@@ -14,7 +14,7 @@ use tokio::{sync::mpsc, time::sleep};
 
 use super::text;
 use crate::{
-    api::queue_bodies::PublishedBody,
+    api::queue_bodies::{PublishedBody, PublishedList},
     cli::{
         Context, Failure, OnInterrupt,
         output::{Format, Output},
@@ -102,7 +102,8 @@ impl Publish {
             for batch in batches(messages) {
                 results.extend(publish_whole(&queue, batch).await?);
             }
-            remote.output.result(&serde_json::json!({"results": results}), || text::published(&results))
+            let list = PublishedList { results };
+            remote.output.result(&list, || text::published(&list.results))
         })
     }
 
