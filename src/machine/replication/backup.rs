@@ -68,7 +68,7 @@ impl Replication {
     fn take(&mut self, early: Early, effects: &mut Vec<Effect>) {
         let (from, call, epoch) = (early.from, early.call, early.message.epoch());
         if epoch > self.view.epoch && self.rules.keep(Rule::NewerEpochAwaitsView) {
-            return self.keep_aside(early, Answer::NewerEpoch, effects);
+            return self.keep_aside(early, effects);
         }
         if self.durable.failed() {
             return self.answer(call, Answer::Busy, effects);
@@ -92,10 +92,7 @@ impl Replication {
                     };
                     self.commit(committed.min(compared), effects);
                 }
-                Taking::Gap if self.following.matched > 0 => {
-                    let last = self.log.last();
-                    self.keep_aside(early, Answer::Mismatch { last }, effects);
-                }
+                Taking::Gap if self.following.matched > 0 => self.keep_aside(early, effects),
                 Taking::Gap => self.answer(call, Answer::Mismatch { last: self.log.last() }, effects),
                 Taking::Refused(answer) => {
                     self.following.diverged |= answer == Answer::Diverged;
@@ -127,15 +124,14 @@ impl Replication {
 
     /// Compares records with the log and takes those that are new.
     fn take_records(&mut self, prev: Position, records: &[Record], effects: &mut Vec<Effect>) -> Taking {
-        let consecutive = (prev.seq + 1..).zip(records).all(|(seq, record)| record.position.seq == seq);
         let (base, last, committed) = (self.log.base(), self.log.last(), self.log.committed());
-        let end = prev.seq + records.len() as u64;
-        if !consecutive {
-            return Taking::Refused(Answer::Busy);
-        }
         if prev.seq > last.seq {
             return Taking::Gap;
         }
+        if !is_consecutive(prev, records) {
+            return Taking::Refused(Answer::Busy);
+        }
+        let end = prev.seq + records.len() as u64;
         if end < base.seq {
             let known = end <= self.following.matched;
             return if known { Taking::Matched } else { Taking::Refused(Answer::Diverged) };
@@ -197,26 +193,34 @@ impl Replication {
         }
     }
 
-    /// Calls of an earlier epoch are not answered any more, and what was compared in it says nothing now.
-    pub(super) fn follow_anew(&mut self) {
-        self.following.waiting.clear();
+    /// Nobody waits for what was asked in an earlier epoch, and what was compared in it says nothing now.
+    pub(super) fn follow_anew(&mut self, effects: &mut Vec<Effect>) {
+        let epoch = self.view.epoch;
+        for (_, call) in std::mem::take(&mut self.following.waiting) {
+            self.answer(call, Answer::Stale { epoch }, effects);
+        }
         self.following.matched = 0;
         self.following.diverged = false;
     }
 
-    fn keep_aside(&mut self, early: Early, instead: Answer, effects: &mut Vec<Effect>) {
-        let known = self.following.early.iter().position(|other| other.call == early.call && other.from == early.from);
-        if known.is_some() {
-            return;
-        }
+    fn keep_aside(&mut self, early: Early, effects: &mut Vec<Effect>) {
         self.following.early.push(early);
         if self.following.early.len() > MAX_EARLY {
             let oldest = self.following.early.remove(0);
-            self.answer(oldest.call, instead, effects);
+            self.answer(oldest.call, Answer::Busy, effects);
         }
     }
 
     pub(super) fn answer(&self, call: u64, answer: Answer, effects: &mut Vec<Effect>) {
         effects.push(Effect::Reply { call, reply: Reply { from: self.me, answer } });
     }
+}
+
+/// Whether these follow each other, and the one before them.
+fn is_consecutive(prev: Position, records: &[Record]) -> bool {
+    let mut before = prev;
+    records.iter().all(|record| {
+        let last = std::mem::replace(&mut before, record.position);
+        record.position.seq == last.seq + 1 && record.position.epoch >= last.epoch
+    })
 }

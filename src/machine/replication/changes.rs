@@ -10,6 +10,10 @@ use crate::{
     machine::placement::{PlacementBody, PlacementChange, Report},
 };
 
+/// After how many doublings the pause before a learner is waited for again grows no further: a slow one is not to hold
+/// up commits again and again.
+const MAX_DOUBLINGS: u32 = 6;
+
 /// A request to the control plane that has no certain answer yet. One at a time: what names the same epoch is void
 /// anyhow once one of them is done.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -131,11 +135,12 @@ impl Replication {
 
     /// This learner holds up commits no longer.
     fn give_up(&mut self, joiner: Replica, now: Tick) {
-        let again = now.plus_ms(self.settings.answer_timeout_ms);
         let Some(reign) = &mut self.reign else { return };
         reign.joiner = None;
         if let Some(follower) = reign.followers.get_mut(&joiner.node) {
-            follower.not_grown_before = Some(again);
+            let pause_ms = self.settings.answer_timeout_ms << follower.given_up.min(MAX_DOUBLINGS);
+            follower.given_up = follower.given_up.saturating_add(1);
+            follower.not_grown_before = Some(now.plus_ms(pause_ms));
         }
     }
 

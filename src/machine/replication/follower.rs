@@ -52,6 +52,8 @@ pub(super) struct Follower {
     pub(super) failures: u32,
     /// It is not proposed for the in-sync set before.
     pub(super) not_grown_before: Option<Tick>,
+    /// How often it was waited for in vain.
+    pub(super) given_up: u32,
 }
 
 impl Follower {
@@ -68,6 +70,7 @@ impl Follower {
             pause: None,
             failures: 0,
             not_grown_before: None,
+            given_up: 0,
         }
     }
 
@@ -142,6 +145,6 @@ impl Follower {
         let flights = self.flights.values_mut().map(|flight| &mut flight.sent);
         let moments = [&mut self.sent, &mut self.progress];
         flights.chain(moments).chain(&mut self.pause).chain(&mut self.not_grown_before).for_each(back);
-        self.failures = 0;
+        (self.failures, self.given_up) = (0, 0);
     }
 }

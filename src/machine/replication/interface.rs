@@ -44,7 +44,7 @@ impl Default for Settings {
             max_batch_bytes: 1 << 20,
             pipeline: 4,
             answer_timeout_ms: 1_000,
-            retry_ms: 100,
+            retry_ms: 200,
             lag_to_grow: 1_000,
             min_in_sync: 1,
             keep_records: 10_000,
@@ -92,8 +92,7 @@ pub enum Input {
         /// What it says. Empty: nothing; its commit shows that this replica was still the primary.
         body: Bytes,
     },
-    /// A peer asks. Answered, now or later, by at most one [`Effect::Reply`]; a call whose answer no longer matters is
-    /// not answered at all.
+    /// A peer asks. Answered, now or later, by at most one [`Effect::Reply`].
     Message {
         /// Who asks: the replica that travelled with the message, on a node that was authenticated.
         from: Replica,

@@ -81,8 +81,6 @@ pub enum Answer {
         /// The newest epoch that the receiver knows.
         epoch: Epoch,
     },
-    /// The receiver does not know this epoch yet.
-    NewerEpoch,
     /// It cannot take this now: ask again later.
     Busy,
 }

@@ -15,7 +15,7 @@ impl Replication {
         // What was asked was based on an older epoch: it is done, or void.
         self.asked = None;
         self.reported = false;
-        self.follow_anew();
+        self.follow_anew(effects);
         let stays = was_primary && self.is_primary();
         if stays && (follows_directly || !self.rules.keep(Rule::ReignBeginsAnew)) {
             self.renew_reign(now);

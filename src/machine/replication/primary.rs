@@ -178,7 +178,7 @@ impl Replication {
                     follower.failures = 0;
                 }
             }
-            Answer::Diverged | Answer::Busy | Answer::NewerEpoch | Answer::Stale { .. } => {
+            Answer::Diverged | Answer::Busy | Answer::Stale { .. } => {
                 follower.begin_again();
                 follower.pause(now, &self.settings);
             }

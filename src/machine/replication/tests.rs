@@ -147,7 +147,7 @@ fn a_proposal_is_committed_when_both_journals_have_it() {
     );
     assert_eq!(it.does(Input::Journalled { batch: 2 }), []);
     assert_eq!(it.hears(replica(2), 3, Answer::Held { upto: 2 }), [Effect::Commit { records: vec![synced(1, 2)] }]);
-    assert_eq!(it.after(100), [send(2, 4, 1, at(1, 2), vec![], 2), send(3, 5, 1, at(0, 0), vec![first(1, 1)], 2),]);
+    assert_eq!(it.after(200), [send(2, 4, 1, at(1, 2), vec![], 2), send(3, 5, 1, at(0, 0), vec![first(1, 1)], 2),]);
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn who_does_not_answer_leaves_but_counts_until_that_is_done() {
     assert_eq!(asks, [change(1, 1, PlacementBody::Shrink(vec![replica(2)]))]);
     it.does(Input::Changed { ask: 1, outcome: ChangeOutcome::Unknown });
     let again: Vec<Effect> =
-        it.after(100).into_iter().filter(|effect| !matches!(effect, Effect::Send { .. })).collect();
+        it.after(200).into_iter().filter(|effect| !matches!(effect, Effect::Send { .. })).collect();
     assert_eq!(again, [change(1, 1, PlacementBody::Shrink(vec![replica(2)]))]);
     let done = it.does(Input::Changed { ask: 1, outcome: ChangeOutcome::Done(placed(2, &[replica(1)])) });
     assert_eq!(done[0], Effect::Commit { records: vec![synced(1, 2)] });

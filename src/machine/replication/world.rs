@@ -3,18 +3,35 @@
 //!
 //! Whatever can happen next is an [`Action`]; what must never happen is noted in [`World::wrong`].
 
+mod actions;
+mod control;
+mod parts;
+mod script;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    hash::{DefaultHasher, Hash, Hasher},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use bytes::Bytes;
 
-use super::{rules::Rule, *};
+pub(super) use self::{
+    actions::{Action, Budget},
+    control::Asking,
+    parts::Envelope,
+};
+use self::{
+    control::{Control, Member},
+    parts::{Disk, Kept, Network, Write},
+};
+use super::{
+    ChangeOutcome, Durability, Effect, Epoch, Input, PartitionId, Position, Record, Recovered, Replica, Replication,
+    RoleView, Settings, Tick,
+    rules::{Rule, Rules},
+};
 use crate::{
     ids::{Incarnation, JournalId, NodeId},
-    machine::placement::{Partition, PartitionStatus, PlacementBody, PlacementChange, Report},
+    machine::placement::{Partition, PartitionStatus, PlacementBody, PlacementChange},
 };
 
 /// The time at which everything happens but what waits for time to pass.
@@ -30,95 +47,6 @@ fn index(node: &NodeId) -> usize {
     (0..8).find(|at| self::node(*at) == *node).expect("a node of this world")
 }
 
-/// A value that is shared by the worlds in which it is the same, with its hash.
-#[derive(Clone, Debug)]
-struct Kept<T> {
-    hash: u64,
-    value: Arc<T>,
-}
-
-impl<T: Clone + Hash> Kept<T> {
-    fn new(value: T) -> Self {
-        Self { hash: hash_of(&value), value: Arc::new(value) }
-    }
-
-    fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
-        let value = Arc::make_mut(&mut self.value);
-        let result = change(value);
-        self.hash = hash_of(value);
-        result
-    }
-}
-
-fn hash_of(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
-}
-
-impl<T> PartialEq for Kept<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash
-    }
-}
-
-impl<T> Eq for Kept<T> {}
-
-impl<T> Hash for Kept<T> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-impl<T> std::ops::Deref for Kept<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-/// What the journal of one node has, and what it was told and has not done.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Disk {
-    id: JournalId,
-    at: Position,
-    state: Vec<u8>,
-    records: Vec<Record>,
-    writes: VecDeque<Write>,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Write {
-    Append { batch: Option<u64>, records: Vec<Record> },
-    Cut { last_seq: u64 },
-    Reset { batch: u64, at: Position, state: Vec<u8> },
-}
-
-impl Disk {
-    fn empty(id: u128) -> Self {
-        Self { id: JournalId(id), at: Position::default(), state: vec![], records: vec![], writes: VecDeque::new() }
-    }
-
-    /// Does the next thing; the batch that is durable by that.
-    fn write(&mut self) -> Option<u64> {
-        match self.writes.pop_front()? {
-            Write::Append { batch, records } => {
-                self.records.extend(records);
-                batch
-            }
-            Write::Cut { last_seq } => {
-                self.records.retain(|record| record.position.seq <= last_seq);
-                None
-            }
-            Write::Reset { batch, at, state } => {
-                (self.at, self.state, self.records) = (at, state, vec![]);
-                Some(batch)
-            }
-        }
-    }
-}
-
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Node {
     incarnation: u64,
@@ -129,289 +57,6 @@ struct Node {
     applied: Vec<u8>,
     /// What it took and has not answered: place, operation, and how much had been acknowledged before.
     taken: Vec<(Position, u8, usize)>,
-}
-
-/// What travels.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Envelope {
-    Ask { from: Replica, to: usize, call: u64, message: Message },
-    Answer { to: usize, incarnation: u64, from: usize, call: u64, reply: Reply },
-    Outcome { to: usize, incarnation: u64, ask: u64, epoch: Epoch, done: Option<bool> },
-}
-
-/// What is under way, in no order.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Network(BTreeMap<u64, Arc<Envelope>>);
-
-impl Hash for Network {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.keys().for_each(|key| state.write_u64(*key));
-    }
-}
-
-impl Network {
-    fn add(&mut self, envelope: Envelope) {
-        self.0.insert(hash_of(&envelope), Arc::new(envelope));
-    }
-}
-
-/// A run of a node, as the control plane knows it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Member {
-    replica: Replica,
-    up: bool,
-}
-
-/// A request to the control plane.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(super) struct Asking {
-    from: usize,
-    incarnation: u64,
-    ask: u64,
-}
-
-/// The placement of one partition with its history, and who is there.
-#[derive(Clone, Debug)]
-struct Control {
-    history: Vec<Arc<Partition>>,
-    members: Vec<Member>,
-    pending: BTreeMap<Asking, PlacementChange>,
-    /// Epoch of the placement after it, and whether it was done.
-    answers: BTreeMap<Asking, (Epoch, bool)>,
-}
-
-impl Hash for Control {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.members.hash(state);
-        self.answers.hash(state);
-        self.pending.keys().for_each(|asking| asking.hash(state));
-        for partition in &self.history {
-            (partition.epoch, partition.primary, &partition.in_sync, &partition.replicas).hash(state);
-            if let PartitionStatus::Waiting { reports } = &partition.status {
-                reports.values().for_each(|report| (report.replica, report.last).hash(state));
-            }
-        }
-    }
-}
-
-impl Control {
-    fn now(&self) -> &Partition {
-        self.history.last().expect("it was placed")
-    }
-
-    fn at(&self, epoch: Epoch) -> &Partition {
-        self.history.iter().find(|partition| partition.epoch == epoch).expect("an epoch that was")
-    }
-
-    fn replica(&self, node: &NodeId) -> Option<Replica> {
-        Some(self.members[index(node)]).filter(|member| member.up).map(|member| member.replica)
-    }
-
-    fn to(&mut self, change: impl FnOnce(&mut Partition)) {
-        let mut next = self.now().clone();
-        change(&mut next);
-        next.epoch = next.epoch.next();
-        self.history.push(Arc::new(next));
-    }
-
-    /// Answers a request: from memory, where it was answered before.
-    fn answer(&mut self, asking: Asking, forgets: bool) -> (Epoch, bool) {
-        let change = self.pending[&asking].clone();
-        if !forgets {
-            self.pending.remove(&asking);
-        }
-        if let Some(answer) = self.answers.get(&asking) {
-            return *answer;
-        }
-        let done = self.apply(&change);
-        let answer = (self.now().epoch, done);
-        self.answers.insert(asking, answer);
-        answer
-    }
-
-    /// Whether it was done.
-    fn apply(&mut self, change: &PlacementChange) -> bool {
-        let now = self.now().clone();
-        if now.epoch != change.based_on {
-            return false;
-        }
-        let serving = now.status == PartitionStatus::Serving;
-        match &change.body {
-            PlacementBody::Shrink(away) if serving && now.primary.is_some_and(|primary| !away.contains(&primary)) => {
-                self.to(|next| next.in_sync.retain(|replica| !away.contains(replica)));
-            }
-            PlacementBody::Grow(joiner) if serving && self.replica(&joiner.node) == Some(*joiner) => {
-                if !now.in_sync.contains(joiner) {
-                    self.to(|next| next.in_sync.push(*joiner));
-                }
-            }
-            PlacementBody::HandOver(to) if serving => {
-                let Some(member) = now.in_sync.iter().find(|replica| replica.node == *to).copied() else {
-                    return false;
-                };
-                if self.replica(to) != Some(member) {
-                    return false;
-                }
-                self.to(|next| next.primary = Some(member));
-            }
-            PlacementBody::Report(report) => return self.report(*report),
-            _ => return false,
-        }
-        true
-    }
-
-    fn report(&mut self, report: Report) -> bool {
-        let now = self.now().clone();
-        let PartitionStatus::Waiting { reports } = &now.status else { return false };
-        if self.replica(&report.replica.node) != Some(report.replica) {
-            return false;
-        }
-        let mut reports = reports.clone();
-        reports.insert(report.replica.node, report);
-        self.to(|next| next.status = PartitionStatus::Waiting { reports });
-        self.settle();
-        true
-    }
-
-    /// Once nobody of the last set is awaited any more, the greatest position wins.
-    fn settle(&mut self) {
-        let now = self.now().clone();
-        let PartitionStatus::Waiting { reports } = &now.status else { return };
-        let mut valid = reports.clone();
-        valid.retain(|node, report| self.replica(node) == Some(report.replica));
-        let journal = |member: &Replica| self.members[index(&member.node)].replica.journal == member.journal;
-        let kept: Vec<&Replica> = now.in_sync.iter().filter(|member| journal(member)).collect();
-        let reported: Vec<Report> = kept.iter().filter_map(|member| valid.get(&member.node).copied()).collect();
-        if reported.len() < kept.len() {
-            if valid != *reports {
-                self.to(|next| next.status = PartitionStatus::Waiting { reports: valid });
-            }
-            return;
-        }
-        match reported.iter().max_by_key(|report| report.last) {
-            Some(best) => self.to(|next| {
-                next.primary = Some(best.replica);
-                next.in_sync = vec![best.replica];
-                next.status = PartitionStatus::Serving;
-            }),
-            None => self.to(|next| next.status = PartitionStatus::JournalLost),
-        }
-    }
-
-    /// Something happened to a node.
-    fn member_changed(&mut self, node: &NodeId) {
-        let now = self.now().clone();
-        if now.status != PartitionStatus::Serving {
-            return self.settle();
-        }
-        let gone = now.in_sync.iter().find(|member| member.node == *node && self.replica(node) != Some(**member));
-        let Some(gone) = gone.copied() else { return };
-        let left: Vec<Replica> = now.in_sync.iter().filter(|member| **member != gone).copied().collect();
-        if left.is_empty() {
-            self.to(|next| {
-                next.primary = None;
-                next.status = PartitionStatus::Waiting { reports: BTreeMap::new() };
-            });
-            return self.settle();
-        }
-        let in_order = now.replicas.iter().find_map(|node| left.iter().find(|member| member.node == *node));
-        let successor = in_order.or(left.first()).copied();
-        self.to(|next| {
-            next.in_sync = left;
-            if next.primary == Some(gone) {
-                next.primary = successor;
-            }
-        });
-    }
-}
-
-/// What may still happen, how often.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub(super) struct Budget {
-    /// Operations, in this order.
-    pub(super) operations: Vec<Durability>,
-    pub(super) crashes: u8,
-    pub(super) amnesias: u8,
-    /// A node is thought to be down that is not.
-    pub(super) suspicions: u8,
-    pub(super) ticks: u8,
-    pub(super) unknowns: u8,
-    pub(super) duplicates: u8,
-    pub(super) hand_overs: u8,
-    /// The memory of the control plane of what it answered fails.
-    pub(super) forgotten: u8,
-    /// More calls than these a machine makes only if it talks without end.
-    pub(super) calls: Option<u64>,
-}
-
-/// What happens next.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Action {
-    Propose {
-        node: usize,
-    },
-    Deliver {
-        envelope: u64,
-    },
-    DeliverAndKeep {
-        envelope: u64,
-    },
-    Write {
-        node: usize,
-    },
-    Time {
-        node: usize,
-    },
-    View {
-        node: usize,
-        epoch: Epoch,
-    },
-    Apply {
-        asking: Asking,
-    },
-    /// The same request once more, as if it were another.
-    ApplyAgain {
-        asking: Asking,
-    },
-    Unknown {
-        asking: Asking,
-    },
-    Suspect {
-        node: usize,
-    },
-    Trust {
-        node: usize,
-    },
-    HandOver {
-        to: usize,
-    },
-    Crash {
-        node: usize,
-        written: bool,
-    },
-    Restart {
-        node: usize,
-        empty: bool,
-    },
-    Join {
-        node: usize,
-    },
-}
-
-impl Action {
-    /// Nothing fails by it, and no time passes.
-    pub(super) fn is_ordinary(&self) -> bool {
-        matches!(
-            self,
-            Self::Deliver { .. }
-                | Self::Write { .. }
-                | Self::View { .. }
-                | Self::Apply { .. }
-                | Self::Trust { .. }
-                | Self::Restart { empty: false, .. }
-                | Self::Join { .. }
-        )
-    }
 }
 
 /// Everything.
@@ -585,73 +230,6 @@ impl World {
         if budget.hand_overs > 0 && may_serve {
             actions.push(Action::HandOver { to: at });
         }
-    }
-
-    /// Whatever is under way arrives and is done, until nothing is left but waiting.
-    pub(super) fn settle(&mut self) {
-        loop {
-            let mut actions = Vec::new();
-            self.actions(&mut actions);
-            let next = actions.into_iter().find(Action::is_ordinary);
-            match next {
-                Some(action) => self.happen(&action),
-                None => return,
-            }
-        }
-    }
-
-    /// What this node asked that one arrives, oldest first.
-    pub(super) fn asks_arrive(&mut self, asker: usize, asked: usize) {
-        let mut asks: Vec<(u64, u64)> = Vec::new();
-        for (key, envelope) in &self.network.0 {
-            match &**envelope {
-                Envelope::Ask { from, to, call, .. } if (index(&from.node), *to) == (asker, asked) => {
-                    asks.push((*call, *key));
-                }
-                _ => {}
-            }
-        }
-        asks.sort_unstable();
-        asks.iter().for_each(|(_, envelope)| self.happen(&Action::Deliver { envelope: *envelope }));
-    }
-
-    /// What that node answered this one arrives.
-    pub(super) fn answers_arrive(&mut self, answerer: usize, asker: usize) {
-        let is_one = |envelope: &Envelope| matches!(envelope, Envelope::Answer { to, from, .. } if (*from, *to) == (answerer, asker));
-        let answers: Vec<u64> = self.network.0.iter().filter(|(_, it)| is_one(it)).map(|(key, _)| *key).collect();
-        answers.iter().for_each(|envelope| self.happen(&Action::Deliver { envelope: *envelope }));
-    }
-
-    /// The journal of a node does all that it was told.
-    pub(super) fn journal(&mut self, node: usize) {
-        while !self.nodes[node].disk.writes.is_empty() {
-            self.happen(&Action::Write { node });
-        }
-    }
-
-    /// A node gets to know the newest placement.
-    pub(super) fn look(&mut self, node: usize) {
-        let epoch = self.control.now().epoch;
-        self.happen(&Action::View { node, epoch });
-    }
-
-    /// The control plane answers the requests of a node, which does not hear of it.
-    pub(super) fn requests_apply(&mut self, node: usize) {
-        let askings: Vec<Asking> = self.control.pending.keys().filter(|it| it.from == node).copied().collect();
-        askings.iter().for_each(|asking| self.happen(&Action::Apply { asking: *asking }));
-    }
-
-    /// The requests of a node have an outcome that it does not know.
-    pub(super) fn requests_unknown(&mut self, node: usize) {
-        let askings: Vec<Asking> = self.control.pending.keys().filter(|it| it.from == node).copied().collect();
-        askings.iter().for_each(|asking| self.happen(&Action::Unknown { asking: *asking }));
-    }
-
-    /// What a node asked the control plane for is answered.
-    pub(super) fn outcomes_arrive(&mut self, node: usize) {
-        let is_one = |envelope: &Envelope| matches!(envelope, Envelope::Outcome { to, .. } if *to == node);
-        let outcomes: Vec<u64> = self.network.0.iter().filter(|(_, it)| is_one(it)).map(|(key, _)| *key).collect();
-        outcomes.iter().for_each(|envelope| self.happen(&Action::Deliver { envelope: *envelope }));
     }
 
     /// Something happens.

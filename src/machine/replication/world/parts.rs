@@ -1,0 +1,125 @@
+//! What a [`World`](super::World) is made of: values shared between worlds, journals, and what is under way.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use crate::{
+    ids::{Epoch, JournalId},
+    machine::replication::{Message, Position, Record, Replica, Reply},
+};
+
+/// A value that is shared by the worlds in which it is the same, with its hash.
+#[derive(Clone, Debug)]
+pub(super) struct Kept<T> {
+    pub(super) hash: u64,
+    pub(super) value: Arc<T>,
+}
+
+impl<T: Clone + Hash> Kept<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self { hash: hash_of(&value), value: Arc::new(value) }
+    }
+
+    pub(super) fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
+        let value = Arc::make_mut(&mut self.value);
+        let result = change(value);
+        self.hash = hash_of(value);
+        result
+    }
+}
+
+pub(super) fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl<T> PartialEq for Kept<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
+impl<T> Eq for Kept<T> {}
+
+impl<T> Hash for Kept<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl<T> std::ops::Deref for Kept<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// What the journal of one node has, and what it was told and has not done.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Disk {
+    pub(super) id: JournalId,
+    pub(super) at: Position,
+    pub(super) state: Vec<u8>,
+    pub(super) records: Vec<Record>,
+    pub(super) writes: VecDeque<Write>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Write {
+    Append { batch: Option<u64>, records: Vec<Record> },
+    Cut { last_seq: u64 },
+    Reset { batch: u64, at: Position, state: Vec<u8> },
+}
+
+impl Disk {
+    pub(super) fn empty(id: u128) -> Self {
+        Self { id: JournalId(id), at: Position::default(), state: vec![], records: vec![], writes: VecDeque::new() }
+    }
+
+    /// Does the next thing; the batch that is durable by that.
+    pub(super) fn write(&mut self) -> Option<u64> {
+        match self.writes.pop_front()? {
+            Write::Append { batch, records } => {
+                self.records.extend(records);
+                batch
+            }
+            Write::Cut { last_seq } => {
+                self.records.retain(|record| record.position.seq <= last_seq);
+                None
+            }
+            Write::Reset { batch, at, state } => {
+                (self.at, self.state, self.records) = (at, state, vec![]);
+                Some(batch)
+            }
+        }
+    }
+}
+
+/// What travels.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(in super::super) enum Envelope {
+    Ask { from: Replica, to: usize, call: u64, message: Message },
+    Answer { to: usize, incarnation: u64, from: usize, call: u64, reply: Reply },
+    Outcome { to: usize, incarnation: u64, ask: u64, epoch: Epoch, done: Option<bool> },
+}
+
+/// What is under way, in no order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Network(pub(super) BTreeMap<u64, Arc<Envelope>>);
+
+impl Hash for Network {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.keys().for_each(|key| state.write_u64(*key));
+    }
+}
+
+impl Network {
+    pub(super) fn add(&mut self, envelope: Envelope) {
+        self.0.insert(hash_of(&envelope), Arc::new(envelope));
+    }
+}
