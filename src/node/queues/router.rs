@@ -81,8 +81,7 @@ impl Router {
         let known = timeout(PATIENCE, views.wait_for(|view| !view.partitions.is_empty())).await;
         match known {
             Ok(Ok(view)) => Ok(u32::try_from(view.partitions.len()).unwrap_or(u32::MAX)),
-            _ => Err(Error::unavailable(
-                Outcome::NotApplied,
+            _ => Err(Error::no_quorum(
                 "this node has not joined a cluster yet, nothing was changed: start the founder with BOOTSTRAP_EXPECT, or \
                  name a member in BOOTSTRAP_PEERS",
             )),
