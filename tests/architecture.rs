@@ -39,8 +39,9 @@ const ARROWS: &[Arrow] = &[
     Arrow { from: "telemetry", leaves: Leaves::Listed, to: &["ids", "config"] },
     Arrow { from: "mutant", leaves: Leaves::Listed, to: &[] },
     Arrow { from: "durable", leaves: Leaves::Listed, to: &[] },
-    // Errors are data to a machine; configuration comes in as values. A mutant is a constant outside tests.
-    Arrow { from: "machine", leaves: Leaves::Listed, to: &["ids", "error", "mutant"] },
+    // Errors are data to a machine; configuration comes in as values. A state is saved in the one encoding. A
+    // mutant is a constant outside tests.
+    Arrow { from: "machine", leaves: Leaves::Listed, to: &["ids", "error", "codec", "mutant"] },
     Arrow { from: "net", leaves: Leaves::All, to: &[] },
     Arrow { from: "store", leaves: Leaves::All, to: &["machine"] },
     Arrow { from: "raft", leaves: Leaves::All, to: &["machine", "net"] },

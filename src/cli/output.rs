@@ -89,7 +89,7 @@ impl Output {
 
     /// Starts on a clear screen where people watch a terminal.
     pub fn new_screen(self) -> Result<(), Failure> {
-        if self.format == Format::Text && io::stdout().is_terminal() { self.raw(CLEAR) } else { Ok(()) }
+        if self.format == Format::Text && to_a_terminal() { self.raw(CLEAR) } else { Ok(()) }
     }
 
     /// Says something beside the result, for people only.
@@ -222,6 +222,11 @@ fn with_causes(error: &anyhow::Error) -> String {
         said if said.contains(&cause) => told,
         said => format!("{said}: {cause}"),
     })
+}
+
+/// Whether a person reads stdout.
+pub(super) fn to_a_terminal() -> bool {
+    io::stdout().is_terminal()
 }
 
 /// Resolves when the other end of stdout is closed. Whoever writes rarely would hear of it late.

@@ -3,10 +3,7 @@
 //! One task writes, another acknowledges: what is written while a call is under way goes together with the next.
 //! Ctrl-C ends it once what is written is acknowledged.
 
-use std::{
-    io::{IsTerminal, stdout},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::{sync::mpsc, task::JoinError, time::sleep};
@@ -16,7 +13,7 @@ use crate::{
     api::queue_bodies::{Encoding, MessageBody, ReceiptsAnswer},
     cli::{
         Context, Failure,
-        output::{Format, Output, one_line},
+        output::{Format, Output, one_line, to_a_terminal},
         remote::{Remote, with_event},
     },
     client::{Call, ClientError, RemoteQueue, ServerEvent},
@@ -167,7 +164,7 @@ async fn ack_surely(queue: &RemoteQueue, receipts: &[String]) -> Result<Receipts
 fn write(output: Output, event: &ServerEvent, message: &MessageBody) -> Result<(), Failure> {
     match output.format() {
         Format::Json => output.raw(format!("{}\n", with_event(event)).as_bytes()),
-        Format::Text if stdout().is_terminal() => output.text(&format!("{}\n", one_line(&for_a_terminal(message)))),
+        Format::Text if to_a_terminal() => output.text(&format!("{}\n", one_line(&for_a_terminal(message)))),
         Format::Text => output.raw(&line_of(message.clone())?),
     }
 }

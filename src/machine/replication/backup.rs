@@ -85,7 +85,7 @@ impl Replication {
                 Taking::Matched => {
                     let end = prev.seq + records.len() as u64;
                     self.following.matched = self.following.matched.max(end);
-                    self.await_held(end, call, effects);
+                    self.answer_once_held(end, call, effects);
                     let compared = match self.rules.keep(Rule::CommittedWhereCompared) {
                         true => self.following.matched,
                         false => self.log.last().seq,
@@ -168,7 +168,7 @@ impl Replication {
     }
 
     /// Answers once everything up to a record is held.
-    pub(super) fn await_held(&mut self, end: u64, call: u64, effects: &mut Vec<Effect>) {
+    pub(super) fn answer_once_held(&mut self, end: u64, call: u64, effects: &mut Vec<Effect>) {
         self.following.waiting.push((end, call));
         if self.following.waiting.len() > MAX_WAITING {
             let (_, oldest) = self.following.waiting.remove(0);

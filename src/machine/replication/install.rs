@@ -100,7 +100,7 @@ impl Replication {
             // As an append without records after that position.
             self.following.incoming = None;
             self.following.matched = self.following.matched.max(at.seq);
-            return self.await_held(at.seq, call, effects);
+            return self.answer_once_held(at.seq, call, effects);
         }
         let is_member = self.view.in_sync.contains(&self.me) && self.rules.keep(Rule::MembersTakeNoState);
         if is_member || total > MAX_STATE_BYTES || incoming.bytes.len() as u64 > total {
@@ -126,6 +126,6 @@ impl Replication {
         self.following.matched = at.seq;
         self.following.diverged = false;
         effects.push(Effect::Install { batch, at, state });
-        self.await_held(at.seq, call, effects);
+        self.answer_once_held(at.seq, call, effects);
     }
 }

@@ -27,10 +27,10 @@
 mod backup;
 mod changes;
 mod commit;
-mod durable;
 mod follower;
 mod install;
 mod interface;
+mod journalled;
 mod log;
 mod messages;
 #[cfg(test)]
@@ -50,7 +50,7 @@ mod world;
 use self::{
     backup::Following,
     changes::Asked,
-    durable::Durable,
+    journalled::Durable,
     log::Log,
     primary::Reign,
     rules::{Rule, Rules},
