@@ -256,6 +256,8 @@ impl<B: Backend> Writer<B> {
         if let Some(preparing) = self.checkpoint.take() {
             preparing.task.abort();
         }
+        // Another writer may begin.
+        drop(self.start.slot);
     }
 
     /// Asks the backend until it has done it, or there is no point in going on.

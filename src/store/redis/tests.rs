@@ -11,6 +11,7 @@ use super::*;
 use crate::machine::replication::Position;
 use crate::store::suite::{self, PARTITION, Site, holds, position, records, state};
 
+#[allow(dead_code, reason = "the tests of whole processes use the rest")]
 #[path = "../../../tests/journal/redis_server.rs"]
 mod redis_server;
 
