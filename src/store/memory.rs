@@ -175,7 +175,7 @@ impl JournalStore for MemoryStore {
                 disk: Arc::clone(&self.disk),
             };
             let health = Health::new(Arc::clone(&self.board), partition);
-            let beginning = Start { partition, backend, health, _slot: slot, marks: None, opened: 0 };
+            let beginning = Start { partition, backend, health, slot, marks: None, opened: 0 };
             let journal = start(beginning, kept.base(), &kept.records);
             Ok(Opened { journal, checkpoint: kept.checkpoint, records: kept.records, trust })
         }

@@ -161,8 +161,7 @@ pub(super) struct Start<B> {
     pub(super) partition: PartitionId,
     pub(super) backend: B,
     pub(super) health: Health,
-    /// Held for as long as the writer runs.
-    pub(super) _slot: Slot,
+    pub(super) slot: Slot,
     pub(super) marks: Option<Arc<Marks>>,
     /// How often the journal has been opened, where that is counted.
     pub(super) opened: u64,
@@ -257,6 +256,8 @@ impl<B: Backend> Writer<B> {
         if let Some(preparing) = self.checkpoint.take() {
             preparing.task.abort();
         }
+        // Another writer may begin.
+        drop(self.start.slot);
     }
 
     /// Asks the backend until it has done it, or there is no point in going on.

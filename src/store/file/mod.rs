@@ -179,7 +179,7 @@ impl JournalStore for FileStore {
             let trust = self.marks.judge(partition, last);
             let health = Health::new(Arc::clone(&self.board), partition);
             let marks = Some(Arc::clone(&self.marks));
-            let beginning = Start { partition, backend: recovered.log, health, _slot: slot, marks, opened: 0 };
+            let beginning = Start { partition, backend: recovered.log, health, slot, marks, opened: 0 };
             let journal = start(beginning, base, &recovered.records);
             Ok(Opened { journal, checkpoint: recovered.checkpoint, records: recovered.records, trust })
         }

@@ -176,7 +176,7 @@ impl RedisStore {
         let log = recovered.log.leaving(self.stray(partition));
         let health = Health::new(Arc::clone(&self.board), partition);
         let marks = Some(Arc::clone(&self.marks));
-        let beginning = Start { partition, backend: log, health, _slot: slot, marks, opened: recovered.opened };
+        let beginning = Start { partition, backend: log, health, slot, marks, opened: recovered.opened };
         let journal = start(beginning, base, &recovered.records);
         Ok(Opened { journal, checkpoint: recovered.checkpoint, records: recovered.records, trust })
     }
