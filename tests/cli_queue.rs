@@ -65,8 +65,10 @@ fn lines_of_stdin_come_out_as_lines_of_consume_in_order() {
     let cluster = DevCluster::of(2);
     let lines: String = (0..2500).map(|number| format!("line {number}\n")).collect();
     let published = cluster.run_with_input(0, &["queue", "publish", "lines", "-"], lines.as_bytes());
-    assert_eq!((published.status.code(), published.stdout.as_slice()), (Some(0), b"published 2500\n".as_slice()));
-    let consumed = cluster.run(1, &["queue", "consume", "lines", "--max", "2500"]);
+    // A repeated batch says that some were there already.
+    let said = String::from_utf8(published.stdout).unwrap();
+    assert_eq!((published.status.code(), said.starts_with("published 2500")), (Some(0), true), "{said}");
+    let consumed = cluster.run(1, &["queue", "consume", "lines", "--max", "2500", "--visibility", "10m"]);
     assert_eq!(consumed.status.code(), Some(0), "{}", String::from_utf8_lossy(&consumed.stderr));
     assert!(consumed.stdout == lines.as_bytes(), "{} bytes of {}", consumed.stdout.len(), lines.len());
     let left = cluster.done(0, &["queue", "show", "lines"]);
@@ -149,9 +151,9 @@ fn queues_are_configured_shown_emptied_and_deleted() {
     let received = cluster.done(1, &["queue", "receive", "a/b"]);
     let receipt = received["messages"][0]["receipt"].as_str().unwrap();
     cluster.done(1, &["queue", "nack", "a/b", receipt, "--delay", "0s"]);
-    let dead = || cluster.json(0, &["queue", "peek", "a/b.dead"]);
-    eventually("the message is a dead letter", || dead().1 == 0);
-    assert_eq!(texts(&dead().0["messages"], "body"), ["x"]);
+    let dead = ["queue", "peek", "a/b.dead"];
+    eventually("the message is a dead letter", || cluster.run(0, &dead).status.success());
+    assert_eq!(texts(&cluster.done(0, &dead)["messages"], "body"), ["x"]);
     assert_eq!(cluster.done(1, &["queue", "redrive", "a/b"]), json!({"redriven": 1}));
     eventually("the dead letter is back", || cluster.done(0, &["queue", "show", "a/b"])["depth"] == 2);
 

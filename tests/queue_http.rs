@@ -7,7 +7,7 @@ mod dev_cluster;
 use std::time::{Duration, Instant};
 
 use dev_cluster::DevCluster;
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header::HeaderValue};
 use serde_json::{Value, json};
 
 /// A node as an HTTP client sees it.
@@ -111,7 +111,7 @@ async fn a_message_comes_back_as_it_was_published() {
     let published = answer(
         here.post("/a%2Fb/messages")
             .header("content-type", "application/x-thing; v=1")
-            .header("x-message-id", "m/é 1")
+            .header("x-message-id", HeaderValue::from_bytes("m/é 1".as_bytes()).unwrap())
             .header("x-priority", "9")
             .body(vec![0xff, 0x00]),
         201,

@@ -207,7 +207,7 @@ async fn a_message_may_be_anything_and_as_long_as_the_limit() {
     let publish = edge
         .request(Method::POST, &format!("/v1/queues/{longest}/messages"))
         .header("content-type", "multipart/anything; boundary=x")
-        .header("x-message-id", "é".repeat(256))
+        .header("x-message-id", reqwest::header::HeaderValue::from_bytes("é".repeat(256).as_bytes()).unwrap())
         .header("x-delay-ms", "604800000")
         .header("x-priority", "9")
         .body(vec![0xff; 100]);

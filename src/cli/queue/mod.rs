@@ -293,9 +293,8 @@ impl Recover {
             let call = Call::recover_partition(PartitionId(partition));
             return remote.act(&call, &format!("partition {partition} is served with what is left of it")).await;
         }
-        let cluster: Value = remote.client.json(&Call::cluster()).await?;
-        let partitions = cluster["queue"]["partitions"].as_array();
-        let placed = partitions.into_iter().flatten().find(|placed| placed["id"] == partition);
+        let cluster = remote.client.cluster().await?;
+        let placed = cluster.queue.partitions.iter().find(|placed| placed.id == partition);
         Err(Failure::Usage(text::what_would_be_lost(partition, placed)))
     }
 }

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::{
     api::queue_bodies::{
         Encoding, MessageBody, MessageList, PublishedBody, QueueBody, QueueConfigBody, QueueList, ReceiptsAnswer,
@@ -13,6 +11,7 @@ use crate::{
         remote::{cell, for_people},
     },
     machine::queue::OnExpiry,
+    node::status::{PartitionState, PartitionView},
 };
 
 /// Most characters of a body in a table.
@@ -138,34 +137,31 @@ fn pairs(pairs: impl IntoIterator<Item = (&'static str, String)>) -> String {
 }
 
 /// What `recover` is about to give up, and how to say so.
-pub(super) fn what_would_be_lost(partition: u32, placed: Option<&Value>) -> String {
+pub(super) fn what_would_be_lost(partition: u32, placed: Option<&PartitionView>) -> String {
     let Some(placed) = placed else {
-        return format!("there is no partition {partition}: `syncmesh status` shows those that wait");
+        return format!("there is no partition {partition}: `syncmesh status` counts those that are not served");
     };
-    let status = placed["status"].as_str().unwrap_or("unknown");
-    if status == "serving" && !placed["primary"].is_null() {
-        return format!("partition {partition} is served: nothing of it is lost");
+    let last = cell(&placed.in_sync);
+    match placed.status {
+        PartitionState::Serving => format!("partition {partition} is served: nothing of it is lost"),
+        PartitionState::Unplaced => format!("partition {partition} has never been kept: start a queue node"),
+        PartitionState::Waiting => format!(
+            "partition {partition} waits for {last}, who held all of it: messages that only those hold who have not come \
+             back would be lost. Start these nodes again, or their Redis; if that cannot be, say --accept-loss"
+        ),
+        PartitionState::JournalLost => format!(
+            "the journals of partition {partition} are lost: {last}, who held all of it, came back without them or left. \
+             What no journal holds any more would be lost. Bring the journals back; if that cannot be, say --accept-loss"
+        ),
     }
-    let names = |field: &str| {
-        let nodes: Vec<&str> = placed[field].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        cell(&nodes)
-    };
-    format!(
-        "partition {partition} is not served ({status}). Its last copies were on {}: messages that only those hold, and \
-         have not come back with them, would be lost. Bring them back if you can (or their Redis); if you cannot, say \
-         --accept-loss",
-        names("in_sync"),
-    )
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde_json::json;
-
     use super::*;
-    use crate::ids::MessageId;
+    use crate::ids::{MessageId, NodeId};
 
     fn message(body: &str, encoding: Encoding) -> MessageBody {
         MessageBody {
@@ -191,11 +187,19 @@ mod tests {
 
     #[test]
     fn a_recovery_says_first_what_it_would_give_up() {
-        let lost = json!({"id": 3, "primary": null, "status": "journal-lost", "in_sync": ["A", "B"]});
-        let text = what_would_be_lost(3, Some(&lost));
-        assert!(text.contains("on A,B") && text.contains("--accept-loss"), "{text}");
-        let served = json!({"id": 3, "primary": "A", "status": "serving", "in_sync": ["A"]});
-        assert!(what_would_be_lost(3, Some(&served)).contains("is served"));
+        let placed = |status| PartitionView {
+            id: 3,
+            primary: None,
+            replicas: Vec::new(),
+            in_sync: vec![NodeId::default()],
+            epoch: 7,
+            status,
+        };
+        for (status, word) in [(PartitionState::Waiting, "waits for"), (PartitionState::JournalLost, "are lost")] {
+            let text = what_would_be_lost(3, Some(&placed(status)));
+            assert!(text.contains(word) && text.contains("12D3KooW") && text.contains("--accept-loss"), "{text}");
+        }
+        assert!(what_would_be_lost(3, Some(&placed(PartitionState::Serving))).contains("is served"));
         assert!(what_would_be_lost(99, None).contains("no partition 99"));
     }
 }
