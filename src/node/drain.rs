@@ -66,7 +66,7 @@ async fn hand_over(node: &Running, deadline: Instant) -> Drained {
     if must_lose_vote(node) && !lose_vote(node).await && !leaves {
         warn!("still has a vote and stops: it counts as down until it is back");
     }
-    let queues = hand_queues_over(node, deadline).await;
+    let queues = hand_queues_over(node, leaves, deadline).await;
     if leaves && queues == Queues::OnlyHere {
         warn!(
             "still holds what no other node has of the queues: it stays a member. Start another queue node and try again, \
@@ -92,19 +92,21 @@ enum Queues {
     OnlyHere,
 }
 
-/// Waits until this node is in no in-sync set any more: the leader moves the partitions of those who drain. Where no
-/// other queue node is up there is nobody to wait for.
-async fn hand_queues_over(node: &Running, deadline: Instant) -> Queues {
+/// Waits until this node can be done without: the leader moves the partitions of those who drain. Who leaves is to be in
+/// no in-sync set any more; who only stops comes back with its copies, so others must have them too, and serve them.
+/// Where no other queue node is up there is nobody to wait for.
+async fn hand_queues_over(node: &Running, leaves: bool, deadline: Instant) -> Queues {
     let mut views = node.gateway.route().views();
     let me = node.id;
     let until = deadline.checked_sub(LAST_WORDS).unwrap_or(deadline);
-    let settled = views.wait_for(|view| !is_in_sync(view, me) || !others_take_queues(view, me));
+    let done = |view: &View| if leaves { !is_in_sync(view, me) } else { !is_needed(view, me) };
+    let settled = views.wait_for(|view| done(view) || !others_take_queues(view, me));
     let held = match timeout_at(until, settled).await {
         Ok(Ok(view)) => (view.clone(), true),
         _ => (node.gateway.route().view(), false),
     };
     let (view, settled) = held;
-    if !is_in_sync(&view, me) {
+    if done(&view) {
         return Queues::HandedOver;
     }
     let only_here = view
@@ -128,6 +130,15 @@ async fn hand_queues_over(node: &Running, deadline: Instant) -> Queues {
 
 fn is_in_sync(view: &View, node: NodeId) -> bool {
     view.partitions.values().any(|partition| partition.is_in_sync(&node))
+}
+
+/// Whether some partition is served by this node, or held by no other that stays.
+fn is_needed(view: &View, node: NodeId) -> bool {
+    let stays = |id: &NodeId| view.members.get(id).is_some_and(|member| member.liveness == Liveness::Up);
+    view.partitions.values().filter(|partition| partition.is_in_sync(&node)).any(|partition| {
+        let is_primary = partition.primary.is_some_and(|primary| primary.node == node);
+        is_primary || !partition.in_sync.iter().any(|replica| replica.node != node && stays(&replica.node))
+    })
 }
 
 fn others_take_queues(view: &View, node: NodeId) -> bool {

@@ -1,7 +1,7 @@
 //! What is to be changed next in the placement of the queues.
 //!
 //! Pure: the leader calls [`next`] when something changed and every now and then, and proposes what it names. All
-//! partitions are placed together at first; from then on one moves at a time: the nodes that the ring wants are added,
+//! partitions are placed together at first; from then on a few move at a time: the nodes that the ring wants are added,
 //! filled up and taken into the in-sync set by the primary, the first of them becomes the primary, and the others are
 //! released. When everything is where the ring wants it there is nothing to do.
 
@@ -16,6 +16,9 @@ use crate::{
 /// A queue node must have been up for so long before it is given anything, in milliseconds; at first all of them, so
 /// that those who start together share evenly.
 pub const STABLE_MS: u64 = 500;
+/// So many partitions move at a time: one alone would spend most of its time waiting for entries and syncs, many would
+/// take the network and the disks from the clients.
+pub const MOVES_AT_ONCE: usize = 4;
 /// A partition that has not come further for so long does not keep others from moving, in milliseconds.
 pub const MOVE_PATIENCE_MS: u64 = 30_000;
 /// A partition must have been as it is for so long before its primary changes only for an even load, in milliseconds:
@@ -64,26 +67,27 @@ pub fn next(now: &Situation<'_>) -> Vec<PlacementChange> {
     if !first.is_empty() {
         return first;
     }
-    let (mut urgent, mut finishing, mut starting, mut filling) = (Vec::new(), None, Vec::new(), false);
+    let (mut urgent, mut finishing, mut starting, mut filling) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for (id, partition) in now.partitions.iter().filter(|(_, partition)| partition.is_placed()) {
         let change = |body| PlacementChange { partition: *id, based_on: partition.epoch, body };
         match planner.step(*id, partition) {
             Step::Urgent(body) => urgent.push(change(body)),
-            Step::Finish(body) => finishing = finishing.or(Some(change(body))),
+            Step::Finish(body) => finishing.push(change(body)),
             Step::Start(body) => starting.push((partition.in_sync.len(), *id, change(body))),
-            Step::Filling => filling = true,
+            Step::Filling => filling += 1,
             Step::Rest => {}
         }
     }
-    match finishing {
-        _ if !urgent.is_empty() => urgent,
-        Some(change) => vec![change],
-        None if filling => Vec::new(),
-        // Whoever has the fewest copies first.
-        None => {
-            starting.into_iter().min_by_key(|(copies, id, _)| (*copies, *id)).map(|(.., it)| it).into_iter().collect()
-        }
+    if !urgent.is_empty() {
+        return urgent;
     }
+    if !finishing.is_empty() {
+        finishing.truncate(MOVES_AT_ONCE);
+        return finishing;
+    }
+    // Whoever has the fewest copies first.
+    starting.sort_by_key(|(copies, id, _)| (*copies, *id));
+    starting.into_iter().take(MOVES_AT_ONCE.saturating_sub(filling)).map(|(.., change)| change).collect()
 }
 
 /// What a partition needs next.
