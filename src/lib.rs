@@ -74,8 +74,8 @@
 //!   two small tables behind a mutex that is never held across an await: the open requests of a node
 //!   and its ring of events.
 //! * Every channel, map, retry, batch, wait and request is bounded by a named constant or a setting.
-//! * Only `raft/log.rs`, `raft/snapshot.rs`, the identity, the cluster record and `node.json` are written
-//!   to disk; only [`config`] reads the environment; only `cli/output.rs` prints to stdout.
+//! * Only `raft/log.rs`, `raft/snapshot.rs`, [`store`], the identity, the cluster record and `node.json` are
+//!   written to disk; only [`config`] reads the environment; only `cli/output.rs` prints to stdout.
 //!
 //! `tests/architecture.rs` holds the code to what can be read off it.
 

@@ -1,7 +1,7 @@
 //! The journals of the queues: what a node keeps of the partitions that it holds.
 //!
 //! [`JournalStore`] is a node's journal as a whole, [`Journal`] that of one partition. Kept in files in `DATA_DIR`
-//! ([`file`]), in Redis ([`redis`]), and in memory for simulations. Each brings a `Backend`, which makes one batch
+//! ([`mod@file`]), in Redis ([`redis`]), and in memory for simulations. Each brings a `Backend`, which makes one batch
 //! durable at a time; what is the same for all (order, group commit, repeating what failed, marks, health) is
 //! `writer`'s, one task for each open journal. The owner of a partition, in `node/queues/`, is the only caller.
 //!

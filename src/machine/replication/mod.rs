@@ -11,7 +11,7 @@
 //! holds. Logs are compared as Raft compares them (Ongaro, "Consensus: Bridging Theory and Practice", 2014, section
 //! 3.5): an append names the position before it, and a suffix that differs is cut.
 //!
-//! * Held is a record that must be synced once it is journalled ([`durable`]), another one once it is in memory, and
+//! * Held is a record that must be synced once it is journalled ([`journalled`]), another one once it is in memory, and
 //!   never before the one before it. So an answer to an append, which says up to where everything is held, waits for
 //!   the journal exactly where something before it must be synced.
 //! * A primary counts who is in the set of the newest placement that it knows, and whom it proposed to grow the set
