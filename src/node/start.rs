@@ -140,6 +140,8 @@ fn queue_parts(config: &Config, node: NodeId, dir: &Path) -> QueueParts {
         retention_s: config.message_retention_period.as_secs(),
         replication: ReplicationSettings {
             max_batch_records: count(config.queue_batch_size),
+            // The silent are judged alike everywhere: whoever is only slow must not cost a copy.
+            answer_timeout_ms: millis(config.failure_timeout),
             min_in_sync: count(config.queue_min_in_sync),
             ..ReplicationSettings::default()
         },
