@@ -137,7 +137,7 @@ fn node_info() -> Value {
         ("addr", text()),
         ("transport", text()),
         ("direction", words(&["inbound", "outbound"])),
-        ("rtt_ms", nullable("number")),
+        ("rtt_ms", nullable("integer")),
         ("discovered_by", words(&["bootstrap", "mdns", "kademlia", "members", "inbound"])),
     ]);
     let raft = object(&[

@@ -104,7 +104,7 @@ fn peers_text(peers: &[PeerView]) -> String {
             peer.addr.clone(),
             peer.transport.clone(),
             peer.direction.clone(),
-            peer.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1}ms")),
+            peer.rtt_ms.map_or_else(|| "-".to_owned(), |rtt| format!("{rtt}ms")),
             format!("{:?}", peer.discovered_by).to_lowercase(),
         ]
     };

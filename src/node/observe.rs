@@ -347,7 +347,7 @@ fn peer_view(link: &PeerLink, hello: Option<&Hello>) -> PeerView {
         addr: link.addr.to_string(),
         transport: link.transport.to_owned(),
         direction: if link.outbound { "outbound" } else { "inbound" }.to_owned(),
-        rtt_ms: link.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        rtt_ms: link.rtt.map(|rtt| u64::try_from(rtt.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)),
         discovered_by: link.discovered_by,
     }
 }

@@ -72,7 +72,8 @@ pub struct PeerView {
     pub transport: String,
     /// `inbound` or `outbound`.
     pub direction: String,
-    pub rtt_ms: Option<f64>,
+    /// Rounded up.
+    pub rtt_ms: Option<u64>,
     pub discovered_by: DiscoveredBy,
 }
 
