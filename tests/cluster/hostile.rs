@@ -259,14 +259,6 @@ async fn nonsense_under_every_protocol_is_refused_and_changes_nothing() {
     .await;
     load.checked().await;
     let after = cluster.nodes[0].api.cluster().await;
-    // The epoch of the view may have grown: the others share the queues that the removed one kept.
-    let standing = |view: &serde_json::Value| -> Vec<_> {
-        let members = view["members"].as_array().unwrap();
-        members
-            .iter()
-            .map(|member| (member["peer_id"].clone(), member["status"].clone(), member["raft"].clone()))
-            .collect()
-    };
     assert_eq!((&after["term"], standing(&after)), (&before["term"], standing(&before)));
     for node in &mut cluster.nodes {
         assert!(node.is_running() && !node.log().contains("panicked"), "{}", node.log());
@@ -340,6 +332,12 @@ async fn a_peer_that_names_another_cluster_is_sent_away() {
     assert_eq!(node.api.cluster().await["members"].as_array().map(Vec::len), Some(1));
 }
 
+/// Who is what in the cluster. The epoch of its view is no part of it: that grows as the queues move, too.
+fn standing(view: &serde_json::Value) -> Vec<(serde_json::Value, serde_json::Value)> {
+    let members = view["members"].as_array().unwrap();
+    members.iter().map(|member| (member["peer_id"].clone(), member["status"].clone())).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_member_that_goes_on_talking_is_heard_by_nobody() {
     let mut cluster = Cluster::of(3).await;
@@ -390,6 +388,6 @@ async fn a_removed_member_that_goes_on_talking_is_heard_by_nobody() {
     assert!(!said(&control, drain).await.contains("Done"));
 
     let after = cluster.nodes[other].api.cluster().await;
-    assert_eq!((&after["term"], &after["epoch"]), (&before["term"], &before["epoch"]), "{after}");
+    assert_eq!((&after["term"], standing(&after)), (&before["term"], standing(&before)));
     cluster.nodes[other].api.grant("printer").await;
 }

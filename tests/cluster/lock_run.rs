@@ -31,8 +31,13 @@ struct Running {
 impl Running {
     /// `script` runs after `$$` was written into `pid` in its working directory.
     async fn start(api: &Api, flags: &[&str], script: &str) -> Self {
+        Self::prepared(api, flags, ":", script).await
+    }
+
+    /// Likewise, and all that is in `first` was done before.
+    async fn prepared(api: &Api, flags: &[&str], first: &str, script: &str) -> Self {
         let dir = TempDir::new().unwrap();
-        let script = format!("echo $$ > pid.new; mv pid.new pid; {script}");
+        let script = format!("{first}; echo $$ > pid.new; mv pid.new pid; {script}");
         let arguments = [&["--url", &api.url, "lock", "run", "printer"], flags, &["--", "sh", "-c", &script]].concat();
         let stderr = fs::File::create(dir.path().join("stderr")).unwrap();
         let child = syncmesh(&arguments).current_dir(dir.path()).stderr(stderr).spawn().unwrap();
@@ -143,14 +148,14 @@ async fn a_command_whose_lock_is_lost_is_ended() {
     let cluster = Cluster::of(3).await;
     let [one, two] = [0, 1].map(|nth| cluster.nodes[nth].api.clone());
     let mut running =
-        Running::start(&one, &[], "trap ': > terminated; exit 0' TERM; while :; do sleep 0.02; done").await;
+        Running::prepared(&one, &[], "trap ': > terminated; exit 0' TERM", "while :; do sleep 0.02; done").await;
     let done = run(syncmesh(&["--url", &two.url, "lock", "break", "printer"])).await;
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(running.ended().await.code(), Some(125));
     assert!(running.file("terminated").exists(), "it was asked to end first");
     assert!(!running.script_runs());
 
-    let mut stubborn = Running::start(&one, &["--ttl", "3s"], "trap '' TERM; while :; do sleep 0.02; done").await;
+    let mut stubborn = Running::prepared(&one, &["--ttl", "3s"], "trap '' TERM", "while :; do sleep 0.02; done").await;
     run(syncmesh(&["--url", &two.url, "lock", "break", "printer"])).await;
     assert_eq!(stubborn.ended().await.code(), Some(125));
     assert!(!stubborn.script_runs(), "then it was killed");
@@ -172,12 +177,12 @@ async fn a_command_is_ended_before_its_lease_when_no_node_answers() {
 async fn signals_are_passed_on_and_kill_9_leaves_no_command_behind() {
     let cluster = Cluster::of(1).await;
     let api = &cluster.nodes[0].api;
-    let mut running = Running::start(api, &[], "trap 'exit 42' TERM; while :; do sleep 0.02; done").await;
+    let mut running = Running::prepared(api, &[], "trap 'exit 42' TERM", "while :; do sleep 0.02; done").await;
     kill_process(Pid::from_child(&running.child), Signal::TERM).unwrap();
     assert_eq!(running.ended().await.code(), Some(42));
     assert_eq!(api.holder("printer").await, None);
 
-    let mut running = Running::start(api, &["--ttl", "1s"], "exec sleep 1000").await;
+    let mut running = Running::start(api, &["--ttl", "3s"], "exec sleep 1000").await;
     kill_process(Pid::from_child(&running.child), Signal::KILL).unwrap();
     assert_eq!(running.ended().await.signal(), Some(9));
     eventually("the command is gone too", async || holds(!running.script_runs(), "it runs")).await;
