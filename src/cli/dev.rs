@@ -293,12 +293,13 @@ impl Cluster {
 
     async fn stop(mut self, signals: &mut Signals) -> Result<(), Failure> {
         self.ends.abort_all();
-        stop(self.running.into_values(), signals).await?;
+        // Who leaves needs the others until its vote is gone.
         let left = async { while self.leaving.join_next().await.is_some() {} };
         tokio::select! {
-            _ = tokio::time::timeout(GRACE, left) => Ok(()),
-            () = signals.next() => Err(Failure::Exit(INTERRUPTED)),
+            _ = tokio::time::timeout(GRACE, left) => {}
+            () = signals.next() => return Err(Failure::Exit(INTERRUPTED)),
         }
+        stop(self.running.into_values(), signals).await
     }
 }
 

@@ -34,6 +34,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(1_700);
 /// The same where none has been known for longer than that already: only the first who ask after a
 /// loss wait for the next leader.
 const LOOK_ONCE: Duration = Duration::from_millis(75);
+/// The same for an operation that a leader had taken up when it was lost: to find its outcome is worth the
+/// time of a second election where the first one has no winner.
+const PATIENCE_ONCE_TAKEN_UP: Duration = Duration::from_secs(5);
 /// How long a leader that shows that it lives may work on an operation that waits for nobody.
 const WORK: Duration = Duration::from_secs(10);
 /// Pause between two tries, so that a leader that has just lost its office is not hammered.
@@ -137,7 +140,9 @@ impl Gateway {
                 return self.handed_over(leader, to).await;
             }
             perhaps |= effectless == Effectless::UnlessSent && outcome.may_have_arrived();
-            patient_until = patient_until.max(outcome.leader_seen_at(asked_at, leader) + PATIENCE);
+            if let Some(until) = outcome.patient_until(asked_at, leader) {
+                patient_until = patient_until.max(until);
+            }
             match outcome {
                 Asked::Answered(ClientReply::NotLeader(other)) => {
                     self.route.doubt(leader);
@@ -145,7 +150,7 @@ impl Gateway {
                         self.route.learn(other);
                     }
                 }
-                Asked::Answered(ClientReply::Unknown) | Asked::Unanswered | Asked::Undelivered => {
+                Asked::Answered(ClientReply::Unknown) | Asked::Lost | Asked::Unanswered | Asked::Undelivered => {
                     self.route.doubt(leader);
                 }
                 // Too busy to take it up, and leading all the same.
@@ -192,8 +197,9 @@ impl Gateway {
             Err(AskError::Call(CallError::Refused(_))) => Asked::Refused,
             Err(AskError::Call(error)) if !error.may_have_arrived() => Asked::Undelivered,
             Err(AskError::AlreadyOpen | AskError::Stopped) => Asked::Undelivered,
+            Err(AskError::Lost(_)) => Asked::Lost,
             // Also what was refused may have been begun.
-            Err(AskError::Call(_) | AskError::Lost(_) | AskError::Refused) => Asked::Unanswered,
+            Err(AskError::Call(_) | AskError::Refused) => Asked::Unanswered,
         }
     }
 
@@ -239,6 +245,8 @@ fn lane(ask: &ClientAsk) -> Lane {
 #[derive(Debug)]
 enum Asked {
     Answered(ClientReply),
+    /// It had taken the request up, and is gone.
+    Lost,
     /// It may have got the request.
     Unanswered,
     /// It certainly has not.
@@ -255,19 +263,20 @@ enum Asked {
 
 impl Asked {
     fn may_have_arrived(&self) -> bool {
-        let lost = matches!(self, Self::Unanswered | Self::Superseded | Self::OutOfTime);
+        let lost = matches!(self, Self::Lost | Self::Unanswered | Self::Superseded | Self::OutOfTime);
         lost || matches!(self, Self::Answered(ClientReply::Unknown))
     }
 
-    /// Until when there certainly was a leader: patience counts from there. An ask that lasts is
-    /// repeated every second, so one that lasted three was answered in the last one and a half.
-    fn leader_seen_at(&self, asked_at: Instant, asked: Leader) -> Instant {
+    /// How long to look for the next leader after this, where it says that there was one until lately.
+    fn patient_until(&self, asked_at: Instant, asked: Leader) -> Option<Instant> {
         let now = Instant::now();
         match self {
-            Self::Superseded => now,
-            Self::Answered(ClientReply::NotLeader(Some(other))) if other.term > asked.term => now,
-            _ if now - asked_at > Duration::from_secs(3) => now - Duration::from_millis(1_500),
-            _ => asked_at - PATIENCE,
+            Self::Superseded => Some(now + PATIENCE),
+            Self::Answered(ClientReply::NotLeader(Some(other))) if other.term > asked.term => Some(now + PATIENCE),
+            Self::Lost => Some(now + PATIENCE_ONCE_TAKEN_UP),
+            // Nobody takes so long to refuse.
+            Self::Answered(ClientReply::Unknown) if now - asked_at > PATIENCE * 2 => Some(now + PATIENCE_ONCE_TAKEN_UP),
+            _ => None,
         }
     }
 }

@@ -22,11 +22,12 @@ use crate::{
     telemetry::Bounds,
 };
 
-/// Who answers whom, and how many messages were sent. Nobody else answers anything.
+/// Who answers whom, who cannot be reached, and how many messages were sent. Nobody else answers anything.
 #[derive(Debug, Default)]
 struct Wire {
     calls: AtomicUsize,
     exchanges: Mutex<BTreeMap<NodeId, Exchange>>,
+    dead: Mutex<BTreeSet<NodeId>>,
 }
 
 #[derive(Debug)]
@@ -50,7 +51,11 @@ impl Mesh for FakeMesh {
         self.wire.calls.fetch_add(1, Ordering::Relaxed);
         let exchange = self.wire.exchanges.lock().unwrap().get(&peer).cloned();
         let from = self.local;
+        let dead = self.wire.dead.lock().unwrap().contains(&peer);
         async move {
+            if dead {
+                return Err(CallError::Unreachable(peer));
+            }
             let Some(exchange) = exchange else { return std::future::pending().await };
             let (reply, answer) = oneshot::channel();
             exchange.on_call(Inbound { from, protocol, body, reply });
@@ -166,6 +171,30 @@ async fn a_leader_that_took_a_change_up_and_restarts_leaves_its_outcome_unknown(
     exchange.repeat(node(1)).await;
     let refused = changed.await.expect("no panic").expect_err("nobody leads");
     assert_eq!((refused.code, refused.details.outcome), (ErrorCode::Unavailable, Some(Outcome::Unknown)));
+    drop(taken_up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_a_leader_had_taken_up_goes_on_though_the_next_election_takes_two_rounds() {
+    let (gateway, exchange, wire) = gateway();
+    let (_, mut asked) = start(&wire, node(1));
+    let waiting = tokio::spawn({
+        let gateway = gateway.clone();
+        async move {
+            let request = gateway.begin();
+            gateway.change(&request, None, ChangeBody::Intent, WORK).await
+        }
+    });
+    let taken_up = asked.recv().await.expect("the leader is asked").answer.defer();
+    tokio::time::sleep(Duration::from_millis(4_200)).await;
+    wire.dead.lock().unwrap().insert(node(1));
+    exchange.repeat(node(1)).await;
+    tokio::time::sleep(PATIENCE * 2).await;
+    assert!(!waiting.is_finished(), "it was given up");
+    let (_, mut asked) = start(&wire, node(2));
+    gateway.route().learn(leader(2, 2));
+    asked.recv().await.expect("the next leader is asked").answer.answer(encode(&ClientReply::Done));
+    assert_eq!(waiting.await.expect("no panic"), Ok(ClientReply::Done));
     drop(taken_up);
 }
 
