@@ -12,6 +12,7 @@ use super::{
     limits::check_page,
     lock_events::Told,
     locks::{Page, SessionInfo},
+    parking::Parking,
     wire::{ClientAsk, ClientReply, ControlCall, ControlReply, EventCursor, Leader, Read, Refused},
 };
 use crate::{
@@ -48,8 +49,8 @@ impl Authority {
         self.leader.route().leader().filter(|leader| leader.node != self.leader.me())
     }
 
-    /// Serves an operation of a client that came by way of `from`.
-    pub(crate) async fn serve(&self, from: NodeId, ask: ClientAsk) -> ClientReply {
+    /// Serves an operation of a client that came by way of `from`; `parking` is told when it waits for others.
+    pub(crate) async fn serve(&self, from: NodeId, ask: ClientAsk, parking: &Parking) -> ClientReply {
         if !self.leader.can_decide() {
             return ClientReply::NotLeader(self.not_leader());
         }
@@ -58,14 +59,14 @@ impl Authority {
                 ErrorCode::Forbidden,
                 format!("{from} asked in the name of {}", change.request.node),
             )),
-            ClientAsk::Change(change) => self.change(change).await,
+            ClientAsk::Change(change) => self.change(change, parking).await,
             ClientAsk::KeepAlive(session) => match self.leader.keep_alive(session).await {
                 Some(reply) => reply,
                 None => ClientReply::NotLeader(self.not_leader()),
             },
             ClientAsk::Read(read) => self.read(read).await.unwrap_or_else(|error| self.read_failed(&error)),
             ClientAsk::Watch { lock, after } => {
-                self.watch(lock, after).await.unwrap_or_else(|error| self.read_failed(&error))
+                self.watch(lock, after, parking).await.unwrap_or_else(|error| self.read_failed(&error))
             }
             ClientAsk::Queue(_) => ClientReply::Failed(Error::bad_request("queue", "queues are served by primaries")),
             ClientAsk::Transfer(to) => match hand_over(&self.raft, to).await {
@@ -89,7 +90,7 @@ impl Authority {
         }
     }
 
-    async fn change(&self, change: Change) -> ClientReply {
+    async fn change(&self, change: Change, parking: &Parking) -> ClientReply {
         if let ChangeBody::Member(MemberChange::Remove(node)) = &change.body
             && !self.can_do_without(*node)
         {
@@ -116,10 +117,13 @@ impl Authority {
                 self.lock_reply(LockAnswer::Refused(Refusal::Deadlock { cycle })).await
             }
             Answer::Lock(LockAnswer::Waiting) => match waiting {
-                Some(waiting) => match waiting.await {
-                    Ok(answer) => self.lock_reply(answer).await,
-                    Err(oneshot::error::RecvError { .. }) => ClientReply::Unknown,
-                },
+                Some(waiting) => {
+                    parking.park();
+                    match waiting.await {
+                        Ok(answer) => self.lock_reply(answer).await,
+                        Err(oneshot::error::RecvError { .. }) => ClientReply::Unknown,
+                    }
+                }
                 None => ClientReply::Unknown,
             },
             Answer::Lock(answer) => self.lock_reply(answer).await,
@@ -202,8 +206,14 @@ impl Authority {
         }
     }
 
-    async fn watch(&self, lock: LockName, after: Option<EventCursor>) -> Result<ClientReply, ReadError> {
+    async fn watch(
+        &self,
+        lock: LockName,
+        after: Option<EventCursor>,
+        parking: &Parking,
+    ) -> Result<ClientReply, ReadError> {
         if let Some(after) = after {
+            parking.park();
             match tokio::time::timeout(WATCH_WAIT, self.leader.events_after(lock.clone(), after)).await {
                 Ok(Some(Told::News(events, next))) => return Ok(ClientReply::Watched { state: None, events, next }),
                 Ok(Some(Told::TooMany)) => {

@@ -14,6 +14,7 @@ use super::{
     authority::Authority,
     control::ControlEvent,
     hints::Hinted,
+    parking::Parking,
     queues::{
         hosting::Hosting,
         wire::{QueueAsk, QueueReply},
@@ -28,7 +29,7 @@ use crate::{
     machine::control::ControlState,
     net::{
         Inbound, MeshEvent, Protocol, Topic,
-        deferred::{Asked, Exchange, most_answer},
+        deferred::{AnswerSlot, Asked, Exchange, most_answer},
     },
     raft::RaftNode,
     telemetry::Bounds,
@@ -131,15 +132,15 @@ pub(super) struct Server {
 }
 
 impl Server {
-    async fn serve(&self, from: NodeId, body: &[u8], stop: &CancellationToken) -> Bytes {
+    async fn serve(&self, from: NodeId, body: &[u8], parking: &Parking, stop: &CancellationToken) -> Bytes {
         match decode::<ClientAsk>(body) {
-            Ok(ClientAsk::Queue(ask)) => self.queue(*ask, stop).await,
+            Ok(ClientAsk::Queue(ask)) => self.queue(*ask, parking, stop).await,
             Ok(ask) => {
                 let Some(authority) = &self.authority else {
                     return encode(&ClientReply::NotLeader(self.route.leader()));
                 };
                 let reply = tokio::select! {
-                    reply = authority.serve(from, ask) => reply,
+                    reply = authority.serve(from, ask, parking) => reply,
                     // It may have got into the log already.
                     () = stop.cancelled() => ClientReply::Unknown,
                 };
@@ -149,9 +150,9 @@ impl Server {
         }
     }
 
-    async fn queue(&self, ask: QueueAsk, stop: &CancellationToken) -> Bytes {
+    async fn queue(&self, ask: QueueAsk, parking: &Parking, stop: &CancellationToken) -> Bytes {
         let reply = tokio::select! {
-            reply = self.hosting.serve(ask) => reply,
+            reply = self.hosting.serve(ask, parking) => reply,
             // It may have got into the log already.
             () = stop.cancelled() => QueueReply::Unknown,
         };
@@ -185,15 +186,30 @@ pub(super) async fn serve(
         };
         let (server, stop) = (server.clone(), stop.clone());
         operations.spawn(async move {
-            let answered = tokio::select! {
-                answered = server.serve(id.node, &body, &stop) => answered,
-                () = answer.cancelled() => return,
-            };
-            answer.answer(answered);
+            let parking = Parking::default();
+            let served = server.serve(id.node, &body, &parking, &stop);
+            give_answer(served, answer, &parking).await;
             drop(slot);
         });
     }
     while operations.join_next().await.is_some() {}
+}
+
+/// Gives the answer, unless nobody waits for it any more. Once it is known to take its time, the exchange does not wait
+/// for it.
+pub(super) async fn give_answer(served: impl Future<Output = Bytes>, slot: AnswerSlot, parking: &Parking) {
+    tokio::pin!(served);
+    tokio::select! {
+        biased;
+        answer = &mut served => return slot.answer(answer),
+        () = parking.parked() => {}
+        () = slot.cancelled() => return,
+    }
+    let deferred = slot.defer();
+    tokio::select! {
+        answer = served => deferred.complete(answer),
+        () = deferred.cancelled() => {}
+    }
 }
 
 /// An answer that is too large to travel is said to be so: silence would be taken for a lost leader.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     authority::Authority,
+    parking::Parking,
     requests::{OpenRequest, OpenRequests},
     route::Route,
     wire::{ClientAsk, ClientReply, Leader},
@@ -185,7 +186,7 @@ impl Gateway {
     async fn ask_leader(&self, leader: Leader, ask: &ClientAsk) -> Asked {
         if leader.node == self.me {
             return match &self.authority {
-                Some(authority) => Asked::Answered(authority.serve(self.me, ask.clone()).await),
+                Some(authority) => Asked::Answered(authority.serve(self.me, ask.clone(), &Parking::default()).await),
                 None => Asked::Undelivered,
             };
         }

@@ -27,6 +27,7 @@ mod lock_events;
 pub mod locks;
 mod observe;
 mod observe_queues;
+mod parking;
 mod probe;
 pub mod queues;
 #[cfg(test)]

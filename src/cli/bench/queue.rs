@@ -238,9 +238,13 @@ impl Run<'_> {
 
     /// As many consumers as publishers, which share the rate.
     async fn spawn_latency(&self, clients: &mut Clients, shared: &Arc<Shared>) -> Result<(), Failure> {
-        let origin = Instant::now();
+        let mut consumers = Vec::with_capacity(self.queues.len());
         for queue in &self.queues {
-            let deliveries = queue.consume(&Consume { prefetch: PREFETCH, visibility_ms: None }).await?;
+            consumers.push((queue, queue.consume(&Consume { prefetch: PREFETCH, visibility_ms: None }).await?));
+        }
+        // Not before all listen: opening their streams is no latency of a message.
+        let origin = Instant::now();
+        for (queue, deliveries) in consumers {
             clients.spawn(deliver(queue.clone(), deliveries, origin, Arc::clone(shared)));
         }
         let interval = Duration::from_secs_f64(self.clients as f64 / f64::from(self.bench.rate));

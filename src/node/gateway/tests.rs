@@ -19,6 +19,7 @@ use super::*;
 use crate::{
     ids::Incarnation,
     net::{DiscoveredBy, Inbound, Mesh, MeshStatus, Protocol, Topic, deferred::Asked},
+    node::{dispatch::give_answer, parking::Parking},
     telemetry::Bounds,
 };
 
@@ -196,6 +197,35 @@ async fn a_wait_that_a_leader_had_taken_up_goes_on_though_the_next_election_take
     asked.recv().await.expect("the next leader is asked").answer.answer(encode(&ClientReply::Done));
     assert_eq!(waiting.await.expect("no panic"), Ok(ClientReply::Done));
     drop(taken_up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_hold_nobody_up_who_asks_after_them() {
+    let (gateway, _, wire) = gateway();
+    let (_, mut asked) = start(&wire, node(1));
+    // More than exchanges may be in flight.
+    let waiting: Vec<_> = (0..8).map(|_| change(&gateway)).collect();
+    let (mut released, mut giving) = (Vec::new(), Vec::new());
+    for _ in &waiting {
+        let question = asked.recv().await.expect("the leader is asked");
+        let (release, done) = oneshot::channel();
+        released.push(release);
+        giving.push(tokio::spawn(async move {
+            let parking = Parking::default();
+            parking.park();
+            let served = async { done.await.map_or_else(|_| Bytes::new(), |()| encode(&ClientReply::Done)) };
+            give_answer(served, question.answer, &parking).await;
+        }));
+    }
+    let began = Instant::now();
+    let quick = change(&gateway);
+    asked.recv().await.expect("it is asked").answer.answer(encode(&ClientReply::Done));
+    assert_eq!(quick.await.expect("no panic"), Ok(ClientReply::Done));
+    assert_eq!(began.elapsed(), Duration::ZERO, "it waited behind the others");
+    released.into_iter().for_each(|release| release.send(()).expect("it is served"));
+    for waited in waiting {
+        assert_eq!(waited.await.expect("no panic"), Ok(ClientReply::Done));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ use crate::{
     ids::{Epoch, PartitionId},
     machine::replication::{Message, Replica},
     net::Inbound,
-    node::hints::ViewPull,
+    node::{hints::ViewPull, parking::Parking},
     telemetry::Bounds,
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Asked {
     pub(super) ask: PartitionAsk,
     /// Closed when nobody waits any more.
     pub(super) reply: oneshot::Sender<QueueReply>,
+    /// Told when the answer waits for others.
+    pub(super) parking: Parking,
 }
 
 /// A message of a peer's replica for the task of a partition.
@@ -69,13 +71,14 @@ impl Hosting {
         self.table.borrow().get(&partition).cloned()
     }
 
-    /// Serves a question that came from a client of this node or by way of another one.
-    pub(crate) async fn serve(&self, ask: QueueAsk) -> QueueReply {
+    /// Serves a question that came from a client of this node or by way of another one; `parking` is told when it waits
+    /// for others.
+    pub(crate) async fn serve(&self, ask: QueueAsk, parking: &Parking) -> QueueReply {
         match ask {
             QueueAsk::At { ask, .. } if !ask.is_for_clients() => {
                 QueueReply::Failed(Error::bad_request("op", "only the primary itself may say this"))
             }
-            QueueAsk::At { partition, ask } if ask.is_within_limits() => self.ask(partition, ask).await,
+            QueueAsk::At { partition, ask } if ask.is_within_limits() => self.ask(partition, ask, parking).await,
             QueueAsk::List { partitions, range } if range.is_within_limits() => self.list(partitions, range).await,
             QueueAsk::At { .. } | QueueAsk::List { .. } => {
                 QueueReply::Failed(Error::bad_request("items", "more is asked for at once than is allowed"))
@@ -83,12 +86,12 @@ impl Hosting {
         }
     }
 
-    async fn ask(&self, partition: PartitionId, ask: PartitionAsk) -> QueueReply {
+    async fn ask(&self, partition: PartitionId, ask: PartitionAsk, parking: &Parking) -> QueueReply {
         let Some(handle) = self.handle(partition) else {
             return QueueReply::NotPrimary { epoch: Epoch(0) };
         };
         let (reply, answered) = oneshot::channel();
-        match handle.asks.try_send(Asked { ask, reply }) {
+        match handle.asks.try_send(Asked { ask, reply, parking: parking.clone() }) {
             Ok(()) => answered.await.unwrap_or(QueueReply::Unknown),
             Err(mpsc::error::TrySendError::Closed(_)) => QueueReply::NotPrimary { epoch: Epoch(0) },
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -104,7 +107,7 @@ impl Hosting {
     async fn list(&self, partitions: Vec<PartitionId>, range: Range) -> QueueReply {
         let one = |partition| {
             let range = range.clone();
-            async move { (partition, self.ask(partition, PartitionAsk::List(range)).await) }
+            async move { (partition, self.ask(partition, PartitionAsk::List(range), &Parking::default()).await) }
         };
         let mut pages = stream::iter(partitions).map(one).buffer_unordered(LISTED_AT_ONCE);
         let (mut queues, mut more, mut unserved) = (Vec::new(), false, Vec::new());

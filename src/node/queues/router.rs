@@ -27,7 +27,7 @@ use crate::{
         CallError, Lane,
         deferred::{AskError, Exchange},
     },
-    node::{hints::ViewPull, requests::OpenRequests, route::Route, wire::ClientAsk},
+    node::{hints::ViewPull, parking::Parking, requests::OpenRequests, route::Route, wire::ClientAsk},
     time::millis,
 };
 
@@ -167,7 +167,7 @@ impl Router {
 
     async fn send(&self, node: NodeId, lane: Lane, ask: QueueAsk) -> Asked {
         if node == self.me {
-            return Asked::Answered(self.hosting.serve(ask).await);
+            return Asked::Answered(self.hosting.serve(ask, &Parking::default()).await);
         }
         // Every question has an id of its own: one that was cancelled cannot be asked again.
         let question = self.requests.question();

@@ -25,7 +25,7 @@ const STALLED_AFTER: Duration = Duration::from_secs(3);
 
 impl PartitionTask {
     pub(super) fn on_ask(&mut self, asked: Asked) {
-        let Asked { ask, reply } = asked;
+        let Asked { ask, reply, parking } = asked;
         // Whoever is about to serve takes operations up already.
         if self.keeping.failed() || !matches!(self.replication.role(), RoleView::Primary { .. }) {
             let epoch = self.replication.epoch();
@@ -41,7 +41,7 @@ impl PartitionTask {
                 }
                 self.give_back_handed(&queue, attempt);
                 let until = Instant::now() + Duration::from_millis(wait_ms);
-                self.receive(Receiver { queue, max, visibility_ms, until, attempt, reply });
+                self.receive(Receiver { queue, max, visibility_ms, until, attempt, reply, parking });
             }
             PartitionAsk::Abandon { queue, attempt } => {
                 self.give_back_handed(&queue, attempt);
@@ -51,7 +51,11 @@ impl PartitionTask {
             }
             PartitionAsk::Await { queue, receipts, wait_ms } => {
                 let until = Instant::now() + Duration::from_millis(wait_ms);
-                self.batches.push(Durability::InMemory, None, Then::Watch(Watcher { queue, receipts, until, reply }));
+                self.batches.push(
+                    Durability::InMemory,
+                    None,
+                    Then::Watch(Watcher { queue, receipts, until, reply, parking }),
+                );
             }
             read @ (PartitionAsk::Stats(_) | PartitionAsk::Peek { .. } | PartitionAsk::List(_)) => {
                 self.batches.push(Durability::InMemory, None, Then::Read(read, reply));
@@ -160,6 +164,7 @@ impl PartitionTask {
     }
 
     pub(super) fn wait(&mut self, receiver: Receiver) {
+        receiver.parking.park();
         if let Err(receiver) = self.waiting.join(receiver) {
             self.shared.bounds.hit("queues.waiting");
             let _ = receiver.reply.send(QueueReply::Failed(Error::unavailable(

@@ -11,7 +11,7 @@ use super::{LOOK, PartitionTask};
 use crate::{
     ids::{Epoch, QueueName},
     machine::queue::{Queues, Receipt},
-    node::queues::wire::QueueReply,
+    node::{parking::Parking, queues::wire::QueueReply},
 };
 
 /// Receivers and watchers that may wait in one partition.
@@ -30,6 +30,7 @@ pub(super) struct Receiver {
     pub(super) until: Instant,
     pub(super) attempt: u64,
     pub(super) reply: oneshot::Sender<QueueReply>,
+    pub(super) parking: Parking,
 }
 
 /// Somebody who wants to know when deliveries are over.
@@ -39,6 +40,7 @@ pub(super) struct Watcher {
     pub(super) receipts: Vec<Receipt>,
     pub(super) until: Instant,
     pub(super) reply: oneshot::Sender<QueueReply>,
+    pub(super) parking: Parking,
 }
 
 /// All who wait.
@@ -157,6 +159,7 @@ impl Waiting {
         if let Some(watcher) = answered(watcher, queues, Instant::now())
             && self.watching < MAX_WAITING
         {
+            watcher.parking.park();
             self.watching += 1;
             self.look_at.get_or_insert(Instant::now() + LOOK);
             self.watchers.entry(watcher.queue.clone()).or_default().push(watcher);
