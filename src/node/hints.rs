@@ -51,12 +51,11 @@ pub(super) struct ViewHints {
     pub(super) route: Route,
     pub(super) authority: Option<Authority>,
     pub(super) incarnation: Incarnation,
-    /// Cancelled when the node drains: it says no more that it is there.
-    pub(super) draining: CancellationToken,
 }
 
 impl ViewHints {
-    /// Runs until `stop`.
+    /// Runs until `stop`. Also while the node drains: until others hold its queues, each of their commits waits for
+    /// it to know the newest placement.
     pub(super) async fn run(self, mut hints: mpsc::Receiver<Hinted>, stop: CancellationToken) {
         let mut views = self.route.views();
         let mut asking = JoinSet::new();
@@ -66,7 +65,6 @@ impl ViewHints {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = self.draining.cancelled() => return stop.cancelled().await,
                 Ok(()) = views.changed() => self.tell_others(),
                 Some(_) = asking.join_next() => {}
                 Some((from, body)) = hints.recv() => next = self.read(from, &body).or(next),
@@ -151,7 +149,6 @@ mod tests {
                 route: route.clone(),
                 authority: None,
                 incarnation: Incarnation(1),
-                draining: CancellationToken::new(),
             };
             let (hints, inbox) = mpsc::channel(INBOX);
             tokio::spawn(task.run(inbox, CancellationToken::new()));

@@ -268,7 +268,6 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         route: route.clone(),
         authority: authority.clone(),
         incarnation: parts.control.incarnation,
-        draining: draining.clone(),
     };
     tasks.spawn("view-hints", view_hints.run(hinted, stop.clone()));
     let dispatch = Dispatch {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 /// For an answer that the node itself bounds: reached only by one that does not answer at all.
@@ -75,11 +75,18 @@ impl Api {
 
     /// A call that may find nobody there.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer, reqwest::Error> {
+        let request = self.request(method, path);
+        Self::send(if let Some(body) = &body { request.json(body) } else { request }).await
+    }
+
+    /// A call that is not made yet.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url))
+    }
+
+    /// Makes a call.
+    pub(crate) async fn send(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
         let asked = Instant::now();
-        let mut request = self.http.request(method, format!("{}{path}", self.url));
-        if let Some(body) = &body {
-            request = request.json(body);
-        }
         let response = request.send().await?;
         let status = response.status().as_u16();
         let text = response.text().await?;

@@ -194,6 +194,11 @@ impl NodeProcess {
         Pid::from_child(self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)))
     }
 
+    /// Whether it was started and not ended by the test.
+    pub(crate) fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
@@ -320,9 +325,14 @@ impl Cluster {
         let mut nodes = site.nodes(count);
         for node in &mut nodes {
             settings.iter().for_each(|(name, value)| node.set(name, value));
-            node.launch();
         }
+        Self::start(site, nodes).await
+    }
+
+    /// Starts these nodes and waits until each can serve.
+    pub(crate) async fn start(site: Site, nodes: Vec<NodeProcess>) -> Self {
         let mut cluster = Self { nodes, site };
+        cluster.nodes.iter_mut().for_each(NodeProcess::launch);
         cluster.all_ready().await;
         cluster
     }

@@ -4,7 +4,7 @@
 //! HTTP or with the commands. Nodes listen on loopback addresses of their own, so that fixed ports
 //! never meet and a node that is started again is found where it was.
 //!
-//! What a machine cannot do (network namespaces without root) is skipped with a line that says so;
+//! What a machine cannot do (network namespaces without root, a Redis that is not installed) is skipped with a line that says so;
 //! with `REQUIRE_ALL=1` that is a failure.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints what it measured")]
 
@@ -12,6 +12,9 @@ mod ask;
 mod harness;
 mod history;
 mod namespaces;
+#[allow(dead_code, reason = "the tests of the journals use the rest")]
+#[path = "../journal/redis_server.rs"]
+mod redis_server;
 mod stranger;
 
 mod discovery;
@@ -24,5 +27,6 @@ mod lock_run;
 mod locks;
 mod membership;
 mod mesh;
+mod queues;
 mod quorum;
 mod start;

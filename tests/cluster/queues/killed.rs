@@ -1,0 +1,82 @@
+//! Processes that keep queues are killed with kill -9, and come back with their disks.
+
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use super::{
+    apis, cluster_of,
+    ledger::Memories,
+    load::{Consumers, Load},
+};
+use crate::harness::{Cluster, NodeProcess};
+
+/// Kills a node and starts it again, each time under load, until all copies are there again.
+async fn killed_and_back(cluster: &mut Cluster, load: &Load, victim: usize, who: &str) {
+    load.works_after(Instant::now()).await;
+    let killed = Instant::now();
+    cluster.nodes[victim].kill();
+    load.works_after(killed).await;
+    let first = load.so_far().first_after(killed).expect("the load went on");
+    println!("kill -9 of {who}: first acknowledged publish after {first:?}");
+    cluster.nodes[victim].start().await;
+    cluster.nodes[victim].ready().await;
+    let other = (victim + 1) % cluster.nodes.len();
+    cluster.whole(other, 2).await;
+}
+
+/// Sees to it that a node leads the lock managers.
+async fn lead(cluster: &mut Cluster, nth: usize) {
+    if cluster.leader().await != nth {
+        let peer = cluster.nodes[nth].peer_id();
+        let done = cluster.nodes[nth].cli(&["members", "transfer-leader", &peer]).await;
+        assert_eq!(done.code, 0, "{done:?}");
+        assert_eq!(cluster.leader().await, nth);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_with_a_primary_whether_or_not_it_leads_the_lock_managers_too() {
+    let mut cluster = cluster_of(3, &[]).await;
+    let partition = cluster.queues(&["load"]).await[0];
+    let load = Load::start(apis(&cluster.nodes), &["load"], Consumers::FromTheStart);
+    let (primary, backup) = cluster.copies(0, partition).await;
+    lead(&mut cluster, backup).await;
+    killed_and_back(&mut cluster, &load, primary, "the primary").await;
+    let (primary, _) = cluster.copies(0, partition).await;
+    lead(&mut cluster, primary).await;
+    killed_and_back(&mut cluster, &load, primary, "the primary, which leads the lock managers").await;
+    load.checked("kill -9 of the primary, twice", Memories::Kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_with_a_backup() {
+    let mut cluster = cluster_of(3, &[]).await;
+    let partition = cluster.queues(&["load"]).await[0];
+    let load = Load::start(apis(&cluster.nodes), &["load"], Consumers::FromTheStart);
+    let (_, backup) = cluster.copies(0, partition).await;
+    killed_and_back(&mut cluster, &load, backup, "the backup").await;
+    load.checked("kill -9 of the backup", Memories::Kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_and_nothing_consumed_comes_back_when_all_are_killed_at_once() {
+    let mut cluster = cluster_of(3, &[]).await;
+    let queues = ["a", "b", "c", "d"];
+    cluster.queues(&queues).await;
+    let load = Load::start(apis(&cluster.nodes), &queues, Consumers::FromTheStart);
+    load.works_after(Instant::now()).await;
+    let killed = Instant::now();
+    cluster.nodes.iter().for_each(|node| node.signal(Signal::KILL));
+    cluster.nodes.iter_mut().for_each(NodeProcess::kill);
+    cluster.nodes.iter_mut().for_each(NodeProcess::launch);
+    cluster.all_ready().await;
+    load.works_after(Instant::now()).await;
+    let first = load.so_far().first_after(killed).expect("the load went on");
+    println!("kill -9 of all: first acknowledged publish after {first:?}");
+    cluster.whole(0, 2).await;
+    let consumed = load.so_far().consumed.values().filter(|at| **at < killed).count();
+    assert!(consumed > 0, "nothing had been consumed");
+    println!("kill -9 of all: {consumed} messages had been consumed");
+    load.checked("kill -9 of all", Memories::Lost).await;
+}
