@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     control::{Standing, VERSION},
@@ -59,6 +60,8 @@ pub(crate) struct Observer {
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) record: watch::Receiver<Option<ClusterRecord>>,
     pub(crate) journals: watch::Receiver<Journals>,
+    /// Cancelled when the node leaves for good: its API is there until it has.
+    pub(crate) asked_to_leave: CancellationToken,
 }
 
 /// What a node calls itself towards its peers.
@@ -192,6 +195,7 @@ impl Observer {
                 format!("no cluster found: start a founder with BOOTSTRAP_EXPECT, or set BOOTSTRAP_PEERS{hint}"),
             ),
             Standing::Joining => (false, format!("joins its cluster: no leader has answered yet{hint}")),
+            Standing::Member if self.asked_to_leave.is_cancelled() => (false, "leaves the cluster".into()),
             Standing::Member => match self.route.leader() {
                 Some(leader) => (true, format!("member, the leader is {}", leader.node)),
                 None => (false, "member, but no leader can be reached: `syncmesh status` shows who is missing".into()),
@@ -240,7 +244,7 @@ impl Observer {
         voter_warning(view.voters.len(), &mut warnings);
         let leader = Leader::default();
         let (last_seen, trails_by) = (BTreeMap::new(), BTreeMap::new());
-        let report = MembersReport { leader, view, last_seen, trails_by, queue_replicas: 0 };
+        let report = MembersReport { leader, view, last_seen, trails_by, queue_replicas: 0, moving: 0 };
         self.cluster_view(None, &report, warnings)
     }
 
@@ -262,7 +266,7 @@ impl Observer {
             term: leader.map_or(self.route.term(), |leader| leader.term).0,
             leader: leader.map(|leader| leader.node),
             members: view.members.iter().map(member).collect(),
-            queue: placement(view),
+            queue: placement(view, leader.map(|_| known.moving)),
             cache: CacheSummary { protocol: self.fixed.cache_protocol.clone(), ..CacheSummary::default() },
             warnings,
         }

@@ -28,8 +28,13 @@ pub(super) fn state(partition: &Partition) -> PartitionState {
     }
 }
 
-/// Where the queues are.
-pub(super) fn placement(view: &View) -> QueuePlacement {
+/// Whether somebody who is to keep a partition has not all of it yet.
+pub(super) fn is_filling(partition: &Partition) -> bool {
+    partition.is_serving() && partition.replicas.iter().any(|node| !partition.is_in_sync(node))
+}
+
+/// Where the queues are. `moving`: of how many partitions the leader knows that they are not where they are to be.
+pub(super) fn placement(view: &View, moving: Option<usize>) -> QueuePlacement {
     let shown = |(id, partition): (&PartitionId, &Partition)| PartitionView {
         id: id.0,
         primary: partition.primary.map(|primary| primary.node),
@@ -38,7 +43,7 @@ pub(super) fn placement(view: &View) -> QueuePlacement {
         epoch: partition.epoch.0,
         status: state(partition),
     };
-    QueuePlacement { partitions: view.partitions.iter().map(shown).collect() }
+    QueuePlacement { partitions: view.partitions.iter().map(shown).collect(), moving }
 }
 
 /// What is wrong with the queues, by what the leader knows.
@@ -198,7 +203,7 @@ mod tests {
         let view = View { members, partitions, ..View::default() };
         let leader = Leader { term: Term(1), node: node(1) };
         let (last_seen, trails_by) = (BTreeMap::new(), BTreeMap::new());
-        MembersReport { leader, view, last_seen, trails_by, queue_replicas: 2 }
+        MembersReport { leader, view, last_seen, trails_by, queue_replicas: 2, moving: 0 }
     }
 
     fn codes(report: &MembersReport) -> Vec<String> {
