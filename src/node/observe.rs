@@ -144,6 +144,18 @@ impl Observer {
         Some(Check { name: "queues".into(), ok, detail })
     }
 
+    /// Whether this run of a queue node has given partitions up: no line where it has not.
+    fn given_up_check(&self) -> Option<Check> {
+        let journals = self.journals.borrow();
+        let (id, reason) = journals.given_up.first_key_value()?;
+        let detail = format!(
+            "{} of the partitions are kept here no longer, because their tasks ended by themselves, such as partition {id}: \
+             {reason}. That is a bug: report it with this node's log, and start the node again",
+            journals.given_up.len()
+        );
+        Some(Check { name: "partitions".into(), ok: false, detail })
+    }
+
     /// The body of `GET /v1/node` as one line of JSON.
     pub(crate) fn info_json(&self) -> String {
         serde_json::to_string(&self.info()).expect("plain data with string keys has a JSON form")
@@ -177,7 +189,7 @@ impl Observer {
         // A gateway's work is to be found, also by those who found the cluster: what becomes of the
         // cluster is told, and does not count.
         let mut checks = vec![mesh, cluster];
-        let queues = [self.journal_check(), self.placement_check()];
+        let queues = [self.journal_check(), self.placement_check(), self.given_up_check()];
         let ready =
             checks[0].ok && (checks[1].ok || self.is_pure_gateway()) && queues.iter().flatten().all(|check| check.ok);
         checks.extend(queues.into_iter().flatten());
