@@ -3,7 +3,8 @@
 //! A leaf: the code under test asks [`on`] where it upholds the guarantee. Outside unit tests the
 //! answer is the constant `false`, so that no build that anybody runs contains a mutant. In tests it
 //! is a switch of the thread: a simulation runs all its nodes on one thread, so that two simulations
-//! side by side do not see each other's.
+//! side by side do not see each other's. Beside the mutants stands [`takes_poison`], by which a test has the task of a
+//! partition panic.
 
 /// One guarantee that can be taken away.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -23,8 +24,37 @@ pub const fn on(_: Mutant) -> bool {
     false
 }
 
+/// Whether a task that takes up something for this queue is to panic: once for each [`poison`].
+#[cfg(not(test))]
+#[must_use]
+pub const fn takes_poison(_: &str) -> bool {
+    false
+}
+
+#[cfg(test)]
+pub use poison::{poison, takes_poison};
 #[cfg(test)]
 pub use switch::{on, with};
+
+/// Failures that tests inject into real nodes, whose tasks run on any thread.
+#[cfg(test)]
+mod poison {
+    use std::sync::{Mutex, PoisonError};
+
+    static POISONED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+    /// The next task in this process that takes up a publish to this queue panics. No two tests use one name.
+    pub fn poison(queue: &str) {
+        POISONED.lock().unwrap_or_else(PoisonError::into_inner).push(queue.to_owned());
+    }
+
+    /// Whether it is the one.
+    pub fn takes_poison(queue: &str) -> bool {
+        let mut poisoned = POISONED.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = poisoned.iter().position(|name| name == queue);
+        at.map(|at| poisoned.swap_remove(at)).is_some()
+    }
+}
 
 #[cfg(test)]
 mod switch {

@@ -313,6 +313,7 @@ pub struct QueueMetrics {
     commit_seconds: Histogram,
     journal_records: Histogram,
     replication_records: Histogram,
+    given_up: Counter,
 }
 
 impl QueueMetrics {
@@ -323,6 +324,7 @@ impl QueueMetrics {
             commit_seconds: latency(),
             journal_records: batch_size(),
             replication_records: batch_size(),
+            given_up: Counter::default(),
         };
         registry.register(
             "queue_messages",
@@ -351,6 +353,11 @@ impl QueueMetrics {
             "Records in one message to a replica",
             metrics.replication_records.clone(),
         );
+        registry.register(
+            "queue_partitions_given_up",
+            "Partitions that this node keeps no longer because their tasks ended by themselves",
+            metrics.given_up.clone(),
+        );
         metrics
     }
 
@@ -367,6 +374,11 @@ impl QueueMetrics {
     /// A record that had to be synced was committed.
     pub fn committed(&self, took: Duration) {
         self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The task of a partition ended by itself.
+    pub fn gave_up(&self) {
+        self.given_up.inc();
     }
 
     /// So many records went into a journal together.

@@ -14,6 +14,7 @@ use super::{
     extract::{Command, LastEventId, NoBody, NoQuery, PeerPath},
     openapi::{Conflict, Invalid, Missing, Unserved},
     problem::Problem,
+    requests::LeaveBody,
     sse,
 };
 use crate::{
@@ -74,11 +75,15 @@ async fn admit(State(api): State<ApiState>, peer: PeerPath, command: Command<NoB
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A member drains, leaves for good, and its process ends.
+/// A member drains, leaves for good, and its process ends. With `wait_ms` the answer comes once it has left.
 #[utoipa::path(post, path = "/v1/cluster/members/{peer}/leave", tag = "cluster", params(("peer" = String, Path)),
-    responses((status = 204), Invalid, Missing, Conflict, Unserved))]
-async fn leave(State(api): State<ApiState>, peer: PeerPath, command: Command<NoBody>) -> Result<StatusCode, Problem> {
-    api.node.leave(peer.one()?, command.key).await?;
+    request_body = LeaveBody, responses((status = 204), Invalid, Missing, Conflict, Unserved))]
+async fn leave(
+    State(api): State<ApiState>,
+    peer: PeerPath,
+    command: Command<LeaveBody>,
+) -> Result<StatusCode, Problem> {
+    api.node.leave(peer.one()?, command.body.wait_ms.unwrap_or(0), command.key).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

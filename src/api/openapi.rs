@@ -195,7 +195,7 @@ fn cluster_view() -> Value {
         ("term", number()),
         ("leader", nullable("string")),
         ("members", list(member)),
-        ("queue", object(&[("partitions", list(partition))])),
+        ("queue", object(&[("partitions", list(partition)), ("moving", nullable("integer"))])),
         (
             "cache",
             object(&[

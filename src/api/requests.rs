@@ -88,6 +88,25 @@ impl Canonical for HolderRequestBody {
     }
 }
 
+/// Asks a member to leave.
+#[derive(Debug, ToSchema)]
+pub(super) struct LeaveBody {
+    /// 0 to 600,000; how long to wait until it has left. 0 (answer once it was asked) if left out.
+    pub(super) wait_ms: Option<u64>,
+}
+
+impl FromFields for LeaveBody {
+    fn from_fields(fields: &mut Fields) -> Result<Self, Error> {
+        Ok(Self { wait_ms: fields.integer("wait_ms")? })
+    }
+}
+
+impl Canonical for LeaveBody {
+    fn canonical(&self) -> Value {
+        json!({"wait_ms": self.wait_ms.unwrap_or(0)})
+    }
+}
+
 /// Acquires one lock.
 #[derive(Debug, ToSchema)]
 pub(super) struct AcquireBody {

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::{
     Context, Failure, OnInterrupt,
+    leave::Leave,
     output::{Format, table},
     queue_placement,
     remote::{Remote, cell},
@@ -73,8 +74,10 @@ enum MembersCommand {
     Admit(Peer),
     /// The node at --url drains, leaves for good, and its process ends.
     ///
-    /// It hands its duties over first and exits 0. Started again, it joins as a new member.
-    Leave,
+    /// It hands its duties over first and exits 0. Started again, it joins as a new member. The command waits until
+    /// the node has left and shows how many partitions of the queues are still to be moved; Ctrl-C ends the waiting,
+    /// not the leaving.
+    Leave(Leave),
     /// Hand Raft's leadership over, such as before maintenance of the leader's machine.
     ///
     /// Locks stay held; calls in flight are repeated or refused within a second or two.
@@ -100,17 +103,16 @@ struct LeaderTo {
 impl Members {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let remote = Remote::of(context)?;
-        context.block_on(OnInterrupt::Fail, async {
-            match self.command.unwrap_or(MembersCommand::List) {
-                MembersCommand::List => list(&remote).await,
-                MembersCommand::Remove(Peer { peer }) => remote.act(&Call::remove_member(peer), "removed").await,
-                MembersCommand::Admit(Peer { peer }) => remote.act(&Call::admit_member(peer), "admitted").await,
-                MembersCommand::Leave => remote.act(&Call::leave(), "the node leaves the cluster").await,
-                MembersCommand::TransferLeader(LeaderTo { peer }) => {
-                    remote.act(&Call::transfer_leader(peer), "leadership handed over").await
-                }
+        let act = |call: Call, done| context.block_on(OnInterrupt::Fail, remote.act(&call, done));
+        match self.command.unwrap_or(MembersCommand::List) {
+            MembersCommand::List => context.block_on(OnInterrupt::Fail, list(&remote)),
+            MembersCommand::Remove(Peer { peer }) => act(Call::remove_member(peer), "removed"),
+            MembersCommand::Admit(Peer { peer }) => act(Call::admit_member(peer), "admitted"),
+            MembersCommand::Leave(leave) => leave.run(context, &remote),
+            MembersCommand::TransferLeader(LeaderTo { peer }) => {
+                act(Call::transfer_leader(peer), "leadership handed over")
             }
-        })
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod config;
 mod dev;
 mod flags;
 mod init;
+mod leave;
 mod lock;
 mod lock_run;
 mod node;

@@ -7,10 +7,12 @@ use std::{
     io::{self, IsTerminal, Write},
     process::ExitCode,
     thread,
+    time::Duration,
 };
 
 use clap::{ValueEnum, error::ErrorKind};
 use comfy_table::{Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
@@ -21,6 +23,9 @@ use tokio::sync::oneshot;
 
 use super::Failure;
 use crate::error::{Details, Error, ErrorCode};
+
+/// How often a bar is drawn anew.
+const BAR_TICK: Duration = Duration::from_millis(200);
 
 /// Clears a terminal and goes to its upper left corner.
 const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
@@ -90,6 +95,18 @@ impl Output {
     /// Starts on a clear screen where people watch a terminal.
     pub fn new_screen(self) -> Result<(), Failure> {
         if self.format == Format::Text && to_a_terminal() { self.raw(CLEAR) } else { Ok(()) }
+    }
+
+    /// A bar that people see on a terminal, on stderr, and nobody else.
+    pub fn bar(self, length: u64, template: &str) -> ProgressBar {
+        if self.format != Format::Text || !io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template(template).expect("the templates of the program are valid");
+        let bar = ProgressBar::new(length).with_style(style);
+        // It moves where nothing else does.
+        bar.enable_steady_tick(BAR_TICK);
+        bar
     }
 
     /// Says something beside the result, for people only.

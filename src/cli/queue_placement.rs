@@ -37,15 +37,19 @@ pub(super) fn summary(queue: &QueuePlacement) -> Option<String> {
         (count(PartitionState::Waiting), "waiting for a node"),
         (count(PartitionState::JournalLost), "with lost journals"),
         (count(PartitionState::Unplaced), "not placed yet"),
-        (served().filter(|partition| is_moving(partition)).count(), "being moved or filled up"),
     ];
     for (count, what) in others.into_iter().filter(|(count, _)| *count > 0) {
         text.push_str(&format!(", {count} {what}"));
     }
+    // Where no leader was asked, what can be seen is what is being filled up.
+    let moving = queue.moving.unwrap_or_else(|| served().filter(|partition| is_filling(partition)).count());
+    if moving > 0 {
+        text.push_str(&format!("; moving {moving} of {all}"));
+    }
     Some(text)
 }
 
-fn is_moving(partition: &PartitionView) -> bool {
+fn is_filling(partition: &PartitionView) -> bool {
     partition.replicas.iter().any(|node| !partition.in_sync.contains(node))
 }
 
@@ -92,7 +96,7 @@ mod tests {
             partition(0, &[1, 2], &[1, 2], PartitionState::Serving),
             partition(1, &[2, 3], &[2, 3], PartitionState::Serving),
         ];
-        let text = summary(&QueuePlacement { partitions });
+        let text = summary(&QueuePlacement { partitions, moving: Some(0) });
         assert_eq!(text.as_deref(), Some("2 of 2 partitions served, each with 2 copies in sync"));
     }
 
@@ -103,17 +107,21 @@ mod tests {
             partition(1, &[2, 3], &[2, 3], PartitionState::Serving),
             partition(2, &[2, 3], &[2], PartitionState::Waiting),
         ];
-        let queue = QueuePlacement { partitions };
-        let expected = "2 of 3 partitions served, 1 of them with 1 copy in sync, the others with more, 1 waiting for a \
-                        node, 1 being moved or filled up";
-        assert_eq!(summary(&queue).as_deref(), Some(expected));
+        let mut queue = QueuePlacement { partitions, moving: None };
+        let expected =
+            "2 of 3 partitions served, 1 of them with 1 copy in sync, the others with more, 1 waiting for a node";
+        assert_eq!(summary(&queue), Some(format!("{expected}; moving 1 of 3")));
+        for (moving, said) in [(0, ""), (2, "; moving 2 of 3")] {
+            queue.moving = Some(moving);
+            assert_eq!(summary(&queue), Some(format!("{expected}{said}")));
+        }
         assert_eq!(shares(&queue).lines().count(), 4, "{}", shares(&queue));
     }
 
     #[test]
     fn a_cluster_without_queues_says_nothing_of_them() {
         let partitions = vec![partition(0, &[], &[], PartitionState::Unplaced)];
-        let queue = QueuePlacement { partitions };
+        let queue = QueuePlacement { partitions, moving: None };
         assert_eq!((summary(&queue), shares(&queue)), (None, String::new()));
     }
 }

@@ -92,9 +92,13 @@ impl Served {
         Ok(Self { node, api_url, stop_api, api })
     }
 
-    /// Ends the API, then drains and stops the node.
+    /// Ends the API, then drains and stops the node. Who leaves for good is asked how far it is, and what came of it:
+    /// its API goes last.
     pub(super) async fn stop(self, grace: Duration) -> Drained {
         let began = tokio::time::Instant::now();
+        if self.node.is_leaving() {
+            self.node.drain(grace.saturating_sub(API_DRAIN.min(grace / 4))).await;
+        }
         self.stop_api.cancel();
         // A panic in it has ended its connections already.
         let _ = self.api.await;

@@ -249,8 +249,15 @@ impl Call {
     }
 
     /// `POST /v1/cluster/members/self/leave`.
-    pub fn leave() -> Self {
-        Self::post("/v1/cluster/members/self/leave")
+    ///
+    /// Answered at once, or with a `wait` once the node has left.
+    pub fn leave(wait: Duration) -> Self {
+        let call = Self::post("/v1/cluster/members/self/leave");
+        if wait.is_zero() {
+            return call;
+        }
+        let timeout = wait + ANSWER_TIMEOUT;
+        Self { timeout, ..call.with_body(json!({"wait_ms": millis(wait)})) }
     }
 
     /// `POST /v1/cluster/members/{peer}/transfer-leader`.

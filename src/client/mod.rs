@@ -290,9 +290,9 @@ impl Client {
         self.text(&Call::admit_member(peer)).await.map(drop)
     }
 
-    /// The node drains, leaves for good, and its process ends.
-    pub async fn leave(&self) -> Result<(), ClientError> {
-        self.text(&Call::leave()).await.map(drop)
+    /// The node drains, leaves for good, and its process ends. Returns at once, or with a `wait` once it has left.
+    pub async fn leave(&self, wait: Duration) -> Result<(), ClientError> {
+        self.text(&Call::leave(wait)).await.map(drop)
     }
 
     /// Hands Raft's leadership to a peer, or to whoever is most up to date.

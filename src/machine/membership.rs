@@ -93,6 +93,9 @@ pub struct JournalSafety {
     pub durable: bool,
     /// Journals with the same name here are lost together: the run id of a Redis.
     pub shared_fate: Option<String>,
+    /// So many partitions it keeps no longer in this run of the node, because their tasks ended by themselves.
+    #[serde(default)]
+    pub given_up: u32,
 }
 
 /// A member, as the replicated state has it.

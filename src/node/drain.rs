@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::{
-    Drained,
+    Departure, Drained,
     authority::hand_over as hand_over_leadership,
     control::Standing,
     running::{LOOK, Running},
@@ -33,14 +33,40 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Stops the node within `grace`.
 pub(super) async fn stop(node: &Running, grace: Duration) -> Drained {
+    let handed_over = drain(node, grace).await;
+    let closed = timeout(CLOSING, close(node)).await;
+    if closed.is_ok() { handed_over } else { Drained::Cut }
+}
+
+/// Hands over what the node does for the others, once, and tells those who wait what came of its leaving. Of `grace`,
+/// so much is left as closing takes.
+pub(super) async fn drain(node: &Running, grace: Duration) -> Drained {
+    let mut drained = node.drained.lock().await;
+    if let Some(drained) = *drained {
+        return drained;
+    }
     node.draining.cancel();
     let deadline = Instant::now() + grace.saturating_sub(CLOSING.min(grace / 4));
     let handed_over = timeout_at(deadline, hand_over(node, deadline)).await.unwrap_or(Drained::Cut);
     if handed_over == Drained::Cut {
         warn!("could not hand everything over in time: the others will notice by silence");
     }
-    let closed = timeout(CLOSING, close(node)).await;
-    if closed.is_ok() { handed_over } else { Drained::Cut }
+    if node.asked_to_leave.is_cancelled() {
+        // Where there was a better reason, it was told.
+        let departure = match handed_over {
+            Drained::Whole => Departure::Left,
+            Drained::Cut => Departure::Not("it did not get to leave within its SHUTDOWN_GRACE".to_owned()),
+        };
+        node.departure.send_if_modified(|known| known.is_none() && known.replace(departure).is_none());
+    }
+    *drained.insert(handed_over)
+}
+
+/// It does not leave, or not whole, for this reason.
+fn stays(node: &Running, why: String) -> Drained {
+    warn!("{why}");
+    node.departure.send_replace(Some(Departure::Not(why)));
+    Drained::Cut
 }
 
 async fn hand_over(node: &Running, deadline: Instant) -> Drained {
@@ -60,7 +86,10 @@ async fn hand_over(node: &Running, deadline: Instant) -> Drained {
     let incarnation = node.settings.incarnation;
     if !tell_leader(node, ControlCall::Drain { incarnation }).await {
         // Without a leader nothing can change hands; a vote must not be thrown away then.
-        return if leaves { Drained::Cut } else { Drained::Whole };
+        return match leaves {
+            true => stays(node, "it stays a member: there is no leader that could let it go".to_owned()),
+            false => Drained::Whole,
+        };
     }
     step_down(node).await;
     if must_lose_vote(node) && !lose_vote(node).await && !leaves {
@@ -68,11 +97,9 @@ async fn hand_over(node: &Running, deadline: Instant) -> Drained {
     }
     let queues = hand_queues_over(node, leaves, deadline).await;
     if leaves && queues == Queues::OnlyHere {
-        warn!(
-            "still holds what no other node has of the queues: it stays a member. Start another queue node and try again, \
-             or give up what is queued here with `syncmesh members remove`"
-        );
-        return Drained::Cut;
+        let why = "it stays a member: it holds what no other node has of the queues. Start another queue node, start this one \
+                   again and try again, or give up what is queued here with `syncmesh members remove`";
+        return stays(node, why.to_owned());
     }
     if leaves {
         return leave(node).await;
@@ -225,12 +252,12 @@ async fn leave(node: &Running) -> Drained {
     if let Err(error) = left
         && timeout(LEADERLESS, has_left(node)).await.is_err()
     {
-        warn!(%error, "could not leave: it stays a member; try again, or remove it with `syncmesh members remove`");
-        return Drained::Cut;
+        let why = "it stays a member: start it and try again, or remove it with `syncmesh members remove`";
+        return stays(node, format!("{why} ({error})"));
     }
     if node.raft.is_some() && !lose_vote(node).await {
-        warn!("left, but still has a vote: its data stays, so that it can be started again to help the others");
-        return Drained::Cut;
+        let why = "it left, but still has a vote: its data stays, so that it can be started again to help the others";
+        return stays(node, why.to_owned());
     }
     info!("left the cluster for good");
     forget(node).await
@@ -247,8 +274,9 @@ async fn forget(node: &Running) -> Drained {
     match node.records.retire().await {
         Ok(()) => Drained::Whole,
         Err(error) => {
-            warn!(%error, "could not forget the cluster: delete DATA_DIR by hand before this node is started again");
-            Drained::Cut
+            let why =
+                "it left, but could not forget the cluster: delete its DATA_DIR by hand before it is started again";
+            stays(node, format!("{why} ({error})"))
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     EventStream, ResumeFrom,
-    observe_queues::state,
+    observe_queues::{is_filling, state},
     route::Route,
     status::{ClusterEvent, PartitionState},
     wire::{Leader, View},
@@ -168,6 +168,7 @@ fn tell_placement(events: &Events, at: Tick, before: &View, after: &View) {
         "serving": count(PartitionState::Serving),
         "waiting": count(PartitionState::Waiting),
         "journal_lost": count(PartitionState::JournalLost),
+        "filling": after.partitions.values().filter(|now| is_filling(now)).count(),
     });
     if let [one] = changed[..] {
         data["partition"] = json!(one);

@@ -53,9 +53,12 @@ pub use self::{
 };
 use crate::{
     config::Config,
-    error::{Error, ErrorCode},
+    error::{Error, ErrorCode, Outcome},
     ids::{NodeId, QueueName},
-    machine::{control::ChangeBody, membership::MemberChange},
+    machine::{
+        control::ChangeBody,
+        membership::{Liveness, MemberChange},
+    },
     node::{
         locks::{IdempotencyKey, Locks},
         queues::{Queue, Queues},
@@ -184,12 +187,48 @@ impl Node {
     }
 
     /// A member leaves for good: it is asked to drain, to be removed, and to end its process. Another
-    /// member is asked over the mesh and must be up; to take out a dead one, remove it.
+    /// member is asked over the mesh and must be up; to take out a dead one, remove it. With a `wait_ms` (0 to
+    /// 600,000) the answer comes once it has left.
     ///
     /// # Errors
-    /// `not-found`, `unavailable`; with a key also `no-quorum`.
-    pub async fn leave(&self, peer: NodeId, key: Option<IdempotencyKey>) -> Result<(), Error> {
+    /// `not-found`, `unavailable` (also where it has not left within the wait, or stays a member); with a key also
+    /// `no-quorum`.
+    pub async fn leave(&self, peer: NodeId, wait_ms: u64, key: Option<IdempotencyKey>) -> Result<(), Error> {
         limits::check_key(key.as_ref())?;
+        limits::check_range("wait_ms", wait_ms, limits::WAIT_MS)?;
+        self.ask_to_leave(peer, key).await?;
+        if wait_ms == 0 {
+            return Ok(());
+        }
+        let left = tokio::time::timeout(Duration::from_millis(wait_ms), self.left(peer));
+        left.await.unwrap_or_else(|_| {
+            let detail =
+                format!("{peer} goes on leaving, and had not left within {wait_ms} ms: `syncmesh members list`");
+            Err(Error::unavailable(Outcome::Unknown, detail))
+        })
+    }
+
+    /// Waits until a member that was asked to leave has left, or is known to stay.
+    async fn left(&self, peer: NodeId) -> Result<(), Error> {
+        let stays = |why: &str| Err(Error::unavailable(Outcome::Unknown, format!("{peer} has not left: {why}")));
+        if peer == self.id() {
+            let mut departure = self.running.departure.subscribe();
+            return match departure.wait_for(Option::is_some).await.as_deref() {
+                Ok(Some(Departure::Left)) => Ok(()),
+                Ok(Some(Departure::Not(why))) => stays(why),
+                Ok(None) | Err(_) => stays("it ended"),
+            };
+        }
+        let liveness = |view: &wire::View| view.members.get(&peer).map_or(Liveness::Left, |member| member.liveness);
+        let mut views = self.running.gateway.route().views();
+        let ended = views.wait_for(|view| matches!(liveness(view), Liveness::Left | Liveness::Down)).await;
+        match ended.as_deref().map(|view| liveness(view)) {
+            Ok(Liveness::Left) => Ok(()),
+            _ => stays("it went down; its log says why. Start it again, or remove it with `syncmesh members remove`"),
+        }
+    }
+
+    async fn ask_to_leave(&self, peer: NodeId, key: Option<IdempotencyKey>) -> Result<(), Error> {
         let repeated = self.running.gateway.noted_before(key).await?.is_some();
         if peer == self.id() {
             self.running.asked_to_leave.cancel();
@@ -204,7 +243,7 @@ impl Node {
         match self.running.control(peer, ControlCall::PleaseLeave).await {
             Ok(ControlReply::Done) => Ok(()),
             _ => Err(Error::unavailable(
-                crate::error::Outcome::Unknown,
+                Outcome::Unknown,
                 format!("{peer} does not answer: if it is gone for good, use `syncmesh members remove {peer}`"),
             )),
         }
@@ -289,6 +328,16 @@ impl Node {
         self.running.asked_to_leave.cancelled().await;
     }
 
+    /// Whether it was asked to.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.running.asked_to_leave.is_cancelled()
+    }
+
+    /// Hands its duties over, as [`Node::stop`] does first, and leaves it running until that is called.
+    pub(crate) async fn drain(&self, grace: Duration) -> Drained {
+        drain::drain(&self.running, grace).await
+    }
+
     /// Drains and stops the node: hands its duties over, tells the leader, closes its connections. A
     /// node that was asked to leave is removed for good. `true`: all of it within `grace`.
     pub async fn stop(&self, grace: Duration) -> Drained {
@@ -303,6 +352,15 @@ pub enum Drained {
     Whole,
     /// Time ran out first; nothing acknowledged is lost, but the others notice by silence.
     Cut,
+}
+
+/// What came of leaving for good.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Departure {
+    /// It is a member no more.
+    Left,
+    /// Something is left to be done, or it is still a member.
+    Not(String),
 }
 
 fn no_such_member() -> Error {

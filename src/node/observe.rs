@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     control::{Standing, VERSION},
@@ -59,6 +60,8 @@ pub(crate) struct Observer {
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) record: watch::Receiver<Option<ClusterRecord>>,
     pub(crate) journals: watch::Receiver<Journals>,
+    /// Cancelled when the node leaves for good: its API is there until it has.
+    pub(crate) asked_to_leave: CancellationToken,
 }
 
 /// What a node calls itself towards its peers.
@@ -141,6 +144,18 @@ impl Observer {
         Some(Check { name: "queues".into(), ok, detail })
     }
 
+    /// Whether this run of a queue node has given partitions up: no line where it has not.
+    fn given_up_check(&self) -> Option<Check> {
+        let journals = self.journals.borrow();
+        let (id, reason) = journals.given_up.first_key_value()?;
+        let detail = format!(
+            "{} of the partitions are kept here no longer, because their tasks ended by themselves, such as partition {id}: \
+             {reason}. That is a bug: report it with this node's log, and start the node again",
+            journals.given_up.len()
+        );
+        Some(Check { name: "partitions".into(), ok: false, detail })
+    }
+
     /// The body of `GET /v1/node` as one line of JSON.
     pub(crate) fn info_json(&self) -> String {
         serde_json::to_string(&self.info()).expect("plain data with string keys has a JSON form")
@@ -174,7 +189,7 @@ impl Observer {
         // A gateway's work is to be found, also by those who found the cluster: what becomes of the
         // cluster is told, and does not count.
         let mut checks = vec![mesh, cluster];
-        let queues = [self.journal_check(), self.placement_check()];
+        let queues = [self.journal_check(), self.placement_check(), self.given_up_check()];
         let ready =
             checks[0].ok && (checks[1].ok || self.is_pure_gateway()) && queues.iter().flatten().all(|check| check.ok);
         checks.extend(queues.into_iter().flatten());
@@ -192,6 +207,7 @@ impl Observer {
                 format!("no cluster found: start a founder with BOOTSTRAP_EXPECT, or set BOOTSTRAP_PEERS{hint}"),
             ),
             Standing::Joining => (false, format!("joins its cluster: no leader has answered yet{hint}")),
+            Standing::Member if self.asked_to_leave.is_cancelled() => (false, "leaves the cluster".into()),
             Standing::Member => match self.route.leader() {
                 Some(leader) => (true, format!("member, the leader is {}", leader.node)),
                 None => (false, "member, but no leader can be reached: `syncmesh status` shows who is missing".into()),
@@ -240,7 +256,7 @@ impl Observer {
         voter_warning(view.voters.len(), &mut warnings);
         let leader = Leader::default();
         let (last_seen, trails_by) = (BTreeMap::new(), BTreeMap::new());
-        let report = MembersReport { leader, view, last_seen, trails_by, queue_replicas: 0 };
+        let report = MembersReport { leader, view, last_seen, trails_by, queue_replicas: 0, moving: 0 };
         self.cluster_view(None, &report, warnings)
     }
 
@@ -262,7 +278,7 @@ impl Observer {
             term: leader.map_or(self.route.term(), |leader| leader.term).0,
             leader: leader.map(|leader| leader.node),
             members: view.members.iter().map(member).collect(),
-            queue: placement(view),
+            queue: placement(view, leader.map(|_| known.moving)),
             cache: CacheSummary { protocol: self.fixed.cache_protocol.clone(), ..CacheSummary::default() },
             warnings,
         }

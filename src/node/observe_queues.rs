@@ -10,7 +10,7 @@ use super::{
 use crate::{
     ids::{NodeId, PartitionId, Role},
     machine::{
-        membership::{Liveness, Member},
+        membership::{Joiner, Liveness, Member},
         placement::{Partition, PartitionStatus},
     },
 };
@@ -28,8 +28,13 @@ pub(super) fn state(partition: &Partition) -> PartitionState {
     }
 }
 
-/// Where the queues are.
-pub(super) fn placement(view: &View) -> QueuePlacement {
+/// Whether somebody who is to keep a partition has not all of it yet.
+pub(super) fn is_filling(partition: &Partition) -> bool {
+    partition.is_serving() && partition.replicas.iter().any(|node| !partition.is_in_sync(node))
+}
+
+/// Where the queues are. `moving`: of how many partitions the leader knows that they are not where they are to be.
+pub(super) fn placement(view: &View, moving: Option<usize>) -> QueuePlacement {
     let shown = |(id, partition): (&PartitionId, &Partition)| PartitionView {
         id: id.0,
         primary: partition.primary.map(|primary| primary.node),
@@ -38,7 +43,7 @@ pub(super) fn placement(view: &View) -> QueuePlacement {
         epoch: partition.epoch.0,
         status: state(partition),
     };
-    QueuePlacement { partitions: view.partitions.iter().map(shown).collect() }
+    QueuePlacement { partitions: view.partitions.iter().map(shown).collect(), moving }
 }
 
 /// What is wrong with the queues, by what the leader knows.
@@ -83,6 +88,7 @@ pub(super) fn queue_warnings(report: &MembersReport, warnings: &mut Vec<Warning>
     under_replicated(report, &queue_nodes, warnings);
     shared_fate(&queue_nodes, warnings);
     not_durable(&queue_nodes, warnings);
+    given_up(&queue_nodes, warnings);
 }
 
 fn waiting_detail(view: &View, waiting: &str) -> String {
@@ -155,6 +161,22 @@ fn not_durable(queue_nodes: &[&Member], warnings: &mut Vec<Warning>) {
     }
 }
 
+/// Tasks of partitions that ended by themselves.
+fn given_up(queue_nodes: &[&Member], warnings: &mut Vec<Warning>) {
+    for member in queue_nodes.iter().filter(|member| member.serves() && member.joiner.journal_safety.given_up > 0) {
+        let Joiner { node, journal_safety, .. } = &member.joiner;
+        warnings.push(warning(
+            "queue-partition-failed",
+            format!(
+                "{node} keeps {} of its partitions no longer: their tasks ended by themselves, which is a bug; others serve \
+                 them where there are copies. `syncmesh --url … health --ready` at that node and its log say what happened: \
+                 report it, and start the node again",
+                journal_safety.given_up
+            ),
+        ));
+    }
+}
+
 /// The partitions in words, with their verb: "partition 3 is", "5 partitions (0, 1, 2, 3, 4) are".
 fn named(partitions: impl Iterator<Item = PartitionId>) -> Option<String> {
     let ids: Vec<String> = partitions.map(|id| id.to_string()).collect();
@@ -173,7 +195,7 @@ mod tests {
     use super::*;
     use crate::{
         ids::{Epoch, Term, Tick},
-        machine::membership::{Joiner, JournalSafety},
+        machine::membership::JournalSafety,
         node::wire::Leader,
     };
 
@@ -198,7 +220,7 @@ mod tests {
         let view = View { members, partitions, ..View::default() };
         let leader = Leader { term: Term(1), node: node(1) };
         let (last_seen, trails_by) = (BTreeMap::new(), BTreeMap::new());
-        MembersReport { leader, view, last_seen, trails_by, queue_replicas: 2 }
+        MembersReport { leader, view, last_seen, trails_by, queue_replicas: 2, moving: 0 }
     }
 
     fn codes(report: &MembersReport) -> Vec<String> {
@@ -231,8 +253,19 @@ mod tests {
     fn journals_that_are_lost_together_or_with_the_power_are_named() {
         let mut shared = report(&[(1, UP), (2, UP)], &[1, 2], PartitionStatus::Serving);
         for member in shared.view.members.values_mut() {
-            member.joiner.journal_safety = JournalSafety { durable: false, shared_fate: Some("run".into()) };
+            member.joiner.journal_safety =
+                JournalSafety { durable: false, shared_fate: Some("run".into()), given_up: 0 };
         }
         assert_eq!(codes(&shared), ["queue-shared-redis", "queue-not-durable"]);
+    }
+
+    #[test]
+    fn a_node_that_gave_partitions_up_is_named_as_long_as_it_runs_so() {
+        let mut report = report(&[(1, UP), (2, UP)], &[1, 2], PartitionStatus::Serving);
+        let failed = report.view.members.get_mut(&node(2)).unwrap();
+        failed.joiner.journal_safety.given_up = 3;
+        assert_eq!(codes(&report), ["queue-partition-failed"]);
+        report.view.members.get_mut(&node(2)).unwrap().liveness = Liveness::Down;
+        assert!(!codes(&report).contains(&"queue-partition-failed".to_owned()));
     }
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
+    Departure, Drained,
     authority::Authority,
     control::{self, ControlParts, ControlSettings, Standing},
     dispatch::{self, Dispatch, Server},
@@ -132,6 +133,10 @@ pub(crate) struct Running {
     pub(crate) asked_to_leave: CancellationToken,
     /// From when on this run of the node says no more that it is there.
     pub(crate) draining: CancellationToken,
+    /// What came of handing over, once that was done.
+    pub(crate) drained: tokio::sync::Mutex<Option<Drained>>,
+    /// What came of leaving, once that is known.
+    pub(crate) departure: watch::Sender<Option<Departure>>,
     /// Ends the tasks.
     pub(crate) stop: CancellationToken,
     failed: watch::Receiver<Option<String>>,
@@ -225,6 +230,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
     let server = Server { authority: authority.clone(), hosting: hosting.clone(), route: route.clone() };
     tasks.spawn("operations", dispatch::serve(asked, server, bounds.clone(), stop.clone(), answered));
 
+    let (asked_to_leave, draining) = (CancellationToken::new(), CancellationToken::new());
     let observer = Observer {
         fixed: Arc::new(Fixed {
             cluster_name: parts.control.cluster_name.clone(),
@@ -241,8 +247,8 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         standing: standing_watch,
         record: record_watch,
         journals: journals_watch,
+        asked_to_leave: asked_to_leave.clone(),
     };
-    let (asked_to_leave, draining) = (CancellationToken::new(), CancellationToken::new());
     let control_parts = ControlParts {
         settings: parts.control.clone(),
         mesh: Arc::clone(&parts.mesh),
@@ -346,6 +352,8 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         data_dir: parts.data_dir,
         asked_to_leave,
         draining,
+        drained: tokio::sync::Mutex::default(),
+        departure: watch::Sender::default(),
         stop,
         failed,
         net: parts.net.map(NetStop::watch),

@@ -133,6 +133,9 @@ pub(super) const NO_QUORUM: &str = "no-quorum";
 pub struct QueuePlacement {
     /// All partitions, in the order of their numbers; none before the cluster is founded.
     pub partitions: Vec<PartitionView>,
+    /// How many of them are still to be moved, filled up or handed over; only a leader knows.
+    #[serde(default)]
+    pub moving: Option<usize>,
 }
 
 /// A partition of the queues.

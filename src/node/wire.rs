@@ -246,4 +246,6 @@ pub(crate) struct MembersReport {
     pub(crate) trails_by: BTreeMap<NodeId, u64>,
     /// `QUEUE_REPLICAS` of the leader; 0 where no leader was asked.
     pub(crate) queue_replicas: usize,
+    /// Partitions of the queues that are not where they are to be, and that can be moved or filled up now.
+    pub(crate) moving: usize,
 }

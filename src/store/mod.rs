@@ -26,7 +26,7 @@ pub(crate) mod memory;
 #[cfg(test)]
 mod suite;
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -161,8 +161,16 @@ pub trait JournalStore: Send + Sync + fmt::Debug + 'static {
     /// Removes the journal of a partition that this node no longer keeps. It must not be open.
     fn remove(&self, partition: PartitionId) -> BoxFuture<'_, Result<(), JournalError>>;
 
+    /// The partitions of which another node of this cluster has journalled something in the same place; `None`:
+    /// nothing of it is there.
+    fn journals_of(&self, node: NodeId) -> BoxFuture<'_, Result<Option<BTreeSet<PartitionId>>, JournalError>> {
+        let _ = node;
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// Removes what a node of this cluster that has left for good has journalled in the same place, and tells how
-    /// many journals that were. Only once its partitions are in sync elsewhere.
+    /// many journals that were. Only once the partitions that [`journals_of`](Self::journals_of) names are in sync
+    /// elsewhere. What names the journal as a whole goes first: should the node be there after all, it notices.
     fn forget(&self, node: NodeId) -> BoxFuture<'_, Result<usize, JournalError>> {
         let _ = node;
         Box::pin(std::future::ready(Ok(0)))

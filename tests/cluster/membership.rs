@@ -139,7 +139,11 @@ async fn who_leaves_ends_well_and_joins_as_new() {
     let peer = cluster.nodes[leaver].peer_id();
     let other = (leaver + 1) % 3;
     let done = cluster.nodes[leaver].cli(&["members", "leave"]).await;
-    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
+    assert!(done.stdout.starts_with(&format!("{peer} has left the cluster")), "{done:?}");
+    let seen = cluster.nodes[other].api.cluster().await;
+    let left = |member: &serde_json::Value| member["peer_id"] == *peer && member["status"] == "left";
+    assert!(seen["members"].as_array().unwrap().iter().any(left), "it was answered before it had left: {seen}");
     assert_eq!(cluster.nodes[leaver].ended().await.code(), Some(0), "{}", cluster.nodes[leaver].log());
     cluster.shows(other, &peer, |member| member["status"] == "left").await;
 
@@ -154,6 +158,42 @@ async fn who_leaves_ends_well_and_joins_as_new() {
     cluster.shows(other, &new, |member| matches!(member["raft"].as_str(), Some("voter" | "leader"))).await;
     let seen = cluster.nodes[other].api.cluster().await;
     assert_eq!(voters(&seen), 3, "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_asked_to_leave_says_whether_it_has_or_why_not() {
+    let mut cluster = Cluster::with(1, &[("NODE_ROLES", "lock-manager")]).await;
+    for name in ["n1", "n2"] {
+        let mut node = cluster.newcomer(name).with("NODE_ROLES", "queue-node");
+        node.start().await;
+        node.ready().await;
+        cluster.nodes.push(node);
+    }
+    let done = cluster.nodes[1].cli(&["queue", "publish", "jobs", "x"]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    eventually("both hold everything", async || {
+        let partitions = cluster.nodes[0].api.cluster().await["queue"]["partitions"].clone();
+        let whole = |partition: &serde_json::Value| partition["in_sync"].as_array().unwrap().len() == 2;
+        holds(partitions.as_array().unwrap().iter().all(whole), partitions)
+    })
+    .await;
+    // The answer waits where it is asked to: another node is asked about the one that leaves.
+    let peer = cluster.nodes[1].peer_id();
+    let path = format!("/v1/cluster/members/{peer}/leave");
+    let answer = cluster.nodes[0].api.post(&path, serde_json::json!({"wait_ms": 60_000})).await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+    assert_eq!(cluster.nodes[1].ended().await.code(), Some(0));
+
+    // Nobody else has what the last one holds.
+    let done = cluster.nodes[2].cli(&["--output", "json", "members", "leave"]).await;
+    assert_eq!((done.code, done.stdout.as_str()), (5, ""), "{done:?}");
+    let problem: serde_json::Value = serde_json::from_str(&done.stderr).unwrap();
+    assert_eq!(problem["type"], "unavailable");
+    assert!(problem["detail"].as_str().unwrap().contains("holds what no other node has"), "{problem}");
+    assert_eq!(cluster.nodes[2].ended().await.code(), Some(1));
+
+    let done = cluster.nodes[0].cli(&["--output", "json", "members", "leave", "--no-wait"]).await;
+    assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (0, "{}\n", ""), "{done:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

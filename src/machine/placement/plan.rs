@@ -90,6 +90,14 @@ pub fn next(now: &Situation<'_>) -> Vec<PlacementChange> {
     starting.into_iter().take(MOVES_AT_ONCE.saturating_sub(filling)).map(|(.., change)| change).collect()
 }
 
+/// How many partitions are not as they are to be, and can be brought nearer to it: those that are moved, filled up or
+/// handed over, and those whose turn it is not yet. What waits for a node is not among them.
+pub fn moving(now: &Situation<'_>) -> usize {
+    let planner = Planner::of(now);
+    let placed = now.partitions.iter().filter(|(_, partition)| partition.is_placed());
+    placed.filter(|(id, partition)| !matches!(planner.step(**id, partition), Step::Rest)).count()
+}
+
 /// What a partition needs next.
 enum Step {
     /// At once, whatever else is under way.
@@ -305,14 +313,22 @@ mod tests {
             (known.liveness, known.since_ms) = (liveness, since_ms);
         }
 
-        fn next(&self) -> Option<PlacementBody> {
-            let mut changes = next(&Situation {
+        fn with<R>(&self, plan: impl Fn(&Situation<'_>) -> R) -> R {
+            plan(&Situation {
                 partitions: &self.partitions,
                 in_epoch_ms: &self.partitions.keys().map(|id| (*id, self.in_epoch_ms)).collect(),
                 queue_nodes: &self.nodes,
                 replicas: self.replicas,
                 dead_after_ms: DEAD_AFTER_MS,
-            });
+            })
+        }
+
+        fn moving(&self) -> usize {
+            self.with(moving)
+        }
+
+        fn next(&self) -> Option<PlacementBody> {
+            let mut changes = self.with(next);
             assert!(changes.len() <= 1);
             changes.pop().map(|change| change.body)
         }
@@ -362,6 +378,28 @@ mod tests {
         let copy = replica(other.as_bytes()[0], 1);
         scene.partition().in_sync.push(copy);
         assert_eq!(scene.next(), Some(PlacementBody::Place(vec![second, other])));
+    }
+
+    #[test]
+    fn what_is_still_to_be_moved_is_counted_until_all_is_where_it_is_to_be() {
+        let mut scene = Scene::calm(3);
+        let [first, second] = scene.wanted()[..] else { panic!("two") };
+        let other = (1..=3).map(node).find(|node| *node != first && *node != second).expect("the third");
+        assert_eq!(scene.moving(), 0);
+        scene.set(second, Liveness::Draining, 0);
+        assert_eq!(scene.moving(), 1, "its copy is to be made elsewhere");
+        scene.partition().replicas = vec![first, other, second];
+        scene.in_epoch_ms = 0;
+        assert_eq!(scene.moving(), 1, "it is being made");
+        let copy = replica(other.as_bytes()[0], 1);
+        scene.partition().in_sync.push(copy);
+        assert_eq!(scene.moving(), 1, "the old one is to be released");
+        scene.partition().replicas = vec![first, other];
+        scene.partition().in_sync.remove(1);
+        assert_eq!(scene.moving(), 0);
+        scene.set(other, Liveness::Down, 0);
+        scene.partition().in_sync.truncate(1);
+        assert_eq!(scene.moving(), 0, "nothing can be done before it is back, or dead");
     }
 
     #[test]

@@ -190,7 +190,8 @@ impl LeaderTask {
         let trails_by = trails_by(&self.status.borrow());
         let leader = Leader { term, node: self.parts.me };
         let queue_replicas = self.parts.settings.queue_replicas;
-        Some(MembersReport { leader, last_seen, trails_by, view, queue_replicas })
+        let moving = self.moving(now, &view);
+        Some(MembersReport { leader, last_seen, trails_by, view, queue_replicas, moving })
     }
 }
 

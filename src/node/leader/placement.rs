@@ -66,20 +66,7 @@ impl LeaderTask {
         if !self.placement.is_due(now, view.version) || !self.quorum.is_there() {
             return;
         }
-        let queue_node = |(node, member): (&NodeId, &Member)| {
-            let since_ms = self.seen.get(node).map_or(0, |(_, since)| now.ms_since(*since));
-            let journal = if member.joiner.journal.is_some() { HasJournal::Yes } else { HasJournal::No };
-            (*node, QueueNode { liveness: member.liveness, since_ms, journal })
-        };
-        let keeps_queues = |(_, member): &(&NodeId, &Member)| member.has_role(Role::QueueNode) && member.belongs();
-        let in_epoch_ms = self.placement.epochs.iter().map(|(id, (_, since))| (*id, now.ms_since(*since))).collect();
-        let changes = plan::next(&Situation {
-            partitions: &view.partitions,
-            in_epoch_ms: &in_epoch_ms,
-            queue_nodes: &view.members.iter().filter(keeps_queues).map(queue_node).collect(),
-            replicas: self.parts.settings.queue_replicas,
-            dead_after_ms: millis(self.parts.settings.member_dead_timeout),
-        });
+        let changes = self.plan(now, &view, plan::next);
         if changes.is_empty() {
             return;
         }
@@ -92,5 +79,27 @@ impl LeaderTask {
             let _ = raft.propose(vec![Command::Placement(changes)]).await;
             Outcome::Placed
         });
+    }
+
+    /// How many partitions are still to be moved or filled up.
+    pub(super) fn moving(&self, now: Tick, view: &View) -> usize {
+        self.plan(now, view, plan::moving)
+    }
+
+    fn plan<R>(&self, now: Tick, view: &View, plan: impl Fn(&Situation<'_>) -> R) -> R {
+        let queue_node = |(node, member): (&NodeId, &Member)| {
+            let since_ms = self.seen.get(node).map_or(0, |(_, since)| now.ms_since(*since));
+            let journal = if member.joiner.journal.is_some() { HasJournal::Yes } else { HasJournal::No };
+            (*node, QueueNode { liveness: member.liveness, since_ms, journal })
+        };
+        let keeps_queues = |(_, member): &(&NodeId, &Member)| member.has_role(Role::QueueNode) && member.belongs();
+        let in_epoch_ms = self.placement.epochs.iter().map(|(id, (_, since))| (*id, now.ms_since(*since))).collect();
+        plan(&Situation {
+            partitions: &view.partitions,
+            in_epoch_ms: &in_epoch_ms,
+            queue_nodes: &view.members.iter().filter(keeps_queues).map(queue_node).collect(),
+            replicas: self.parts.settings.queue_replicas,
+            dead_after_ms: millis(self.parts.settings.member_dead_timeout),
+        })
     }
 }

@@ -10,6 +10,7 @@
 //! far as it is set to sync (`appendonly yes`, `appendfsync always`, `noeviction`); what it is set to is in
 //! [`JournalInfo`]. `DATA_DIR/queues/marks-redis` remembers how far each journal had got.
 
+mod foreign;
 mod item;
 mod keys;
 mod link;
@@ -20,7 +21,7 @@ mod server;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     os::unix::fs::DirBuilderExt,
     path::Path,
@@ -36,6 +37,7 @@ use tokio::{
 };
 
 use self::{
+    foreign::Foreign,
     keys::{Keys, Told},
     link::Link,
     server::Server,
@@ -65,9 +67,9 @@ pub struct RedisStore {
     marks: Arc<Marks>,
     board: Arc<Board>,
     slots: Slots,
-    /// Keys that were found at the start: those of states by partition, and how many are of other clusters.
+    /// Keys that were found at the start: those of states by partition, and those of other clusters.
     stray: Mutex<BTreeMap<PartitionId, Vec<String>>>,
-    foreign: usize,
+    foreign: Foreign,
 }
 
 impl fmt::Debug for RedisStore {
@@ -115,8 +117,16 @@ impl RedisStore {
 
         let board = Board::new();
         let (link, keeper) = Link::start(client, keys, id, (Arc::clone(&board), Arc::clone(&marks)), server).await?;
-        let mut store =
-            Self { id, link, keeper, marks, board, slots: Slots::default(), stray: Mutex::default(), foreign: 0 };
+        let mut store = Self {
+            id,
+            link,
+            keeper,
+            marks,
+            board,
+            slots: Slots::default(),
+            stray: Mutex::default(),
+            foreign: Foreign::default(),
+        };
         store.look_around().await?;
         store.warn();
         Ok(store)
@@ -129,7 +139,7 @@ impl RedisStore {
         for key in recover::scan(&mut line, keys::ALL).await? {
             match self.link.keys.tell(&key) {
                 Told::Checkpoint(partition) => stray.entry(partition).or_default().push(key),
-                Told::AnotherCluster => self.foreign += 1,
+                Told::AnotherCluster => self.foreign.add(&key),
                 Told::Stream(_) | Told::Unknown | Told::AnotherNode => {}
             }
         }
@@ -144,13 +154,9 @@ impl RedisStore {
                 self.link.shown
             );
         }
-        if self.foreign > 0 {
-            tracing::warn!("{}", self.foreign_keys());
+        if let Some(foreign) = self.foreign.told(&self.link.shown) {
+            tracing::warn!("{foreign}");
         }
-    }
-
-    fn foreign_keys(&self) -> String {
-        format!("{} keys of other clusters are in Redis at {}: left alone", self.foreign, self.link.shown)
     }
 
     fn stray(&self, partition: PartitionId) -> Vec<String> {
@@ -225,8 +231,8 @@ impl JournalStore for RedisStore {
                 self.link.shown
             ),
         };
-        if self.foreign > 0 {
-            detail = format!("{detail}; {}", self.foreign_keys());
+        if let Some(foreign) = self.foreign.told(&self.link.shown) {
+            detail = format!("{detail}; {foreign}");
         }
         JournalInfo { kind: "redis".to_owned(), durable, detail, shared_fate: server.run_id }
     }
@@ -258,11 +264,27 @@ impl JournalStore for RedisStore {
         self.remove_partition(partition).boxed()
     }
 
-    fn forget(&self, node: NodeId) -> BoxFuture<'_, Result<usize, JournalError>> {
+    fn journals_of(&self, node: NodeId) -> BoxFuture<'_, Result<Option<BTreeSet<PartitionId>>, JournalError>> {
         async move {
             let keys = self.link.keys.of(node);
             let mut line = self.link.line().await?;
             let found = recover::scan(&mut line, &keys.own_pattern()).await?;
+            let partition = |key: &String| match keys.tell(key) {
+                Told::Stream(partition) | Told::Checkpoint(partition) => Some(partition),
+                _ => None,
+            };
+            Ok((!found.is_empty()).then(|| found.iter().filter_map(partition).collect()))
+        }
+        .boxed()
+    }
+
+    fn forget(&self, node: NodeId) -> BoxFuture<'_, Result<usize, JournalError>> {
+        async move {
+            let keys = self.link.keys.of(node);
+            let mut line = self.link.line().await?;
+            let mut found = recover::scan(&mut line, &keys.own_pattern()).await?;
+            let id = keys.id();
+            found.sort_unstable_by_key(|key| *key != id);
             for some in found.chunks(KEYS_AT_ONCE) {
                 line.ask::<u64>(&cmd("UNLINK").arg(some).to_owned()).await?;
             }

@@ -342,7 +342,11 @@ async fn what_belongs_to_others_is_counted_and_left_alone() {
     left.sort();
     assert_eq!(site.redis.keys("*"), left);
     // A node that has left for good, and not its namesake in another cluster.
-    assert_eq!(store.forget(NodeId::from_bytes([2; 32])).await, Ok(1));
+    let neighbour = NodeId::from_bytes([2; 32]);
+    assert_eq!(store.journals_of(neighbour).await, Ok(Some([PARTITION].into())));
+    assert_eq!(store.journals_of(NodeId::from_bytes([3; 32])).await, Ok(None));
+    assert_eq!(store.forget(neighbour).await, Ok(1));
+    assert_eq!(store.journals_of(neighbour).await, Ok(None));
     assert_eq!(site.redis.keys("*").len(), 2);
 }
 

@@ -187,8 +187,8 @@ pub(super) fn partition(
     let (asks, asks_in) = mpsc::channel(ASKS);
     let (peers, peers_in) = mpsc::channel(PEERS);
     let handle = PartitionHandle { asks, peers };
-    let task = PartitionTask::new(shared, start);
-    (handle, task.run(asks_in, peers_in, stop))
+    // Made by its own task too: what panics here ends no other partition.
+    (handle, async move { PartitionTask::new(shared, start).run(asks_in, peers_in, stop).await })
 }
 
 impl PartitionTask {

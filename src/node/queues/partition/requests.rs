@@ -14,6 +14,7 @@ use crate::{
         queue::{Batch, Op},
         replication::{Durability, Input, RoleView},
     },
+    mutant,
     node::queues::{
         hosting::Asked,
         wire::{PartitionAsk, QueueReply},
@@ -65,6 +66,9 @@ impl PartitionTask {
 
     fn operate(&mut self, op: Op, reply: tokio::sync::oneshot::Sender<QueueReply>) {
         let kind = if matches!(op, Op::Publish { .. }) { Kind::Publish } else { Kind::Other };
+        if let Op::Publish { queue, .. } = &op {
+            assert!(!mutant::takes_poison(queue.as_str()), "a test poisoned this queue");
+        }
         let durability = durability(&op);
         let refusal = match durability {
             Durability::InMemory => None,

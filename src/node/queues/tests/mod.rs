@@ -1,5 +1,7 @@
 //! Real nodes on loopback, with journals in files: what a client of the library sees.
 
+mod departed;
+mod failure;
 mod redis;
 mod service;
 mod survival;
