@@ -12,7 +12,7 @@ use super::{
     flags::TuningFlags,
     node::{INTERRUPTED, Signals, runtime},
     output::Format,
-    serve::Served,
+    serve::{LEAVE_GRACE, Served},
 };
 use crate::{
     config::{Config, LogFormat, Source, Sources, key},
@@ -26,8 +26,6 @@ use crate::{
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a node drains when the cluster is stopped.
 const GRACE: Duration = Duration::from_secs(4);
-/// How long one drains that leaves the others for good.
-const LEAVE_GRACE: Duration = Duration::from_secs(25);
 /// Logs while `dev` runs, unless RUST_LOG says otherwise: what went wrong only.
 const QUIET: &str = "error";
 

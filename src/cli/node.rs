@@ -7,7 +7,11 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-use super::{Context, Failure, config, flags::SettingFlags, serve::Served};
+use super::{
+    Context, Failure, config,
+    flags::SettingFlags,
+    serve::{LEAVE_GRACE, Served},
+};
 use crate::{
     config::Config,
     node::{Drained, End},
@@ -76,14 +80,23 @@ async fn run(config: Config) -> Result<(), Failure> {
         },
     };
     // The node's own time limits are inside the grace; this is for what hangs in spite of them.
+    let leaves = node.is_leaving();
+    let limit = if leaves { LEAVE_GRACE } else { grace };
     let stopped = tokio::select! {
-        stopped = tokio::time::timeout(grace, served.stop(grace)) => stopped.unwrap_or(Drained::Cut),
-        () = signals.next() => return Err(Failure::Exit(INTERRUPTED)),
+        stopped = tokio::time::timeout(limit, served.stop(limit)) => stopped.unwrap_or(Drained::Cut),
+        () = signals.next() => match leaves {
+            // Who is told to stop while it leaves has as long as anyone.
+            true => tokio::select! {
+                stopped = tokio::time::timeout(grace, node.stop(grace)) => stopped.unwrap_or(Drained::Cut),
+                () = signals.next() => return Err(Failure::Exit(INTERRUPTED)),
+            },
+            false => return Err(Failure::Exit(INTERRUPTED)),
+        },
     };
     match (code, stopped) {
         (0, Drained::Whole) => Ok(()),
         (0, Drained::Cut) => {
-            error!("did not finish draining within SHUTDOWN_GRACE");
+            error!("did not finish draining in time");
             Err(Failure::Exit(1))
         }
         (code, _) => Err(Failure::Exit(code)),

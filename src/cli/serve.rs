@@ -15,6 +15,9 @@ use crate::{
 
 /// How long requests under way may go on once the node drains.
 const API_DRAIN: Duration = Duration::from_secs(3);
+/// How long a node that leaves for good may take: what it keeps of the queues is copied first, and `SHUTDOWN_GRACE` is
+/// for those who are told to stop.
+pub(super) const LEAVE_GRACE: Duration = Duration::from_secs(600);
 
 /// Why a node with its API did not start.
 #[derive(Debug, thiserror::Error)]

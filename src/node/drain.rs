@@ -55,7 +55,7 @@ pub(super) async fn drain(node: &Running, grace: Duration) -> Drained {
         // Where there was a better reason, it was told.
         let departure = match handed_over {
             Drained::Whole => Departure::Left,
-            Drained::Cut => Departure::Not("it did not get to leave within its SHUTDOWN_GRACE".to_owned()),
+            Drained::Cut => Departure::Not("it did not get to leave in time: start it and try again".to_owned()),
         };
         node.departure.send_if_modified(|known| known.is_none() && known.replace(departure).is_none());
     }

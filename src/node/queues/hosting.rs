@@ -136,7 +136,8 @@ impl Hosting {
         if from.node != call.from {
             return;
         }
-        if handle.peers.try_send(PeerCall { from, message, reply: call.reply }).is_err() {
+        let taken = handle.peers.try_send(PeerCall { from, message, reply: call.reply });
+        if let Err(mpsc::error::TrySendError::Full(_)) = taken {
             self.bounds.hit("queues.replication");
         }
     }

@@ -259,7 +259,7 @@ impl Keeping {
             "the task of a partition ended by itself, which is a bug: this node keeps that partition no longer, the others \
              go on. Report what the log says above; to have the partition kept here again, start the node again"
         );
-        self.hosting.remove(id);
+        // Its handle stays, closed: who asks goes elsewhere, and no newer view is asked for because of it.
         self.shared.metrics.gave_up();
         self.journals.send_modify(|journals| _ = journals.given_up.insert(id, reason));
         self.own.send_modify(|own| own.iter_mut().for_each(|own| own.safety.given_up += 1));
