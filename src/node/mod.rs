@@ -105,7 +105,8 @@ impl Node {
     /// # Errors
     /// [`StartError`] names what could not be had, and the cure.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        start::start(config).await
+        // Boxed, as what follows: whoever embeds a node is not to meet the depth of its futures.
+        Box::pin(start::start(config)).await
     }
 
     /// A node of these parts.
@@ -341,7 +342,7 @@ impl Node {
     /// Drains and stops the node: hands its duties over, tells the leader, closes its connections. A
     /// node that was asked to leave is removed for good. `true`: all of it within `grace`.
     pub async fn stop(&self, grace: Duration) -> Drained {
-        drain::stop(&self.running, grace).await
+        Box::pin(drain::stop(&self.running, grace)).await
     }
 }
 
