@@ -23,42 +23,35 @@ async fn a_partition_that_panics_is_given_up_and_told_of_while_all_else_is_serve
     let mut cluster = Cluster::with(3, |config| config.queue_partitions = 32).await;
     let first = cluster.queue(0, POISONED).publish(Publish::new("0")).await.unwrap();
     cluster.whole(0, first.partition, 2).await;
-    let primary = cluster.index_of(cluster.queues(0).stats(name(POISONED)).await.unwrap().primary.unwrap());
-    let other = (primary + 1) % 3;
-    let mut neighbour = None;
-    for n in 0..64 {
-        let queue = format!("neighbour-{n}");
-        let published = cluster.queue(other, &queue).publish(Publish::new("0")).await.unwrap();
-        let stats = cluster.queues(other).stats(name(&queue)).await.unwrap();
-        if published.partition != first.partition && stats.primary == Some(cluster.node(primary).id()) {
-            neighbour = Some((queue, stats.epoch));
-            break;
-        }
-    }
-    let (neighbour, epoch) = neighbour.expect("a node is the primary of some other partition too");
-    cluster.whole(other, cluster.queues(other).stats(name(&neighbour)).await.unwrap().partition, 2).await;
 
     mutant::poison(POISONED);
     // Whoever took it up is gone; asked again, somebody else does.
-    eventually("the partition is served", async || {
-        cluster.queue(other, POISONED).publish(Publish::new("1")).await.is_ok()
-    })
-    .await;
+    eventually("the partition is served", async || cluster.queue(0, POISONED).publish(Publish::new("1")).await.is_ok())
+        .await;
     assert!(!mutant::takes_poison(POISONED), "nobody panicked");
+    let mut failed = Vec::new();
+    for index in 0..3 {
+        failed.extend(failed_check(cluster.node(index)).await.map(|said| (index, said)));
+    }
+    let [(primary, said)] = &failed[..] else { panic!("one node gives its copy up: {failed:?}") };
+    let (primary, other) = (*primary, (*primary + 1) % 3);
     let stats = cluster.queues(other).stats(name(POISONED)).await.unwrap();
     assert_ne!(stats.primary, Some(cluster.node(primary).id()));
     assert!(stats.depth >= 2, "{stats:?}");
     cluster.whole(other, first.partition, 1).await;
 
-    // The node runs, serves its other partitions in the same epoch, and says what happened.
-    cluster.queue(other, &neighbour).publish(Publish::new("1")).await.unwrap();
-    let stats = cluster.queues(other).stats(name(&neighbour)).await.unwrap();
-    assert_eq!((stats.primary, stats.epoch), (Some(cluster.node(primary).id()), epoch));
-    let said = failed_check(cluster.node(primary)).await.expect("a check that fails");
+    // The node runs, still serves other partitions, and says what happened.
+    let mut neighbours = 0;
+    for n in 0..64 {
+        let queue = format!("neighbour-{n}");
+        cluster.queue(other, &queue).publish(Publish::new("0")).await.unwrap();
+        let stats = cluster.queues(other).stats(name(&queue)).await.unwrap();
+        neighbours += usize::from(stats.primary == Some(cluster.node(primary).id()));
+    }
+    assert!(neighbours > 0, "it serves nothing any more");
     assert!(said.contains("a test poisoned this queue") && said.contains("start the node again"), "{said}");
     assert!(cluster.node(primary).metrics_text().contains("syncmesh_queue_partitions_given_up_total 1\n"));
     eventually("every node warns of it", async || is_warned_of(cluster.node(other)).await).await;
-    assert_eq!(failed_check(cluster.node(other)).await, None);
 
     // Started again, it keeps the partition as before.
     cluster.kill(primary).await;
