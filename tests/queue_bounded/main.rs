@@ -22,7 +22,7 @@ use syncmesh::{
     Config, Node,
     config::{Secret, Switch},
     ids::QueueName,
-    node::queues::{Publish, Queue, Receive},
+    node::queues::{Publish, Queue, QueueSettings, Receive},
 };
 use tempfile::TempDir;
 
@@ -35,6 +35,7 @@ const MIB: u64 = 1 << 20;
 /// What a journal may take beside what is unconsumed: 64 MiB lie behind a checkpoint when the next is due, what comes
 /// while that is made lies beside it, and Redis has pages of its own.
 const BOUND: u64 = 160 * MIB;
+const WINDOW_S: u64 = 5;
 const GRACE: Duration = Duration::from_secs(10);
 
 fn messages() -> u64 {
@@ -83,6 +84,10 @@ async fn consume(node: &Node) -> u32 {
 /// Lets messages pass the one that stays; the most that the journal took, as `taken` sees it.
 async fn pass(node: &Node, mut taken: impl FnMut() -> u64) -> u64 {
     let began = Instant::now();
+    // Ids are remembered for as long as duplicates are looked for: that grows with the rate, and not with what is
+    // unconsumed.
+    let settings = QueueSettings { dedup_window_s: Some(WINDOW_S), ..QueueSettings::default() };
+    jobs(node).configure(settings).await.unwrap();
     // The old one is out with somebody who takes his time.
     jobs(node).publish(Publish::new("the old one")).await.unwrap();
     let patient = Receive { max: 1, wait_ms: 0, visibility_ms: Some(12 * 3_600_000) };
