@@ -15,6 +15,16 @@ pub enum Mutant {
     TokenCounterRestarts,
     /// A node that restarts has forgotten for whom it voted.
     VotesForgottenOnRestart,
+    /// A primary of queues takes for committed what it holds itself, whatever the others hold.
+    CommittedByPrimaryAlone,
+    /// A replica of queues takes what a primary of an older epoch sends.
+    OlderEpochsTaken,
+    /// A primary of queues goes on without a silent copy before it is known that this one is out of the in-sync set.
+    ShrinkCountsFromProposal,
+    /// An ack is answered before it is committed.
+    AckedBeforeCommit,
+    /// A journal that has lost its tail counts as one that has everything.
+    ShortenedJournalTrusted,
 }
 
 /// Whether the guarantee is switched off.

@@ -136,6 +136,12 @@ impl Node {
         if status.changing == crate::raft::Changing::Settled { status.voters } else { Default::default() }
     }
 
+    /// Who keeps which partition of the queues, as this node knows it.
+    #[cfg(test)]
+    pub(crate) fn placement(&self) -> crate::machine::placement::Partitions {
+        self.running.gateway.route().view().partitions.clone()
+    }
+
     /// The lock service.
     pub fn locks(&self) -> Locks {
         self.running.locks.clone()

@@ -1,29 +1,40 @@
-//! The lock service as a client reaches it: one question, one answer, and a door that a dying process
-//! slams.
-//!
-//! [`LockApi`] is what a node offers, run inside the node's own runtime; [`Door`] is what a client
-//! holds. A request that was inside when the process died, or whose client hung up, has an unknown
-//! outcome; one that found no process had none.
+//! The lock service as a client reaches it: what is asked, and what is told.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
-};
-
-use futures::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
+use super::door::Service;
 use crate::{
     error::{Error, ErrorCode, Outcome},
-    ids::{FencingToken, LockName, NodeId, SessionId},
+    ids::{FencingToken, LockName, SessionId},
     machine::lock::{Mode, Want},
     node::locks::{AcquireRequest, IdempotencyKey, Locks},
 };
 
-/// Requests that a process may leave lying at its door.
-const DOOR_QUEUE: usize = 1_024;
+/// The lock service.
+#[derive(Clone, PartialEq, Debug)]
+pub enum LockService {}
+
+impl Service for LockService {
+    type Ask = Ask;
+    type Answer = Answer;
+
+    const UNKNOWN: Answer = Answer::Unknown;
+    const NOBODY: Answer = Answer::Refused(ErrorCode::Unavailable);
+
+    fn is_refusal(answer: &Answer) -> bool {
+        matches!(answer, Answer::Refused(_))
+    }
+}
+
+/// One operation of one client of the locks.
+pub type Record = super::history::Record<LockService>;
+
+impl Record {
+    /// Whether it certainly changed nothing.
+    pub fn is_void(&self) -> bool {
+        LockService::is_refusal(&self.answer)
+    }
+}
 
 /// What a client asks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -128,49 +139,13 @@ pub enum Answer {
     Unknown,
 }
 
-/// The lock service of one node.
-pub trait LockApi: Send + Sync + 'static {
-    /// Does what is asked. `key`: the client's own name for the request, the same when it repeats it.
-    /// Dropped when the client hangs up.
-    fn perform(&self, ask: Ask, key: Option<String>) -> BoxFuture<'_, Answer>;
-
-    /// Whether this node believes that it leads: what faults that look for the leader go by.
-    fn leads(&self) -> bool {
-        false
-    }
-
-    /// The term that it leads, from the moment of its election.
-    fn led_term(&self) -> Option<u64> {
-        None
-    }
-
-    /// Who votes, as far as this node knows.
-    fn voters(&self) -> BTreeSet<NodeId> {
-        BTreeSet::new()
-    }
-
-    /// Hands its duties over and ends.
-    fn retire(&self) -> BoxFuture<'_, ()> {
-        async {}.boxed()
-    }
-
-    /// Waits until it ends by itself, and says why.
-    fn ended(&self) -> BoxFuture<'_, String> {
-        std::future::pending().boxed()
-    }
+/// Does what is asked.
+pub async fn perform(locks: &Locks, ask: Ask, key: Option<String>) -> Answer {
+    let key = key.map(|key| IdempotencyKey { fingerprint: fingerprint(&ask), key });
+    try_to(locks, ask, key).await.unwrap_or_else(refusal)
 }
 
-impl LockApi for Locks {
-    fn perform(&self, ask: Ask, key: Option<String>) -> BoxFuture<'_, Answer> {
-        async move {
-            let key = key.map(|key| IdempotencyKey { fingerprint: fingerprint(&ask), key });
-            perform(self, ask, key).await.unwrap_or_else(refusal)
-        }
-        .boxed()
-    }
-}
-
-async fn perform(locks: &Locks, ask: Ask, key: Option<IdempotencyKey>) -> Result<Answer, Error> {
+async fn try_to(locks: &Locks, ask: Ask, key: Option<IdempotencyKey>) -> Result<Answer, Error> {
     Ok(match ask {
         Ask::Open { ttl_ms } => {
             let term = locks.open_session(Some(ttl_ms), None, key).await?;
@@ -223,103 +198,4 @@ fn fingerprint(ask: &Ask) -> u64 {
     format!("{ask:?}")
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
-}
-
-struct Knock {
-    ask: Ask,
-    key: Option<String>,
-    reply: oneshot::Sender<Answer>,
-}
-
-/// The way into a node, which outlives its processes. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Door(Arc<Mutex<Doorway>>);
-
-#[derive(Default)]
-struct Doorway {
-    knocks: Option<mpsc::Sender<Knock>>,
-    api: Option<Arc<dyn LockApi>>,
-    retire: CancellationToken,
-}
-
-impl Door {
-    /// Asks the process behind the door.
-    pub async fn perform(&self, ask: Ask, key: Option<String>) -> Answer {
-        let knocks = self.0.lock().expect("no panic while locked").knocks.clone();
-        let (reply, answer) = oneshot::channel();
-        match knocks.map(|knocks| knocks.try_send(Knock { ask, key, reply })) {
-            Some(Ok(())) => answer.await.unwrap_or(Answer::Unknown),
-            None | Some(Err(_)) => Answer::Refused(ErrorCode::Unavailable),
-        }
-    }
-
-    /// Whether a process is there that believes that it leads.
-    pub fn leads(&self) -> bool {
-        self.0.lock().expect("no panic while locked").api.as_ref().is_some_and(|api| api.leads())
-    }
-
-    /// The term that the process leads.
-    pub fn led_term(&self) -> Option<u64> {
-        self.0.lock().expect("no panic while locked").api.as_ref().and_then(|api| api.led_term())
-    }
-
-    /// Who votes, as far as the process knows.
-    pub fn voters(&self) -> BTreeSet<NodeId> {
-        self.0.lock().expect("no panic while locked").api.as_ref().map(|api| api.voters()).unwrap_or_default()
-    }
-
-    /// Asks the process to end; it serves until it has handed its duties over.
-    pub fn retire(&self) {
-        self.0.lock().expect("no panic while locked").retire.cancel();
-    }
-
-    /// Serves at this door, inside the node's runtime, from when `boot` is done until it has retired or
-    /// has ended by itself, for the reason that is returned.
-    pub fn serve(&self, boot: BoxFuture<'static, Arc<dyn LockApi>>) -> BoxFuture<'static, Result<(), String>> {
-        let (knocks, queue) = mpsc::channel::<Knock>(DOOR_QUEUE);
-        let retire = CancellationToken::new();
-        *self.0.lock().expect("no panic while locked") =
-            Doorway { knocks: Some(knocks), api: None, retire: retire.clone() };
-        let door = self.clone();
-        async move {
-            let api = boot.await;
-            door.0.lock().expect("no panic while locked").api = Some(Arc::clone(&api));
-            let retired = async {
-                retire.cancelled().await;
-                api.retire().await;
-            };
-            let ended = async {
-                let reason = api.ended().await;
-                // Who retires ends, too.
-                if retire.is_cancelled() { std::future::pending().await } else { reason }
-            };
-            tokio::select! {
-                biased;
-                () = retired => Ok(()),
-                reason = ended => Err(reason),
-                () = answer(Arc::clone(&api), queue) => Ok(()),
-            }
-        }
-        .boxed()
-    }
-
-    /// The process is gone: whoever knocks from now on finds nobody.
-    pub fn shut(&self) {
-        *self.0.lock().expect("no panic while locked") = Doorway::default();
-    }
-}
-
-async fn answer(api: Arc<dyn LockApi>, mut queue: mpsc::Receiver<Knock>) {
-    while let Some(Knock { ask, key, mut reply }) = queue.recv().await {
-        let api = Arc::clone(&api);
-        tokio::spawn(async move {
-            let answer = tokio::select! {
-                biased;
-                () = reply.closed() => return,
-                answer = api.perform(ask, key) => answer,
-            };
-            // A client that hung up meanwhile does not want it.
-            let _ = reply.send(answer);
-        });
-    }
 }

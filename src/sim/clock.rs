@@ -17,6 +17,9 @@ use crate::{clock::Clock, ids::Tick};
 /// each other by less than the ε (1 %) that leases allow for.
 pub const MAX_DRIFT_PPM: i64 = 4_900;
 
+/// Most that wall clocks are off at first, unless a run says otherwise, in milliseconds.
+pub const MAX_WALL_OFFSET_MS: i64 = 5_000;
+
 /// The wall clock at the beginning of every run, in Unix milliseconds (January 2027).
 pub const WALL_BASE_MS: u64 = 1_800_000_000_000;
 
@@ -56,10 +59,10 @@ impl SimClock {
         Self { time, rate_ppm, boot_ms, wall_offset_ms: AtomicI64::new(wall_offset_ms) }
     }
 
-    /// A clock with a drift, boot time and wall offset (up to 5 s) by the dice.
-    pub fn draw(time: WorldTime, dice: &mut impl Rng) -> Self {
+    /// A clock with a drift, boot time and wall offset (up to `wall_ms`) by the dice.
+    pub fn draw(time: WorldTime, wall_ms: i64, dice: &mut impl Rng) -> Self {
         let drift = dice.random_range(-MAX_DRIFT_PPM..=MAX_DRIFT_PPM);
-        Self::new(time, drift, dice.random_range(0..100_000_000), dice.random_range(-5_000..=5_000))
+        Self::new(time, drift, dice.random_range(0..100_000_000), dice.random_range(-wall_ms..=wall_ms))
     }
 
     /// Sets the wall clock forward or back. The other clock does not care.

@@ -2,10 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::{
-    api::{Answer, Ask},
-    clock::WorldTime,
-};
+use super::{clock::WorldTime, door::Service};
 
 /// A moment of a run: true time, and the order of what happened within one millisecond.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -25,87 +22,94 @@ impl Moment {
 
 /// One operation of one client.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct Record<S: Service> {
     /// Whose.
     pub client: usize,
     /// What was asked.
-    pub ask: Ask,
+    pub ask: S::Ask,
     /// When it was first asked.
     pub invoked: Moment,
     /// When the answer was there; `None`: no answer, or one that does not tell the outcome.
     pub returned: Option<Moment>,
-    /// The answer, `Unknown` without one.
-    pub answer: Answer,
+    /// The answer, [`Service::UNKNOWN`] without one.
+    pub answer: S::Answer,
     /// How often it was asked, under the same key, without an answer.
     pub unanswered: u32,
-    /// After an answered open or keep-alive: until when (true time) the client believes in its
-    /// session, by its own clock and DESIGN.md section 4, point 7.
+    /// After an answer that grants a lease (an open, a keep-alive): until when (true time) the client believes
+    /// in it, by its own clock and DESIGN.md section 4, point 7.
     pub lease_until_ms: Option<u64>,
 }
 
-impl Record {
-    /// Whether it certainly changed nothing.
-    pub fn is_void(&self) -> bool {
-        matches!(self.answer, Answer::Refused(_))
-    }
-
+impl<S: Service> Record<S> {
     /// Whether it may have taken effect unseen.
     pub fn is_unknown(&self) -> bool {
-        self.answer == Answer::Unknown
+        self.answer == S::UNKNOWN
+    }
+
+    /// One line about it.
+    pub fn tell(&self) -> String {
+        let returned = self.returned.map_or("never".to_owned(), |moment| moment.ms.to_string());
+        format!("client {} {}..{returned} ms {:?} -> {:?}", self.client, self.invoked.ms, self.ask, self.answer)
     }
 }
 
 /// Takes down what happens. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Recorder {
+#[derive(Debug)]
+pub struct Recorder<S: Service> {
     time: WorldTime,
-    notes: Arc<Mutex<Notes>>,
+    notes: Arc<Mutex<Notes<S>>>,
 }
 
-#[derive(Debug, Default)]
-struct Notes {
+impl<S: Service> Clone for Recorder<S> {
+    fn clone(&self) -> Self {
+        Self { time: self.time.clone(), notes: Arc::clone(&self.notes) }
+    }
+}
+
+#[derive(Debug)]
+struct Notes<S: Service> {
     order: u64,
-    records: Vec<Record>,
+    records: Vec<Record<S>>,
 }
 
 /// An operation that is under way.
 #[derive(Debug)]
 pub struct Pending(usize);
 
-impl Recorder {
+impl<S: Service> Recorder<S> {
     /// An empty history.
     pub fn new(time: WorldTime) -> Self {
-        Self { time, notes: Arc::default() }
+        Self { time, notes: Arc::new(Mutex::new(Notes { order: 0, records: Vec::new() })) }
     }
 
     /// A client is about to ask.
-    pub fn invoke(&self, client: usize, ask: Ask) -> Pending {
+    pub fn invoke(&self, client: usize, ask: S::Ask) -> Pending {
         let mut notes = self.notes.lock().expect("no panic while locked");
         let invoked = notes.moment(&self.time);
-        let (answer, unanswered) = (Answer::Unknown, 1);
+        let (answer, unanswered) = (S::UNKNOWN, 1);
         let record = Record { client, ask, invoked, returned: None, answer, unanswered, lease_until_ms: None };
         notes.records.push(record);
         Pending(notes.records.len() - 1)
     }
 
-    /// It was answered (or not: `Answer::Unknown`), after it was `unanswered` so often.
-    pub fn finish(&self, pending: Pending, answer: Answer, unanswered: u32, lease_until_ms: Option<u64>) {
+    /// It was answered (or not: [`Service::UNKNOWN`]), after it was `unanswered` so often.
+    pub fn finish(&self, pending: Pending, answer: S::Answer, unanswered: u32, lease_until_ms: Option<u64>) {
         let mut notes = self.notes.lock().expect("no panic while locked");
         let returned = notes.moment(&self.time);
         let record = &mut notes.records[pending.0];
         record.unanswered = unanswered;
-        if answer != Answer::Unknown {
+        if answer != S::UNKNOWN {
             (record.returned, record.answer, record.lease_until_ms) = (Some(returned), answer, lease_until_ms);
         }
     }
 
     /// Everything so far, in the order of invocation. What is under way has an unknown outcome.
-    pub fn history(&self) -> Vec<Record> {
+    pub fn history(&self) -> Vec<Record<S>> {
         self.notes.lock().expect("no panic while locked").records.clone()
     }
 }
 
-impl Notes {
+impl<S: Service> Notes<S> {
     fn moment(&mut self, time: &WorldTime) -> Moment {
         self.order += 1;
         Moment { ms: time.now_ms(), order: self.order }

@@ -4,13 +4,19 @@
 //! ```text
 //! run        seeds, the run itself, its report and verdict
 //!  ├ faults    the schedule: what goes wrong when, for whom, how long
-//!  ├ workload  seeded clients that acquire, hold, release, look, crash
-//!  ├ history   what they asked and were told, when; unknown outcomes stay unknown
-//!  ├ check     mutual exclusion by belief, token order, linearizability per lock
+//!  ├ history   what clients asked and were told, when; unknown outcomes stay unknown
+//!  ├ watch     what the cluster decided meanwhile
 //!  └ world     processes (one tokio runtime each) in lockstep; start, kill, stop, suspend
 //!     ├ network  the mesh: loss, delay, duplication, reordering, partitions
 //!     ├ clock    one clock a machine, each with its own rate and wall clock
-//!     └ api      the lock service as a client reaches it
+//!     ├ door     a service as a client reaches it; line: how a client does that
+//!     └ machine  the real node, and the disks that survive it
+//!
+//! locks: api       what is asked and told
+//!        workload  seeded clients that acquire, hold, release, look, crash
+//!        check     mutual exclusion by belief, token order, linearizability per lock
+//!        cluster   the runs, and mutants that must be caught
+//! queues: the same in a folder of its own
 //! ```
 //!
 //! The code under test cannot tell that it is here: it gets a [`Mesh`](crate::net::Mesh), a
@@ -28,10 +34,17 @@ mod api;
 mod check;
 mod clock;
 mod cluster;
+mod disks;
+mod door;
 mod faults;
 mod history;
+mod line;
+mod machine;
 mod network;
+mod queues;
 mod run;
 mod tests;
+mod violation;
+mod watch;
 mod workload;
 mod world;

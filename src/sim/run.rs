@@ -7,27 +7,78 @@ use std::{
     env, fmt,
 };
 
+use futures::future::BoxFuture;
+
 use super::{
-    api::{Answer, Door},
-    check::{Violation, check},
+    clock::{MAX_WALL_OFFSET_MS, WorldTime},
+    door::{Door, Service},
     faults::{FaultKind, FaultPlan, Ordeal, Schedule, Window},
     history::{Record, Recorder},
-    network::{Happened, Tally, Weather},
-    workload::{Scene, Workload},
-    world::{Boot, World},
+    network::{Tally, Weather},
+    violation::Violation,
+    watch::Watch,
+    world::{Death, Site, World},
 };
-use crate::ids::NodeId;
 
-/// Of so many runs one may be such that its faults did not happen as planned.
-const WORTHLESS_SHARE: usize = 20;
+/// The clients of a run, and what must be true of what they saw.
+pub trait Scenario: Clone + Default {
+    /// What they are clients of.
+    type Service: Service;
+
+    /// Of so many runs one may be such that its faults did not happen as planned.
+    const WORTHLESS_SHARE: usize;
+
+    /// What they come for, as a word.
+    const WANTED: &'static str;
+
+    /// Their programs.
+    fn clients(&self, stage: Stage<Self::Service>, seed: u64) -> Vec<BoxFuture<'static, ()>>;
+
+    /// How long they take to come to an end once their time is up, at most, in milliseconds.
+    fn last_words_ms(&self) -> u64;
+
+    /// Whether an operation got what clients come for.
+    fn is_wanted(record: &Record<Self::Service>) -> bool;
+
+    /// What is wrong with their history. Pure.
+    fn check(history: &[Record<Self::Service>], circumstances: &Circumstances) -> Vec<Violation>;
+}
+
+/// Where the clients of a run act.
+pub struct Stage<S: Service> {
+    /// The ways into the nodes.
+    pub doors: Vec<Door<S>>,
+    /// True time.
+    pub time: WorldTime,
+    /// Takes down what they see.
+    pub recorder: Recorder<S>,
+    /// When their time is up, in milliseconds.
+    pub until_ms: u64,
+}
+
+/// What a checker has to know beside the history.
+#[derive(Clone, Debug, Default)]
+pub struct Circumstances {
+    /// Two wall clocks, at any two moments of the run, strayed from each other by no more, in milliseconds.
+    pub stray_ms: u64,
+    /// Processes that ended.
+    pub deaths: Vec<Death>,
+}
+
+/// So many violations of a run are told.
+const TOLD_VIOLATIONS: usize = 8;
 
 /// What a run consists of.
 #[derive(Clone, Debug)]
-pub struct RunPlan {
+pub struct RunPlan<W> {
     /// How many machines there are in the end.
     pub machines: usize,
     /// So many are there from the beginning. The others come one by one while things go wrong.
     pub founders: usize,
+    /// The others come one after the other, so much later each, in milliseconds.
+    pub arrive_every_ms: u64,
+    /// Wall clocks are off by at most so much at first, in milliseconds.
+    pub wall_offset_ms: i64,
     /// How long the nodes have to form a cluster before the clients come, in milliseconds.
     pub form_ms: u64,
     /// How long the faults go on, in milliseconds.
@@ -39,26 +90,28 @@ pub struct RunPlan {
     /// The faults.
     pub faults: FaultPlan,
     /// The clients.
-    pub workload: Workload,
+    pub workload: W,
 }
 
-impl Default for RunPlan {
+impl<W: Scenario> Default for RunPlan<W> {
     fn default() -> Self {
         Self {
             machines: 3,
             founders: 3,
+            arrive_every_ms: 700,
+            wall_offset_ms: MAX_WALL_OFFSET_MS,
             form_ms: 5_000,
             ordeal_ms: 20_000,
             calm_ms: 8_000,
             weather: Weather::rough(),
             faults: FaultPlan::default(),
-            workload: Workload::default(),
+            workload: W::default(),
         }
     }
 }
 
 /// What came of a run.
-pub struct Report {
+pub struct Report<W: Scenario> {
     /// Its seed.
     pub seed: u64,
     /// What was planned to go wrong.
@@ -68,7 +121,7 @@ pub struct Report {
     /// What happened to messages and processes.
     pub tally: Tally,
     /// What the clients saw.
-    pub history: Vec<Record>,
+    pub history: Vec<Record<W::Service>>,
     /// From when on there were no faults, in milliseconds of true time.
     pub calm_from_ms: u64,
     /// What is wrong with it.
@@ -76,70 +129,58 @@ pub struct Report {
 }
 
 /// Runs one seed and judges it.
-pub fn run(seed: u64, plan: &RunPlan, boot: Boot) -> Report {
-    let mut world = World::new(seed, plan.machines, plan.weather.clone(), boot);
+pub fn run<W: Scenario>(seed: u64, plan: &RunPlan<W>, site: impl Into<Site<W::Service>>) -> Report<W> {
+    let mut world = World::new(seed, plan.machines, plan.weather.clone(), plan.wall_offset_ms, site);
     (0..plan.founders).for_each(|index| world.start(index));
     world.run_for(plan.form_ms);
 
     let calm_from_ms = plan.form_ms + plan.ordeal_ms;
     let schedule = Schedule::draw(seed, &plan.faults, plan.machines, plan.form_ms, calm_from_ms);
-    let mut ordeal = Ordeal::new(schedule.clone(), plan.weather.clone(), calm_from_ms);
+    let mut ordeal = Ordeal::new(schedule.clone(), &plan.faults, plan.weather.clone(), calm_from_ms);
     let recorder = Recorder::new(world.time().clone());
-    let doors = (0..plan.machines).map(|index| world.door(index)).collect();
     let until_ms = calm_from_ms + plan.calm_ms;
-    let scene = Scene::new(plan.workload.clone(), doors, world.time().clone(), recorder.clone(), until_ms);
-    let clients: Vec<_> = (0..plan.workload.clients)
-        .map(|number| world.spawn_client(std::sync::Arc::clone(&scene).client(number, seed)))
-        .collect();
-    let mut latecomers =
-        (plan.founders..plan.machines).map(|index| (plan.form_ms + arrival_ms(index), index)).peekable();
-    let mut voters = BTreeSet::new();
+    let stage = Stage {
+        doors: (0..plan.machines).map(|index| world.door(index)).collect(),
+        time: world.time().clone(),
+        recorder: recorder.clone(),
+        until_ms,
+    };
+    let programs = plan.workload.clients(stage, seed);
+    let clients: Vec<_> = programs.into_iter().map(|program| world.spawn_client(program)).collect();
+    let arrival_ms = |index| plan.form_ms + index as u64 * plan.arrive_every_ms;
+    let mut latecomers = (plan.founders..plan.machines).map(|index| (arrival_ms(index), index)).peekable();
+    let mut watch = Watch::default();
     while world.time().now_ms() < until_ms {
         while let Some((_, index)) = latecomers.next_if(|(at_ms, _)| *at_ms <= world.time().now_ms()) {
             world.start(index);
         }
         ordeal.turn(&mut world);
         world.step();
-        watch_voters(&world, &mut voters);
+        watch.look(&world);
     }
-    let last_words_ms = 6 * plan.workload.patience_ms;
+    let last_words_ms = plan.workload.last_words_ms();
     let ended = world.run_until(last_words_ms, |_| clients.iter().all(tokio::task::JoinHandle::is_finished));
     assert!(ended, "seed {seed}: a client did not end");
 
     let history = recorder.history();
     let (windows, tally) = (ordeal.windows().to_vec(), world.network().tally());
     let mut report = Report { seed, schedule, windows, tally, history, calm_from_ms, violations: Vec::new() };
-    report.violations = check(&report.history);
+    let stray_ms = 2 * plan.wall_offset_ms.unsigned_abs() + ordeal.jumped_ms();
+    report.violations = W::check(&report.history, &Circumstances { stray_ms, deaths: world.deaths().to_vec() });
     report.violations.extend(world.failures().iter().cloned().map(Violation::NodeFailed));
-    if report.grants_since(calm_from_ms) == 0 {
-        report.violations.push(Violation::NoProgress("no lock was granted after the faults were over".into()));
+    if report.wanted_since(calm_from_ms) == 0 {
+        let none = format!("there were no {} after the faults were over", W::WANTED);
+        report.violations.push(Violation::NoProgress(none));
     }
     report
 }
 
-/// When a machine that is not there from the beginning comes, in milliseconds from when the clients do.
-fn arrival_ms(index: usize) -> u64 {
-    index as u64 * 700
-}
-
-/// Counts changes of the voters, as whoever leads knows them.
-fn watch_voters(world: &World, known: &mut BTreeSet<NodeId>) {
-    let leader = world.running().into_iter().map(|index| world.door(index)).find(Door::leads);
-    let now = leader.map(|door| door.voters()).unwrap_or_default();
-    if !now.is_empty() && *known != now {
-        if !known.is_empty() {
-            world.network().count(Happened::VotersChanged);
-        }
-        *known = now;
-    }
-}
-
-impl Report {
+impl<W: Scenario> Report<W> {
     /// Fault windows and the operations that overlapped them, by kind.
     pub fn overlaps(&self) -> BTreeMap<FaultKind, (usize, usize)> {
         let mut overlaps = BTreeMap::new();
         for window in &self.windows {
-            let during = |record: &&Record| {
+            let during = |record: &&Record<W::Service>| {
                 let returned = record.returned.is_none_or(|returned| returned.ms >= window.from_ms);
                 record.invoked.ms <= window.until_ms && returned
             };
@@ -162,22 +203,21 @@ impl Report {
                 return Some(format!("{happened} {kind:?} and no {evidence:?}"));
             }
         }
-        let (grants, operations) = (self.grants_since(0), self.history.len());
-        (grants < operations / 20).then(|| format!("only {grants} of {operations} operations were grants"))
+        let (wanted, operations) = (self.wanted_since(0), self.history.len());
+        (wanted < operations / 20).then(|| format!("only {wanted} of {operations} operations were {}", W::WANTED))
     }
 
-    fn grants_since(&self, from_ms: u64) -> usize {
-        let granted = |r: &&Record| r.invoked.ms >= from_ms && matches!(r.answer, Answer::Granted { .. });
-        self.history.iter().filter(granted).count()
+    fn wanted_since(&self, from_ms: u64) -> usize {
+        self.history.iter().filter(|record| record.invoked.ms >= from_ms && W::is_wanted(record)).count()
     }
 }
 
-impl fmt::Display for Report {
+impl<W: Scenario> fmt::Display for Report<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unknown = self.history.iter().filter(|record| record.is_unknown()).count();
-        let granted = self.grants_since(0);
-        write!(f, "seed {}: {} operations, {granted} grants, {unknown} unknown", self.seed, self.history.len())?;
-        write!(f, ", {} of the grants in the calm", self.grants_since(self.calm_from_ms))?;
+        let (wanted, word) = (self.wanted_since(0), W::WANTED);
+        write!(f, "seed {}: {} operations, {wanted} {word}, {unknown} unknown", self.seed, self.history.len())?;
+        write!(f, ", {} of the {word} in the calm", self.wanted_since(self.calm_from_ms))?;
         for (kind, (windows, operations)) in self.overlaps() {
             write!(f, "; {windows} {kind:?} over {operations}")?;
         }
@@ -194,13 +234,20 @@ pub fn seeds(default_count: u64) -> Vec<u64> {
     }
 }
 
+/// Every second seed of those that are to be run, from the first or the second one, so that two tests share
+/// the cores.
+pub fn every_second(default_count: u64, from: usize) -> Vec<u64> {
+    let seeds = seeds(default_count);
+    if seeds.len() == 1 && from == 1 { Vec::new() } else { seeds.into_iter().skip(from).step_by(2).collect() }
+}
+
 /// Runs these seeds with a fresh cluster each; panics at the first that fails, with everything that is
-/// needed to look into it, and if more than one in [`WORTHLESS_SHARE`] does not count, or a kind of
+/// needed to look into it, and if more than one in [`Scenario::WORTHLESS_SHARE`] does not count, or a kind of
 /// fault was in none of those that do. What happened in all of them together.
-pub fn expect_all_pass(
+pub fn expect_all_pass<W: Scenario, C: Into<Site<W::Service>>>(
     seeds: &[u64],
-    plan: impl Fn(u64) -> RunPlan,
-    mut cluster: impl FnMut(&RunPlan) -> Boot,
+    plan: impl Fn(u64) -> RunPlan<W>,
+    mut cluster: impl FnMut(&RunPlan<W>) -> C,
 ) -> Tally {
     let (mut sum, mut planned) = (Tally::default(), BTreeSet::new());
     let mut seen: BTreeMap<FaultKind, (usize, usize)> = BTreeMap::new();
@@ -211,8 +258,9 @@ pub fn expect_all_pass(
         let report = run(seed, &plan, cluster(&plan));
         println!("{report}");
         if !report.violations.is_empty() {
-            let list: Vec<String> = report.violations.iter().map(|violation| format!("\n  {violation}")).collect();
-            panic!("SIM_SEED={seed} fails:{}\nfaults:\n{}", list.concat(), report.schedule);
+            let list = report.violations.iter().take(TOLD_VIOLATIONS).map(|violation| format!("\n  {violation}"));
+            let (list, all) = (list.collect::<String>(), report.violations.len());
+            panic!("SIM_SEED={seed} fails, {all} violations:{list}\nfaults:\n{}", report.schedule);
         }
         if let Some(reason) = report.worthless() {
             println!("seed {seed} does not count: {reason}");
@@ -227,8 +275,8 @@ pub fn expect_all_pass(
     }
     let counted = seeds.len() - worthless;
     println!("{counted} seeds passed, {worthless} do not count; faults and operations during them: {seen:?}");
-    assert!(worthless * WORTHLESS_SHARE <= seeds.len(), "{worthless} of {} runs do not count", seeds.len());
-    for kind in planned.iter().filter(|_| counted >= WORTHLESS_SHARE) {
+    assert!(worthless * W::WORTHLESS_SHARE <= seeds.len(), "{worthless} of {} runs do not count", seeds.len());
+    for kind in planned.iter().filter(|_| counted >= W::WORTHLESS_SHARE) {
         let happened = seen.contains_key(kind) && kind.evidence().iter().all(|evidence| sum.of(*evidence) > 0);
         assert!(happened, "no seed brought about {kind:?}");
     }
@@ -238,10 +286,10 @@ pub fn expect_all_pass(
 
 /// Runs these seeds until one fails as `caught` demands, and says which: for clusters with a guarantee
 /// switched off. Panics if none does.
-pub fn expect_caught(
+pub fn expect_caught<W: Scenario, C: Into<Site<W::Service>>>(
     seeds: &[u64],
-    plan: impl Fn(u64) -> RunPlan,
-    mut cluster: impl FnMut(&RunPlan) -> Boot,
+    plan: impl Fn(u64) -> RunPlan<W>,
+    mut cluster: impl FnMut(&RunPlan<W>) -> C,
     caught: impl Fn(&Violation) -> bool,
 ) -> u64 {
     for (tried, &seed) in seeds.iter().enumerate() {

@@ -16,11 +16,14 @@ use futures::{FutureExt, future::BoxFuture};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    api::{Answer, Ask, LockApi},
-    check::Violation,
+    api::{Answer, Ask, LockService},
+    clock::MAX_WALL_OFFSET_MS,
+    door::Api,
     faults::{FaultKind, FaultPlan},
     network::Weather,
     run::{RunPlan, expect_all_pass, expect_caught, run, seeds},
+    violation::Violation,
+    workload::Workload,
     world::{Boot, Pause, Seat, World, node_id},
 };
 use crate::{
@@ -148,7 +151,7 @@ impl Front {
     }
 }
 
-impl LockApi for Front {
+impl Api<LockService> for Front {
     fn perform(&self, ask: Ask, key: Option<String>) -> BoxFuture<'_, Answer> {
         async move {
             let Ask::Acquire { wait_ms, .. } = ask else { return self.once(ask, key).await };
@@ -174,7 +177,7 @@ impl LockApi for Front {
 }
 
 /// A cluster of the one-page service.
-fn one_page() -> Boot {
+fn one_page() -> Boot<LockService> {
     let disk = Arc::new(Mutex::new(Table::default()));
     Arc::new(move |seat: Seat| {
         let disk = Arc::clone(&disk);
@@ -203,7 +206,7 @@ fn one_page() -> Boot {
                     let _ = call.reply.send(Bytes::from(serde_json::to_vec(&answer).unwrap()));
                 }
             });
-            front as Arc<dyn LockApi>
+            front as Arc<dyn Api<LockService>>
         }
         .boxed()
     })
@@ -211,7 +214,7 @@ fn one_page() -> Boot {
 
 /// One page elects nobody and is found under its first id only. It sends little: faults last long enough
 /// to meet something.
-fn plan() -> RunPlan {
+fn plan() -> RunPlan<Workload> {
     let mut faults = FaultPlan { lasts_ms: 1_000..=4_000, ..FaultPlan::default() };
     faults.mix.retain(|(kind, _)| !matches!(kind, FaultKind::Coup | FaultKind::Wipe));
     RunPlan { form_ms: 500, ordeal_ms: 40_000, faults, ..RunPlan::default() }
@@ -259,7 +262,7 @@ fn a_run_without_faults_has_none_and_one_with_them_names_them() {
 /// A world of one machine whose process counts how often its 10 ms timer fired and how late it was
 /// at most, by its own clocks.
 struct Ticker {
-    world: World,
+    world: World<LockService>,
     fired: Arc<AtomicU64>,
     latest_ms: Arc<AtomicU64>,
     boottime_gap_ms: Arc<AtomicU64>,
@@ -268,7 +271,7 @@ struct Ticker {
 fn ticker() -> Ticker {
     let [fired, latest_ms, boottime_gap_ms] = [(); 3].map(|()| Arc::new(AtomicU64::new(0)));
     let counters = [&fired, &latest_ms, &boottime_gap_ms].map(Arc::clone);
-    let boot: Boot = Arc::new(move |seat: Seat| {
+    let boot: Boot<LockService> = Arc::new(move |seat: Seat| {
         let [fired, latest, gap] = counters.clone();
         tokio::task::yield_now()
             .then(move |()| async move {
@@ -282,11 +285,11 @@ fn ticker() -> Ticker {
                         gap.fetch_max(clock.now().ms_since(before), Relaxed);
                     }
                 });
-                Arc::new(Front { mesh, table: None, clock: seat.clock }) as Arc<dyn LockApi>
+                Arc::new(Front { mesh, table: None, clock: seat.clock }) as Arc<dyn Api<LockService>>
             })
             .boxed()
     });
-    let mut world = World::new(5, 1, Weather::calm(), boot);
+    let mut world = World::new(5, 1, Weather::calm(), MAX_WALL_OFFSET_MS, boot);
     world.start(0);
     world.run_for(1_000);
     Ticker { world, fired, latest_ms, boottime_gap_ms }

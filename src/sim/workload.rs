@@ -10,16 +10,17 @@ use std::{
     time::Duration,
 };
 
+use futures::{FutureExt, future::BoxFuture};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
-    api::{Answer, Ask, Door},
-    clock::{SimClock, WorldTime},
-    history::Recorder,
+    api::{Answer, Ask, LockService, Record},
+    check::check,
+    clock::{MAX_WALL_OFFSET_MS, SimClock},
+    line::Line,
+    run::{Circumstances, Scenario, Stage},
+    violation::Violation,
 };
 use crate::{
     clock::Clock,
@@ -84,29 +85,49 @@ impl Default for Workload {
     }
 }
 
+impl Scenario for Workload {
+    type Service = LockService;
+
+    const WORTHLESS_SHARE: usize = 20;
+    const WANTED: &'static str = "grants";
+
+    fn clients(&self, stage: Stage<LockService>, seed: u64) -> Vec<BoxFuture<'static, ()>> {
+        let scene = Scene::new(self.clone(), stage);
+        (0..self.clients).map(|number| Arc::clone(&scene).client(number, seed).boxed()).collect()
+    }
+
+    fn last_words_ms(&self) -> u64 {
+        6 * self.patience_ms
+    }
+
+    fn is_wanted(record: &Record) -> bool {
+        matches!(record.answer, Answer::Granted { .. })
+    }
+
+    fn check(history: &[Record], _: &Circumstances) -> Vec<Violation> {
+        check(history)
+    }
+}
+
 /// What the clients of a run share.
-pub struct Scene {
+struct Scene {
     workload: Workload,
-    doors: Vec<Door>,
-    time: WorldTime,
-    recorder: Recorder,
-    until_ms: u64,
+    stage: Stage<LockService>,
     uses: Vec<AtomicU64>,
 }
 
 impl Scene {
-    /// Clients that go on until a moment of true time, over any of these doors.
-    pub fn new(workload: Workload, doors: Vec<Door>, time: WorldTime, recorder: Recorder, until_ms: u64) -> Arc<Self> {
+    fn new(workload: Workload, stage: Stage<LockService>) -> Arc<Self> {
         let uses = (0..workload.locks).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { workload, doors, time, recorder, until_ms, uses })
+        Arc::new(Self { workload, stage, uses })
     }
 
     /// One client's whole life.
-    pub async fn client(self: Arc<Self>, number: usize, seed: u64) {
+    async fn client(self: Arc<Self>, number: usize, seed: u64) {
         let mut dice = StdRng::seed_from_u64(seed ^ ((number as u64 + 1) << 40));
-        let clock = Arc::new(SimClock::draw(self.time.clone(), &mut dice));
-        let at = dice.random_range(0..self.doors.len());
-        let caller = Caller { scene: Arc::clone(&self), number, clock, dice, at, keys: 0 };
+        let clock = Arc::new(SimClock::draw(self.stage.time.clone(), MAX_WALL_OFFSET_MS, &mut dice));
+        let line = Line::new(self.stage.doors.clone(), dice, self.workload.patience_ms);
+        let caller = Caller { scene: Arc::clone(&self), number, clock, line, keys: 0 };
         Client { caller, live: None }.live().await;
     }
 
@@ -117,37 +138,27 @@ impl Scene {
     }
 }
 
-/// How a client asks: at which node, with which patience, under which keys.
+/// How a client asks: over which line, by which clock, under which keys.
 struct Caller {
     scene: Arc<Scene>,
     number: usize,
     clock: Arc<SimClock>,
-    dice: StdRng,
-    at: usize,
+    line: Line<LockService>,
     keys: u64,
 }
 
 impl Caller {
-    fn draw(&mut self, range: RangeInclusive<u64>) -> u64 {
-        self.dice.random_range(range)
-    }
-
-    fn chance(&mut self, percent: u32) -> bool {
-        self.dice.random_ratio(percent, 100)
-    }
-
-    async fn pause(&mut self, range: RangeInclusive<u64>) {
-        let ms = self.draw(range);
-        sleep(Duration::from_millis(ms)).await;
-    }
-
     /// Asks, perhaps again elsewhere, and takes down the one operation that this is to the client.
     async fn ask(&mut self, ask: Ask) -> Answer {
-        let recorder = self.scene.recorder.clone();
+        let recorder = self.scene.stage.recorder.clone();
         let pending = recorder.invoke(self.number, ask.clone());
         let sent = self.clock.now();
-        let (answer, unanswered) = self.attempts(ask).await;
+        let keyed = !matches!(ask, Ask::KeepAlive(_) | Ask::Show(_));
+        self.keys += 1;
+        let key = keyed.then(|| format!("{}-{}", self.number, self.keys));
+        let (answer, unanswered) = self.line.ask(ask, key).await;
         let lease_until_ms = match &answer {
+            // A keep-alive that was sent again counts from when it was first sent: too careful.
             Answer::Opened { ttl_ms, .. } | Answer::Alive { ttl_ms } => {
                 Some(self.clock.true_ms(deadline(sent, *ttl_ms)))
             }
@@ -157,48 +168,10 @@ impl Caller {
         answer
     }
 
-    /// The answer, and how many attempts had none.
-    async fn attempts(&mut self, ask: Ask) -> (Answer, u32) {
-        let keyed = !matches!(ask, Ask::KeepAlive(_) | Ask::Show(_));
-        self.keys += 1;
-        let key = keyed.then(|| format!("{}-{}", self.number, self.keys));
-        let mut unanswered = 0;
-        for attempt in 1..=3 {
-            let answer = self.attempt(ask.clone(), key.clone()).await;
-            match &answer {
-                Answer::Unknown => unanswered += 1,
-                Answer::Refused(_) => {}
-                _ => return (answer, unanswered),
-            }
-            self.at = self.dice.random_range(0..self.scene.doors.len());
-            // A keep-alive that was sent again counts from when it was first sent: too careful.
-            if attempt == 3 || !self.chance(60) {
-                return (if unanswered > 0 { Answer::Unknown } else { answer }, unanswered);
-            }
-            self.pause(5..=150).await;
-        }
-        unreachable!("the last attempt returns")
-    }
-
-    async fn attempt(&mut self, ask: Ask, key: Option<String>) -> Answer {
-        // The way to the node and back; sometimes the client gets to its answer late.
-        self.pause(0..=2).await;
-        let door = self.scene.doors[self.at].clone();
-        let patience = Duration::from_millis(self.scene.workload.patience_ms);
-        let answer = timeout(patience, door.perform(ask, key)).await.unwrap_or(Answer::Unknown);
-        if self.chance(1) {
-            self.pause(50..=1_500).await
-        } else {
-            self.pause(0..=2).await
-        }
-        answer
-    }
-
     fn fork(&mut self) -> Self {
-        let dice = StdRng::seed_from_u64(self.dice.random());
         let (scene, clock) = (Arc::clone(&self.scene), Arc::clone(&self.clock));
         // Keys of its own: it asks nothing that takes one.
-        Self { scene, number: self.number, clock, dice, at: self.at, keys: 0 }
+        Self { scene, number: self.number, clock, line: self.line.fork(), keys: 0 }
     }
 }
 
@@ -228,10 +201,10 @@ struct Client {
 impl Client {
     async fn live(mut self) {
         let workload = self.caller.scene.workload.clone();
-        while self.caller.scene.time.now_ms() < self.caller.scene.until_ms {
-            self.caller.pause(workload.think_ms.clone()).await;
-            let lock = self.caller.scene.lock(&mut self.caller.dice);
-            if self.caller.chance(workload.show_percent) {
+        while self.caller.scene.stage.time.now_ms() < self.caller.scene.stage.until_ms {
+            self.caller.line.pause(workload.think_ms.clone()).await;
+            let lock = self.caller.scene.lock(self.caller.line.dice());
+            if self.caller.line.chance(workload.show_percent) {
                 self.caller.ask(Ask::Show(lock)).await;
             } else if let Some(session) = self.session().await {
                 self.round(session, lock, &workload).await;
@@ -247,9 +220,9 @@ impl Client {
         }
         if self.live.is_none() {
             let (ttl, lazy) = (self.caller.scene.workload.ttl_ms.clone(), self.caller.scene.workload.lazy_percent);
-            let ttl_ms = self.caller.draw(ttl);
+            let ttl_ms = self.caller.line.draw(ttl);
             let Answer::Opened { session, ttl_ms } = self.caller.ask(Ask::Open { ttl_ms }).await else { return None };
-            let keeper = if self.caller.chance(lazy) {
+            let keeper = if self.caller.line.chance(lazy) {
                 None
             } else {
                 Some(tokio::spawn(keep_alive(self.caller.fork(), session.clone(), ttl_ms)))
@@ -260,19 +233,19 @@ impl Client {
     }
 
     async fn round(&mut self, session: SessionId, lock: LockName, workload: &Workload) {
-        let mode = if self.caller.chance(workload.shared_percent) { Mode::Shared } else { Mode::Exclusive };
-        let waits = self.caller.chance(workload.waiting_percent);
-        let wait_ms = if waits { self.caller.draw(workload.wait_ms.clone()) } else { 0 };
+        let mode = if self.caller.line.chance(workload.shared_percent) { Mode::Shared } else { Mode::Exclusive };
+        let waits = self.caller.line.chance(workload.waiting_percent);
+        let wait_ms = if waits { self.caller.line.draw(workload.wait_ms.clone()) } else { 0 };
         let acquire = Ask::Acquire { session: session.clone(), lock: lock.clone(), mode, wait_ms };
         match self.caller.ask(acquire).await {
             Answer::Granted { .. } => {}
             Answer::SessionExpired => return self.live = None,
             // It may hold the lock or get it any moment: look, or give the session up.
-            Answer::Unknown if self.caller.chance(50) => return self.close().await,
+            Answer::Unknown if self.caller.line.chance(50) => return self.close().await,
             _ => return,
         }
-        self.caller.pause(workload.hold_ms.clone()).await;
-        if self.caller.chance(workload.crash_percent) {
+        self.caller.line.pause(workload.hold_ms.clone()).await;
+        if self.caller.line.chance(workload.crash_percent) {
             return self.live = None;
         }
         match self.caller.ask(Ask::Release { session, lock }).await {

@@ -16,13 +16,15 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{runtime::Runtime, sync::mpsc, task::JoinHandle, time::Instant};
 
 use super::{
-    api::{Door, LockApi},
     clock::{SimClock, WorldTime},
+    disks::{Disks, NoDisks},
+    door::{Api, Door, Farewell, Service},
     network::{Happened, SimNetwork, Weather},
 };
 use crate::{
     clock::Clock,
-    ids::{NodeId, Tick},
+    ids::{Incarnation, NodeId, Tick},
+    machine::{placement::Partition, replication::Replica},
     net::{Mesh, MeshEvent},
 };
 
@@ -50,7 +52,30 @@ pub struct Seat {
 
 /// Starts a node in its own runtime. What must survive it, the closure keeps by `Seat::index`. Every
 /// task of the node must be spawned on the current runtime.
-pub type Boot = Arc<dyn Fn(Seat) -> BoxFuture<'static, Arc<dyn LockApi>>>;
+pub type Boot<S> = Arc<dyn Fn(Seat) -> BoxFuture<'static, Arc<dyn Api<S>>>>;
+
+/// What the machines of a world are made of.
+pub struct Site<S: Service> {
+    /// Starts their processes.
+    pub boot: Boot<S>,
+    /// What survives these, as far as faults reach it.
+    pub disks: Arc<dyn Disks>,
+}
+
+impl<S: Service> From<Boot<S>> for Site<S> {
+    fn from(boot: Boot<S>) -> Self {
+        Self { boot, disks: Arc::new(NoDisks) }
+    }
+}
+
+/// A process that ended, however it did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Death {
+    /// When, in milliseconds of true time.
+    pub at_ms: u64,
+    /// Everything that it had in its memory, of queues too, was in another one's as well.
+    pub spared: bool,
+}
 
 /// How a process is kept from running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,22 +140,23 @@ struct Process {
     retiring: bool,
 }
 
-struct Machine {
+struct Machine<S: Service> {
     node: NodeId,
     disk: u64,
     clock: Arc<SimClock>,
-    door: Door,
+    door: Door<S>,
     process: Option<Process>,
     starts: u64,
 }
 
 /// A cluster and its clients.
-pub struct World {
+pub struct World<S: Service> {
     time: WorldTime,
     network: SimNetwork,
-    machines: Vec<Machine>,
+    machines: Vec<Machine<S>>,
     clients: Host,
-    boot: Boot,
+    site: Site<S>,
+    deaths: Vec<Death>,
     seed: u64,
     dice: StdRng,
     failures: Vec<String>,
@@ -148,23 +174,26 @@ fn node_id_on(index: usize, disk: u64) -> NodeId {
     NodeId::from_bytes(bytes)
 }
 
-impl World {
-    /// So many machines, whose processes have yet to be started.
-    pub fn new(seed: u64, machines: usize, weather: Weather, boot: Boot) -> Self {
+impl<S: Service> World<S> {
+    /// So many machines, whose processes have yet to be started, and whose wall clocks are off by at most
+    /// `wall_ms`.
+    pub fn new(seed: u64, machines: usize, weather: Weather, wall_ms: i64, site: impl Into<Site<S>>) -> Self {
         let time = WorldTime::default();
         let mut dice = StdRng::seed_from_u64(seed ^ 0x776f_726c_6400);
         let machines = (0..machines)
             .map(|index| Machine {
                 node: node_id(index),
                 disk: 0,
-                clock: Arc::new(SimClock::draw(time.clone(), &mut dice)),
+                clock: Arc::new(SimClock::draw(time.clone(), wall_ms, &mut dice)),
                 door: Door::default(),
                 process: None,
                 starts: 0,
             })
             .collect();
         let network = SimNetwork::new(seed, time.clone(), weather);
-        Self { clients: Host::new(Tick(0)), time, network, machines, boot, seed, dice, failures: Vec::new() }
+        let clients = Host::new(Tick(0));
+        let site = site.into();
+        Self { clients, time, network, machines, site, deaths: Vec::new(), seed, dice, failures: Vec::new() }
     }
 
     /// True time.
@@ -188,8 +217,28 @@ impl World {
     }
 
     /// The way into a machine's node.
-    pub fn door(&self, index: usize) -> Door {
+    pub fn door(&self, index: usize) -> Door<S> {
         self.machines[index].door.clone()
+    }
+
+    /// What survives processes, as far as faults reach it.
+    pub fn disks(&self) -> Arc<dyn Disks> {
+        Arc::clone(&self.site.disks)
+    }
+
+    /// Processes that ended, and when.
+    pub fn deaths(&self) -> &[Death] {
+        &self.deaths
+    }
+
+    /// Which disk of a machine is in use, counted from 0.
+    pub fn disk(&self, index: usize) -> u64 {
+        self.machines[index].disk
+    }
+
+    /// How often a machine's process was started.
+    pub fn starts(&self, index: usize) -> u64 {
+        self.machines[index].starts
     }
 
     /// The node id that a machine has now.
@@ -210,6 +259,11 @@ impl World {
         if machine.process.is_some() {
             return;
         }
+        if self.site.disks.has_left(index, machine.disk) {
+            machine.disk += 1;
+            machine.node = node_id_on(index, machine.disk);
+            self.network.count(Happened::Left);
+        }
         let restarts = machine.starts;
         machine.starts += 1;
         if restarts > 0 {
@@ -220,17 +274,18 @@ impl World {
         let seed = self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ ((index as u64) << 32) ^ restarts;
         let host = Host::new(clock.now());
         let (node, disk) = (machine.node, machine.disk);
-        let boot = (self.boot)(Seat { index, node, disk, restarts, seed, mesh, events, clock });
+        let boot = (self.site.boot)(Seat { index, node, disk, restarts, seed, mesh, events, clock });
         let main = host.runtime.spawn(machine.door.serve(boot));
         machine.process = Some(Process { host, main, paused: None, retiring: false });
     }
 
-    /// Asks a machine's process to hand its duties over and to end (SIGTERM), if it has one.
-    pub fn retire(&mut self, index: usize) {
+    /// Asks a machine's process to hand its duties over and to end (SIGTERM, or to leave the cluster), if it
+    /// has one.
+    pub fn retire(&mut self, index: usize, farewell: Farewell) {
         let machine = &mut self.machines[index];
         if let Some(process) = &mut machine.process {
             process.retiring = true;
-            machine.door.retire();
+            machine.door.retire(farewell);
             self.network.count(Happened::Retired);
         }
     }
@@ -252,6 +307,11 @@ impl World {
     }
 
     fn end(&mut self, index: usize) -> bool {
+        if self.machines[index].process.is_none() {
+            return false;
+        }
+        let spared = self.is_whole();
+        self.deaths.push(Death { at_ms: self.time.now_ms(), spared });
         let machine = &mut self.machines[index];
         let Some(process) = machine.process.take() else { return false };
         machine.door.shut();
@@ -277,6 +337,30 @@ impl World {
         {
             process.host.wake(machine.clock.now(), pause);
         }
+    }
+
+    /// Whether any one process or journal can be lost and all that the queues acknowledged, and all leases, are
+    /// still with another: every machine that was ever started runs, all say the same of the placement, and
+    /// each partition is in sync on two of them at least as they are now.
+    pub fn is_whole(&self) -> bool {
+        let started: Vec<usize> = (0..self.machines.len()).filter(|index| self.starts(*index) > 0).collect();
+        if self.running() != started {
+            return false;
+        }
+        let Some(placement) = started.first().map(|index| self.door(*index).placement()) else { return false };
+        let agreed = started.iter().all(|index| self.door(*index).placement() == placement);
+        let is_current = |replica: &Replica| {
+            let index = started.iter().find(|index| self.node(**index) == replica.node);
+            index.is_some_and(|index| {
+                let journal = self.site.disks.journal(*index, self.disk(*index));
+                let intact = journal.is_some_and(|journal| journal.id() == replica.journal && journal.is_intact());
+                intact && replica.incarnation == Incarnation(self.starts(*index))
+            })
+        };
+        let safe = |partition: &Partition| {
+            partition.is_serving() && partition.in_sync.len() > 1 && partition.in_sync.iter().all(is_current)
+        };
+        agreed && !placement.is_empty() && placement.values().all(safe)
     }
 
     /// Sets a machine's wall clock.
@@ -331,7 +415,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl<S: Service> Drop for World<S> {
     fn drop(&mut self) {
         for machine in &mut self.machines {
             if let Some(process) = machine.process.take() {

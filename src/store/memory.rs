@@ -107,6 +107,32 @@ impl MemoryDisk {
         });
     }
 
+    /// As [`Self::lose_tail`], of every partition on it.
+    pub(crate) fn lose_tails(&self, count: usize) {
+        let partitions: Vec<PartitionId> = self.lock().partitions.keys().copied().collect();
+        partitions.into_iter().for_each(|partition| self.lose_tail(partition, count));
+    }
+
+    /// Whether there is anything to lose.
+    pub(crate) fn has_records(&self) -> bool {
+        self.lock().partitions.values().any(|kept| !kept.records.is_empty())
+    }
+
+    /// Whether it cannot be written.
+    pub(crate) fn is_away(&self) -> bool {
+        self.lock().away.is_some()
+    }
+
+    /// Names what is on it.
+    pub(crate) fn id(&self) -> JournalId {
+        self.lock().id
+    }
+
+    /// Whether everything that was synced is there.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.lock().partitions.values().all(|kept| !kept.lost && kept.last() >= kept.mark)
+    }
+
     /// Everything is gone; a node that starts on it finds a new, empty journal. Only while no node runs on it.
     pub(crate) fn wipe(&self, id: JournalId) {
         self.disturb(|disk| {

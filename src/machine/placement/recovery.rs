@@ -46,6 +46,15 @@ fn is_of_now(report: &Report, members: &Membership) -> bool {
     })
 }
 
+/// Whether the run of the node that said this may still be there: it is only out of sight, or nobody knows better.
+fn is_of_last_run(report: &Report, members: &Membership) -> bool {
+    let Report { replica, .. } = report;
+    members.members().get(&replica.node).filter(|member| member.belongs()).is_some_and(|member| {
+        member.joiner.incarnation == replica.incarnation
+            && (member.joiner.journal == Some(replica.journal) || replica.journal == Report::NOT_WHAT_IT_WAS)
+    })
+}
+
 /// The reports that count for the election: of the last in-sync set, with the journal that it had.
 fn reported(now: &Partition, reports: &Reports) -> Vec<Report> {
     let of =
@@ -83,22 +92,28 @@ pub(super) fn settle(now: &Partition, members: &Membership, lost: Option<&Report
         PartitionStatus::Waiting { reports } => reports.clone(),
         PartitionStatus::JournalLost => lost.cloned().unwrap_or_default(),
     };
+    let was_lost = now.status == PartitionStatus::JournalLost;
     let mut reports = before.clone();
-    reports.retain(|_, report| is_of_now(report, members));
+    // Where the journals are lost there is no new epoch in which somebody who was only out of sight would report
+    // again: what it said is kept, and counts once it is back.
+    reports.retain(|_, report| is_of_now(report, members) || (was_lost && is_of_last_run(report, members)));
+    let mut of_now = reports.clone();
+    of_now.retain(|_, report| is_of_now(report, members));
     let mut awaited = false;
     let mut elected = Vec::new();
     for member in &now.in_sync {
-        match standing(member, &reports, members) {
+        match standing(member, &of_now, members) {
             Standing::Reported(report) => elected.push(report),
             Standing::Awaited => awaited = true,
             Standing::Gone => {}
         }
     }
-    let was_lost = now.status == PartitionStatus::JournalLost;
     match best(now, elected).filter(|_| !awaited) {
         Some(report) => elect(now, report.replica),
         None if awaited && !was_lost && reports == before => Change::None,
-        None if awaited => Change::To(Partition { status: PartitionStatus::Waiting { reports }, ..now.clone() }),
+        None if awaited => {
+            Change::To(Partition { status: PartitionStatus::Waiting { reports: of_now }, ..now.clone() })
+        }
         None if was_lost && reports == before => Change::None,
         None if was_lost => Change::Noted(reports),
         None => Change::Lost(Partition { primary: None, status: PartitionStatus::JournalLost, ..now.clone() }, reports),

@@ -310,6 +310,23 @@ fn an_operator_who_accepts_the_loss_gets_the_longest_journal_there_is() {
 }
 
 #[test]
+fn who_was_out_of_sight_for_a_moment_has_still_said_what_it_has() {
+    let mut world = World::placed(&[1, 2]);
+    world.down(1);
+    world.down(2);
+    world.join(1, 2);
+    world.join_with(2, 2, 9);
+    assert_eq!(world.partition().status, PartitionStatus::JournalLost, "2 was the last one in sync");
+    world.report(1, 2, 8);
+    let emptied = Replica { journal: JournalId(9), ..replica(2, 2) };
+    world.now(PlacementBody::Report(Report { replica: emptied, last: Position::default(), verified: true }));
+    world.down(1);
+    world.join(1, 2);
+    assert!(world.is_done(PlacementBody::AcceptLoss));
+    assert_eq!(world.primary(), Some(replica(1, 2)), "it has everything");
+}
+
+#[test]
 fn where_nobody_has_anything_an_operator_begins_anew_with_somebody_who_is_there() {
     let mut world = World::placed(&[1, 2]);
     world.down(1);

@@ -2,6 +2,9 @@
 //!
 //! Outside tests every rule is kept, by a constant.
 
+#[cfg(test)]
+use crate::mutant::{self, Mutant};
+
 /// A rule that the protocol rests on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) enum Rule {
@@ -49,6 +52,16 @@ pub(super) enum Rule {
 
 #[cfg(test)]
 impl Rule {
+    /// Whether the whole cluster does without it: a mutant.
+    fn is_lacking(self) -> bool {
+        match self {
+            Self::EveryMemberHolds => mutant::on(Mutant::CommittedByPrimaryAlone),
+            Self::OlderEpochRefused => mutant::on(Mutant::OlderEpochsTaken),
+            Self::ShrinkCountsUntilApplied => mutant::on(Mutant::ShrinkCountsFromProposal),
+            _ => false,
+        }
+    }
+
     /// All of them.
     pub(super) const ALL: [Self; 20] = [
         Self::ServeAsNamed,
@@ -90,6 +103,6 @@ impl Rules {
 
     #[cfg(test)]
     pub(super) fn keep(&self, rule: Rule) -> bool {
-        !self.without.contains(&rule)
+        !self.without.contains(&rule) && !rule.is_lacking()
     }
 }

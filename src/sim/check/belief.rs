@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Violation, tell};
+use super::Violation;
 use crate::{
     ids::{LockName, SessionId},
     machine::lock::Mode,
     sim::{
-        api::{Answer, Ask},
-        history::{Moment, Record},
+        api::{Answer, Ask, Record},
+        history::Moment,
     },
 };
 
@@ -41,9 +41,9 @@ pub(super) fn check(history: &[Record]) -> Vec<Violation> {
                     violations.push(Violation::Overlap(format!(
                         "{lock} was believed held until {} ms by {} and from {} ms by {}",
                         one.until.ms,
-                        tell(one.record),
+                        one.record.tell(),
                         other.from.ms,
-                        tell(other.record),
+                        other.record.tell(),
                     )));
                 }
             }

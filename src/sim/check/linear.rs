@@ -17,13 +17,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{
     Violation,
     model::{Lock, Op, Who},
-    tell,
 };
 use crate::{
     ids::{LockName, SessionId},
     sim::{
-        api::{Answer, Ask},
-        history::{Moment, Record},
+        api::{Answer, Ask, Record},
+        history::Moment,
     },
 };
 
@@ -38,7 +37,7 @@ pub(super) fn check(history: &[Record]) -> Vec<Violation> {
 fn check_lock(lock: &LockName, history: &[Record]) -> Option<Violation> {
     let about = |until: Option<Moment>| {
         let concerned = history.iter().filter(|r| r.ask.lock() == Some(lock) && until.is_none_or(|u| r.invoked <= u));
-        concerned.map(|record| format!("\n    {}", tell(record))).collect::<String>()
+        concerned.map(|record| format!("\n    {}", record.tell())).collect::<String>()
     };
     match Search::new(Projection::of(lock, history).finish()).run() {
         Verdict::Linearizable => None,

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Violation, tell};
+use super::Violation;
 use crate::{
     ids::{FencingToken, LockName, SessionId},
     sim::{
-        api::{Answer, Ask},
-        history::{Moment, Record},
+        api::{Answer, Ask, Record},
+        history::Moment,
     },
 };
 
@@ -39,8 +39,8 @@ pub(super) fn check(history: &[Record]) -> Vec<Violation> {
         {
             violations.push(Violation::Token(format!(
                 "{} came before {} and has no smaller token",
-                tell(before.record),
-                tell(grant.record)
+                before.record.tell(),
+                grant.record.tell()
             )));
         }
     }
@@ -63,8 +63,8 @@ fn grants(history: &[Record]) -> (Vec<Grant<'_>>, Vec<Violation>) {
             Some((s, l, _)) if *s == session && *l == lock => {}
             Some((_, _, first)) => violations.push(Violation::Token(format!(
                 "{token:?} stands for two grants: {} and {}",
-                tell(first),
-                tell(record)
+                first.tell(),
+                record.tell()
             ))),
             None => {
                 firsts.insert(*token, (session, lock, record));

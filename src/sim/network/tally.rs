@@ -51,6 +51,20 @@ pub enum Happened {
     Overthrown,
     /// The leader said that others vote than before.
     VotersChanged,
+    /// A node left the cluster for good, and its machine came back as another one.
+    Left,
+    /// The journal of a machine could not be written for a while.
+    JournalAway,
+    /// A journal lost records that it had synced while its node ran.
+    JournalCut,
+    /// A node came back to a journal that had lost records which it had synced.
+    JournalBehind,
+    /// A node came back to an empty journal.
+    JournalEmptied,
+    /// A partition of the queues was given to another primary.
+    PrimaryChanged,
+    /// Others are in sync of a partition than before.
+    InSyncChanged,
 }
 
 /// Counts by kind.

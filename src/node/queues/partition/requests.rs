@@ -11,10 +11,10 @@ use crate::{
     codec::encode,
     error::{Error, ErrorCode},
     machine::{
-        queue::{Batch, Op},
+        queue::{Batch, Op, OpAnswer},
         replication::{Durability, Input, RoleView},
     },
-    mutant,
+    mutant::{self, Mutant},
     node::queues::{
         hosting::Asked,
         wire::{PartitionAsk, QueueReply},
@@ -76,7 +76,14 @@ impl PartitionTask {
         };
         match refusal {
             Some(error) => _ = reply.send(QueueReply::Failed(error)),
-            None => self.batches.push(durability, Some(op), Then::Answer { reply, kind }),
+            None => match op {
+                Op::Ack { ref receipts, .. } if mutant::on(Mutant::AckedBeforeCommit) => {
+                    let answer = OpAnswer::Receipts { done: receipts.clone(), expired: Vec::new() };
+                    let _ = reply.send(QueueReply::Done(answer));
+                    self.batches.push(durability, Some(op), Then::Nothing);
+                }
+                op => self.batches.push(durability, Some(op), Then::Answer { reply, kind }),
+            },
         }
     }
 
