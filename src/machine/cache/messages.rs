@@ -128,8 +128,8 @@ pub struct Refused {
 /// A node does not own the line under the grant that was named, and never will.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct NotOwner {
-    /// Its session with the home of the line, while that is alive on its clock. If it is the session of the grant,
-    /// the grant never arrived (R16).
+    /// Its newest session with the home of the line. If it is the session of the grant, the grant never arrived, or
+    /// what it brought was given back (R16).
     pub session: Option<Nonce>,
 }
 

@@ -49,12 +49,15 @@
 mod directory;
 mod line;
 mod messages;
+#[cfg(test)]
+mod model;
 mod protocol;
 mod residency;
 mod rules;
-mod types;
-
 #[cfg(test)]
 mod tests;
+mod types;
+#[cfg(test)]
+mod world;
 
 pub use self::{directory::*, line::*, messages::*, protocol::*, residency::*, types::*};

@@ -56,8 +56,7 @@ pub struct Home {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Slot {
     epoch: Epoch,
-    /// Counts versions.
-    seq: u64,
+    versions: Versions,
     phase: Phase,
     entries: BTreeMap<CacheKey, Entry>,
 }
@@ -254,12 +253,29 @@ impl Home {
 
 impl Slot {
     fn new(epoch: Epoch, phase: Phase) -> Self {
-        Self { epoch, seq: 0, phase, entries: BTreeMap::new() }
+        let last = Version { epoch, seq: 0, n: 0 };
+        Self { epoch, versions: Versions { last }, phase, entries: BTreeMap::new() }
     }
+}
 
-    /// A version above all of the slot.
-    fn next_version(&mut self) -> Version {
-        self.seq += 1;
-        Version { epoch: self.epoch, seq: self.seq, n: 0 }
+/// Counts the versions of a slot.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Versions {
+    last: Version,
+}
+
+impl Versions {
+    /// One above all that were given in the slot.
+    fn next(&mut self) -> Version {
+        self.last.seq += 1;
+        self.last
+    }
+}
+
+#[cfg(test)]
+impl Home {
+    /// Whether the answer to this call says anything.
+    pub(in crate::machine::cache) fn awaits(&self, call: u64) -> bool {
+        self.open.contains_key(&call)
     }
 }

@@ -86,7 +86,9 @@ impl Home {
         effects: &mut Vec<HomeEffect>,
     ) {
         self.busy.remove(key);
-        self.sessions.values_mut().for_each(|session| drop(session.owes.remove(key)));
+        for session in self.sessions.values_mut() {
+            session.owes.remove(key);
+        }
         let busy = entry.busy.as_ref().map(|busy| busy.asked).filter(|_| entry.state() == EntryState::Busy);
         let asked = busy.into_iter().chain(entry.waiting.iter().copied());
         for asked in asked.filter(|asked| asked.what != super::What::Evict) {

@@ -107,7 +107,9 @@ impl Home {
         for node in &dead {
             busy.unacked.remove(node);
             self.owes_no_more(node, key);
-            self.entry(key).into_iter().for_each(|entry| drop(entry.sharers.remove(node)));
+            if let Some(entry) = self.entry(key) {
+                entry.sharers.remove(node);
+            }
         }
         let owner = self.entry(key).and_then(|entry| entry.owner);
         let is_owner_dead = owner.is_some_and(|owner| self.is_owner_dead(now, &owner));
@@ -164,7 +166,7 @@ impl Home {
             busy.unacked.iter_mut().filter_map(|(node, unacked)| unacked.again.is_due(now, most_ms).then_some(*node));
         let silent: Vec<NodeId> = silent.collect();
         let version = busy.version;
-        let recall = busy.recall.as_mut().filter(|recall| recall.again.is_due(now, most_ms)).map(|recall| *recall);
+        let recall = busy.recall.as_mut().and_then(|recall| recall.again.is_due(now, most_ms).then_some(*recall));
         let ask = busy.asking.as_mut().is_some_and(|asking| asking.again.is_due(now, most_ms));
         if let Some(version) = version {
             for node in silent {

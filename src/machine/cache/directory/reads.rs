@@ -63,17 +63,21 @@ impl Home {
         let Some(slot) = self.slot_of(key) else { return };
         let entry = slot.entries.entry(key.clone()).or_default();
         let is_open = entry.busy.is_none() || (!keep_order && matches!(asked.what, What::Read { .. }));
-        // What this cache asked before and has given up would only be in the way.
-        let given_up: Vec<Asked> = entry.waiting.extract_if(.., |waiting| waiting.from == asked.from).collect();
-        if !is_open && entry.waiting.len() >= most {
+        // What this cache asked before it has given up; what it asks now takes that place in the line.
+        let given_up = entry.waiting.iter_mut().find(|waiting| waiting.from == asked.from);
+        let given_up = given_up.map(|waiting| std::mem::replace(waiting, asked));
+        if given_up.is_none() && !is_open && entry.waiting.len() >= most {
             self.busy_answer(&asked, effects);
             return;
         }
         entry.served.insert(asked.from, asked.nonce);
-        if !is_open {
+        if given_up.is_none() && !is_open {
             entry.waiting.push_back(asked);
         }
-        given_up.iter().for_each(|given_up| self.busy_answer(given_up, effects));
+        if let Some(given_up) = given_up {
+            self.busy_answer(&given_up, effects);
+            return;
+        }
         if is_open {
             self.serve(now, key, asked, effects);
             self.serve_waiting(now, key, effects);
@@ -178,7 +182,7 @@ impl Home {
         let dead = entry.sharers.iter().filter(|(node, sharer)| !self.is_alive(now, node, sharer.session));
         let dead: Vec<_> = dead.map(|(node, _)| *node).collect();
         if let Some(entry) = self.entry(key) {
-            dead.iter().for_each(|node| drop(entry.sharers.remove(node)));
+            entry.sharers.retain(|node, _| !dead.contains(node));
         }
     }
 
@@ -237,11 +241,10 @@ impl Home {
     pub(super) fn bury_owner(&mut self, key: &CacheKey, effects: &mut Vec<HomeEffect>) {
         let is_clean = self.settings.policy == WritePolicy::Through;
         let Some(slot) = self.slot_of(key) else { return };
-        let version = slot.next_version();
         let Some(entry) = slot.entries.get_mut(key) else { return };
         let Some(owner) = entry.owner.take() else { return };
         if !is_clean {
-            (entry.copy, entry.stamp) = (None, version);
+            (entry.copy, entry.stamp) = (None, slot.versions.next());
             effects.push(HomeEffect::DirtyLost { key: key.clone(), owner: owner.node });
         }
     }
@@ -250,12 +253,11 @@ impl Home {
     fn give_data(&mut self, now: Tick, key: &CacheKey, asked: Asked, right: Right, effects: &mut Vec<HomeEffect>) {
         let keep = self.rules.keep(Rule::SharerBeforeAnswer);
         let Some(slot) = self.slot_of(key) else { return };
-        let version = slot.next_version();
         let Some(entry) = slot.entries.get_mut(key) else { return };
         // Whatever it had before, it asks for anew.
         entry.sharers.remove(&asked.from);
         if right == Right::Exclusive && entry.copy.as_ref().is_some_and(|copy| copy.body_at(now).is_some()) {
-            entry.stamp = version;
+            entry.stamp = slot.versions.next();
         }
         let Some(body) = Self::data(entry, asked, right, now) else {
             self.reply(now, asked.from, asked.call, asked.session, HomeAnswer::Miss { nonce: asked.nonce }, effects);

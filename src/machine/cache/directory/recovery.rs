@@ -86,10 +86,12 @@ impl Home {
             self.busy_answer(&asked, effects);
             return;
         };
-        let is_same = |(other, before): &mut (CacheKey, Asked)| other == key && before.from == asked.from;
-        let given_up: Vec<_> = recovering.waiting.extract_if(.., is_same).collect();
-        recovering.waiting.push_back((key.clone(), asked));
-        given_up.iter().for_each(|(_, given_up)| self.busy_answer(given_up, effects));
+        let mut before = recovering.waiting.iter_mut();
+        let before = before.find(|(other, before)| other == key && before.from == asked.from);
+        match before.map(|(_, before)| std::mem::replace(before, asked)) {
+            Some(given_up) => self.busy_answer(&given_up, effects),
+            None => recovering.waiting.push_back((key.clone(), asked)),
+        }
         self.recover_what_is_due(now, effects);
     }
 
@@ -102,6 +104,7 @@ impl Home {
         lines: Vec<RecoveredLine>,
         effects: &mut Vec<HomeEffect>,
     ) {
+        let must_live = self.rules.keep(Rule::RecoverInsideSession);
         let Some(here) = self.slots.get_mut(&slot).filter(|here| here.epoch == epoch) else { return };
         let Phase::Recovering(recovering) = &mut here.phase else { return };
         let Some(silent) = recovering.silent.get_mut(&node) else { return };
@@ -116,7 +119,7 @@ impl Home {
             }
             None => drop(recovering.silent.remove(&node)),
         }
-        lines.into_iter().for_each(|line| here.take_line(now, node, line, handed));
+        lines.into_iter().for_each(|line| here.take_line(now, node, line, handed, must_live));
         self.recover_what_is_due(now, effects);
     }
 
@@ -184,7 +187,7 @@ impl Slot {
     /// What the home before had.
     fn take_over(&mut self, now: Tick, over: HandOver) {
         for handed in over.entries {
-            let stamp = self.next_version();
+            let stamp = self.versions.next();
             let owner =
                 handed.owner.map(|(node, nonce)| Owner { node, nonce, session: Nonce::default(), is_dead: true });
             let copy = handed.value.map(|value| Stored::arrived(value, now));
@@ -194,13 +197,13 @@ impl Slot {
 
     /// A line that its owner tells of. Where the old home handed its directory over, that says who owned it; else only
     /// what was never given up counts.
-    fn take_line(&mut self, now: Tick, node: NodeId, line: RecoveredLine, handed: bool) {
-        let stamp = self.next_version();
+    fn take_line(&mut self, now: Tick, node: NodeId, line: RecoveredLine, handed: bool, must_live: bool) {
+        let stamp = self.versions.next();
         let before = self.entries.get_mut(&line.key);
         let counts = match (&before, handed) {
             (Some(entry), true) => entry.owner.is_some_and(|owner| (owner.node, owner.nonce) == (node, line.grant)),
             (None, true) => false,
-            (_, false) => !line.released,
+            (_, false) => !line.released || !must_live,
         };
         if !counts {
             return;

@@ -15,7 +15,7 @@ impl Home {
         let repeat_ms = self.settings.repeat_ms;
         let line = self.line(key);
         let Some(slot) = self.slot_of(key) else { return };
-        let version = slot.next_version();
+        let version = slot.versions.next();
         let Some(entry) = slot.entries.get_mut(key) else { return };
         entry.stamp = version;
         let is_evicted = asked.what == What::Evict;

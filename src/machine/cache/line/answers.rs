@@ -130,8 +130,8 @@ impl Lines {
             Previous::Was(value) => Some(Stored::arrived(value, sent)),
             Previous::Unsaid => None,
         };
-        let is_blind = entry.begins_blind();
         self.close(key);
+        let is_blind = self.keys.get(key).is_some_and(super::Key::begins_blind);
         // A grant that cannot be used is as one that never came: the home hears so when it recalls it.
         if !self.is_alive(now, &open.held) || (value.is_none() && !is_blind) {
             return;
@@ -154,9 +154,8 @@ impl Lines {
         if !self.is_open(key, nonce, Wish::Read) {
             return;
         }
-        let again_at = now.plus_ms(self.settings.retry_ms);
+        let again_at = now.plus_ms(self.settings.patience_ms);
         let Some(open) = self.keys.get_mut(key).and_then(|entry| entry.open.as_mut()) else { return };
-        open.redirected = Some((owner, grant));
         open.again_at = again_at;
         let epoch = open.held.epoch;
         let sent = open.sent;
@@ -222,7 +221,9 @@ impl Lines {
     /// No answer came, whatever the reason.
     fn unanswered(&mut self, now: Tick, call: &Call, effects: &mut Vec<Effect>) {
         if let Some(key) = &call.key {
-            // The timers of the request and of the buffer say when to ask again; sooner would be a hot loop.
+            // At once would be a hot loop. Puts and stores have timers of their own.
+            let retry_ms = self.settings.retry_ms;
+            self.put_off(now, key, call.nonce, retry_ms);
             self.settle(now, key, effects);
         }
     }

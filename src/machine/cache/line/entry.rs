@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Operation, Outcome};
 use crate::{
-    ids::{Epoch, NodeId, Tick},
+    ids::{Epoch, Tick},
     machine::cache::{HomeId, LineState, Nonce, RecallTo, Refused, Value, Version},
 };
 
@@ -107,8 +107,6 @@ pub(super) struct Open {
     pub(super) minver: Option<Version>,
     /// No load may join it from this moment on (R3b).
     pub(super) joinable_until: Tick,
-    /// The owner that is being asked, and its grant.
-    pub(super) redirected: Option<(NodeId, Nonce)>,
 }
 
 /// An operation that waits.

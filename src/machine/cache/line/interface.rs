@@ -20,7 +20,9 @@ pub struct Settings {
     /// `CACHE_LEASE`: the term that is hoped for; a session is renewed after a third of it. What counts is the term
     /// that the home names.
     pub lease_ms: u64,
-    /// After so long what was not answered is asked again.
+    /// After so long a request that has no answer is given up and made anew: the home may be waiting for others.
+    pub patience_ms: u64,
+    /// After so long what failed, or has no answer that does not wait for others, is said again.
     pub retry_ms: u64,
     /// So long a surrendered value waits for its acknowledgement to come along with another message, before it is Put.
     pub put_after_ms: u64,
@@ -36,7 +38,8 @@ impl Default for Settings {
             protocol: Protocol::Mesi,
             policy: WritePolicy::Back,
             lease_ms: 2_000,
-            retry_ms: 500,
+            patience_ms: 2_000,
+            retry_ms: 250,
             put_after_ms: 50,
             max_waiting: 1_024,
             max_recovered: 64,
@@ -240,7 +243,7 @@ pub enum Effect {
         /// How.
         outcome: Outcome,
     },
-    /// From now on the line may be read so. Comes after the line was made and before anybody is told.
+    /// From now on the line may be read so. Of a store: before anybody is told that it is done.
     Install {
         /// The key.
         key: CacheKey,

@@ -1,7 +1,7 @@
 //! The cache side: one node's lines towards all homes, and its sessions with them. A pure state machine.
 //!
 //! Owned by the cache task of the node. What it does when something happens to a line is looked up in
-//! [`line_move`]; this folder carries it out: operations of this node ([`operate`]), answers of homes and owners
+//! [`line_move`](super::line_move); this folder carries it out: operations of this node ([`operate`]), answers of homes and owners
 //! ([`answers`]), questions of homes and readers ([`serve`]), evictions and the write-back buffer ([`buffer`]),
 //! sessions ([`sessions`]), and slots that move ([`slots`]).
 
@@ -24,7 +24,7 @@ use self::{
     requests::Call,
     sessions::Session,
 };
-use super::{HomeId, LineState, Nonce, Placed, SlotId, Version, line_move, rules::Rules};
+use super::{HomeId, LineState, Nonce, Placed, SlotId, Version, rules::Rules};
 use crate::ids::{CacheKey, Epoch, Incarnation, NodeId, Tick};
 
 /// One node's lines.
@@ -171,14 +171,14 @@ impl Lines {
     /// Puts a line in the place of what is there.
     fn set_line(&mut self, key: &CacheKey, line: Line) {
         self.take_line(key);
-        self.homes.entry(line.held.home).and_modify(|session| session.lines += 1);
+        self.homes.entry(line.held.home).and_modify(|session| session.uses += 1);
         self.entry(key).line = Some(line);
     }
 
     /// Takes the line away. Readers must be told before anybody else is.
     fn take_line(&mut self, key: &CacheKey) -> Option<Line> {
         let line = self.keys.get_mut(key)?.line.take()?;
-        self.homes.entry(line.held.home).and_modify(|session| session.lines -= 1);
+        self.homes.entry(line.held.home).and_modify(|session| session.uses -= 1);
         Some(line)
     }
 
@@ -217,8 +217,12 @@ impl Lines {
         let (old, new) = (entry.wake, entry.due());
         if old != new {
             entry.wake = new;
-            old.into_iter().for_each(|at| drop(self.due.remove(&(at, key.clone()))));
-            new.into_iter().for_each(|at| drop(self.due.insert((at, key.clone()))));
+            if let Some(at) = old {
+                self.due.remove(&(at, key.clone()));
+            }
+            if let Some(at) = new {
+                self.due.insert((at, key.clone()));
+            }
         }
         if self.keys.get(key).is_some_and(Key::is_empty) {
             self.keys.remove(key);
@@ -236,5 +240,22 @@ impl Lines {
             self.settle(now, &key, effects);
             debug_assert!(self.due.first() != Some(&(at, key)), "what was due was put off");
         }
+    }
+}
+
+#[cfg(test)]
+impl Lines {
+    /// Whether the answer to this call says anything.
+    pub(in crate::machine::cache) fn awaits(&self, call: u64) -> bool {
+        self.open.contains_key(&call)
+    }
+
+    /// The newest epoch of a slot that it knows.
+    pub(in crate::machine::cache) fn epoch_of(&self, slot: SlotId) -> Option<Epoch> {
+        self.slots.get(&slot).map(|placed| placed.epoch)
+    }
+
+    pub(in crate::machine::cache) fn settings(&self) -> Settings {
+        self.settings
     }
 }

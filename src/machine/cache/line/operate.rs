@@ -32,11 +32,12 @@ enum Decision {
 }
 
 /// What an operation does to this value.
-fn decide(operation: &Operation, state: LineState, value: &Stored, now: Tick) -> Decision {
+fn decide(operation: &Operation, line: &Line, now: Tick) -> Decision {
+    let value = &line.value;
     let body = value.body_at(now);
     let mismatch = || Decision::Over(Outcome::Mismatch { version: body.map(|_| value.version) });
     match operation {
-        Operation::Load => Decision::Over(loaded(state, value, now)),
+        Operation::Load => Decision::Over(loaded(line.state, value, now)),
         Operation::Store { condition: Condition::Absent, .. } if body.is_some() => mismatch(),
         Operation::Store { condition: Condition::Version(version), .. }
             if body.is_none() || value.version != *version =>
@@ -46,7 +47,8 @@ fn decide(operation: &Operation, state: LineState, value: &Stored, now: Tick) ->
         Operation::Store { body, ttl_ms, .. } => {
             Decision::Store { body: Some(body.clone()), expires: ttl_ms.map(|ms| now.plus_ms(ms)) }
         }
-        Operation::Delete if body.is_none() => Decision::Over(Outcome::Deleted),
+        // What has expired here may not have everywhere.
+        Operation::Delete if value.body.is_none() && !line.unknown => Decision::Over(Outcome::Deleted),
         Operation::Delete => Decision::Store { body: None, expires: None },
         Operation::Increment { by } => match body.map_or(Some(0), integer).and_then(|number| number.checked_add(*by)) {
             Some(sum) => {
@@ -126,6 +128,8 @@ impl Lines {
             let waiting = waiting.clone();
             if self.attempt(now, key, &waiting, at, effects) {
                 self.entry(key).pending.remove(at);
+                // What was done may be what others before it wait for.
+                at = 0;
             } else {
                 at += 1;
             }
@@ -140,7 +144,7 @@ impl Lines {
             return false;
         };
         if let Some(line) = self.usable_line(now, key, &waiting.operation) {
-            let decision = decide(&waiting.operation, line.state, &line.value, now);
+            let decision = decide(&waiting.operation, line, now);
             return match decision {
                 Decision::Over(outcome) => done(waiting.op, outcome, effects),
                 Decision::Store { body, expires } if line_move.act == LineAct::Hit => {

@@ -70,22 +70,23 @@ impl Lines {
             wish,
             held: Held { home, session, epoch, grant: nonce },
             sent: now,
-            again_at: now.plus_ms(self.settings.retry_ms),
+            again_at: now.plus_ms(self.settings.patience_ms),
             minver: None,
             joinable_until: now.plus_ms(believed_ms(self.settings.lease_ms)),
-            redirected: None,
         };
+        self.close(key);
         self.entry(key).open = Some(open);
+        self.homes.entry(home).and_modify(|session| session.uses += 1);
         self.send_open(now, key, effects);
     }
 
     /// Sends the open request, under its nonce.
     fn send_open(&mut self, now: Tick, key: &CacheKey, effects: &mut Vec<Effect>) {
-        let retry_ms = self.settings.retry_ms;
+        let patience_ms = self.settings.patience_ms;
         let entry = self.entry(key);
         let refused = entry.refused.take();
         let Some(open) = entry.open.as_mut() else { return };
-        open.again_at = now.plus_ms(retry_ms);
+        open.again_at = now.plus_ms(patience_ms);
         let Held { home, epoch, grant: nonce, .. } = open.held;
         let line = LineId { key: key.clone(), epoch };
         let body = match open.wish {
@@ -119,6 +120,7 @@ impl Lines {
     pub(super) fn close(&mut self, key: &CacheKey) -> Option<Open> {
         let entry = self.keys.get_mut(key)?;
         let open = entry.open.take()?;
+        self.homes.entry(open.held.home).and_modify(|session| session.uses -= 1);
         for waiting in &mut entry.pending {
             if waiting.joined == Some(open.held.grant) {
                 waiting.joined = None;
@@ -135,7 +137,6 @@ impl Lines {
             && open.held.grant == nonce
         {
             open.again_at = now.plus_ms(ms.max(1));
-            open.redirected = None;
         }
     }
 }

@@ -131,8 +131,11 @@ impl Lines {
         }
     }
 
-    fn not_owner(&self, now: Tick, key: &CacheKey) -> CacheAnswer {
-        let session = self.home_of(key).and_then(|(home, _)| self.live_session(now, home));
+    /// Under the session that is named nothing of the grant is here, and will not come any more: what is owned is
+    /// either here or in the buffer until its PutAck, and leaves both only to the home. So it is named while it is the
+    /// newest one, answered or not.
+    fn not_owner(&self, key: &CacheKey) -> CacheAnswer {
+        let session = self.home_of(key).and_then(|(home, _)| self.newest_session(home));
         CacheAnswer::NotOwner(NotOwner { session })
     }
 
@@ -161,7 +164,7 @@ impl Lines {
                 }
                 CacheAnswer::Surrender { stamp: line.stamp, value: line.dirty.then(|| line.value.sent(now)) }
             }
-            _ => self.not_owner(now, key),
+            _ => self.not_owner(key),
         }
     }
 
@@ -201,10 +204,10 @@ impl Lines {
                 if self.is_alive(now, &kept.held) {
                     CacheAnswer::Data { nonce, stamp: kept.stamp, value: kept.value.sent(now) }
                 } else {
-                    self.not_owner(now, key)
+                    self.not_owner(key)
                 }
             }
-            _ => self.not_owner(now, key),
+            _ => self.not_owner(key),
         }
     }
 

@@ -17,8 +17,8 @@ pub(super) struct Session {
     pub(super) until: Option<Tick>,
     /// When it is renewed, if nothing else does that before.
     pub(super) renew_at: Tick,
-    /// How many lines are held under it.
-    pub(super) lines: usize,
+    /// How many lines are held, and how many requests are open.
+    pub(super) uses: usize,
 }
 
 /// A store whose answer will not come any more.
@@ -36,7 +36,7 @@ impl Lines {
         }
         let number = self.next_nonce();
         let renew_at = now.plus_ms(self.settings.lease_ms / 3);
-        self.homes.insert(home, Session { number, until: None, renew_at, lines: 0 });
+        self.homes.insert(home, Session { number, until: None, renew_at, uses: 0 });
         number
     }
 
@@ -48,10 +48,9 @@ impl Lines {
         self.homes.get(&held.home).filter(|session| session.number == held.session)?.until
     }
 
-    /// The session with a home, while it is alive.
-    pub(super) fn live_session(&self, now: Tick, home: HomeId) -> Option<Nonce> {
-        let session = self.homes.get(&home)?;
-        session.until.filter(|until| now < *until).map(|_| session.number)
+    /// The session under which a home is asked now, if it was asked anything.
+    pub(super) fn newest_session(&self, home: HomeId) -> Option<Nonce> {
+        self.homes.get(&home).map(|session| session.number)
     }
 
     /// The home says that the session is alive, from the sending of what it answers (R2).
@@ -106,7 +105,7 @@ impl Lines {
             self.settle(now, key, effects);
         }
         let is_placed = self.slots.values().any(|placed| placed.home == Some(home));
-        if !is_placed && self.homes.get(&home).is_some_and(|session| session.lines == 0) {
+        if !is_placed && self.homes.get(&home).is_some_and(|session| session.uses == 0) {
             self.homes.remove(&home);
         }
     }
@@ -123,12 +122,13 @@ impl Lines {
         if lost {
             effects.push(Effect::DirtyLost { key: key.clone() });
         }
+        let again_at = now.plus_ms(self.settings.patience_ms);
         let entry = self.entry(key);
         if entry.open.as_ref().is_some_and(|open| open.held.home == home) {
             if self.rules.keep(Rule::JoinWithinSession) {
                 self.close(key);
             } else if let Some(open) = self.entry(key).open.as_mut() {
-                open.again_at = now.plus_ms(self.settings.retry_ms);
+                open.again_at = again_at;
             }
         }
         let is_held =
@@ -147,14 +147,14 @@ impl Lines {
     }
 
     pub(super) fn renew_in_time(&mut self, now: Tick, effects: &mut Vec<Effect>) {
-        let due = self.homes.iter().filter(|(_, session)| session.lines > 0 && session.renew_at <= now);
+        let due = self.homes.iter().filter(|(_, session)| session.uses > 0 && session.renew_at <= now);
         let due: Vec<HomeId> = due.map(|(home, _)| *home).collect();
         due.into_iter().for_each(|home| self.renew(now, home, effects));
     }
 
     pub(super) fn sessions_due(&self) -> Option<Tick> {
         let ends = self.homes.values().filter_map(|session| session.until);
-        let renewals = self.homes.values().filter(|session| session.lines > 0).map(|session| session.renew_at);
+        let renewals = self.homes.values().filter(|session| session.uses > 0).map(|session| session.renew_at);
         ends.chain(renewals).min()
     }
 
