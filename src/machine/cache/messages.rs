@@ -119,7 +119,9 @@ impl HomeRequest {
 /// How a redirected read ended that brought no value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Refused {
-    /// The grant of the owner that was asked.
+    /// The owner that was asked.
+    pub owner: NodeId,
+    /// Its grant, as the home named it.
     pub grant: Nonce,
     /// What it answered; `None`: it could not be reached.
     pub answer: Option<NotOwner>,

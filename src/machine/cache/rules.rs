@@ -45,6 +45,8 @@ pub(super) enum Rule {
     SurrenderedStaysBuffered,
     /// R16: of a live session, NotOwner says that the grant never arrived, and the home keeps its copy.
     NotOwnerNamesSession,
+    /// Beyond the first specification: a miss is told to those only who came before the request was sent.
+    MissBeforeSending,
     /// Beyond the first specification: a dirty value is surrendered even where the next store does not need it.
     DirtyIsSurrendered,
     /// Beyond the first specification: no load joins a request of an earlier session.
@@ -54,7 +56,7 @@ pub(super) enum Rule {
 #[cfg(test)]
 impl Rule {
     /// All of them.
-    pub(super) const ALL: [Self; 22] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::SharersAcknowledge,
         Self::LeaseFromSending,
         Self::DataNotBelowInv,
@@ -75,6 +77,7 @@ impl Rule {
         Self::UpgradeNotGivenUp,
         Self::SurrenderedStaysBuffered,
         Self::NotOwnerNamesSession,
+        Self::MissBeforeSending,
         Self::DirtyIsSurrendered,
         Self::JoinWithinSession,
     ];

@@ -93,6 +93,8 @@ pub(super) struct World {
     /// When the first home stopped, and with what.
     over: Option<(Tick, HandOver)>,
     ops: u64,
+    /// Whether a line that is in no directory is wrong, too, or only what comes of it.
+    pub(super) looks_at_directory: bool,
     truth: Truth,
     /// Everything that was sent, where it is counted.
     pub(super) sent: Option<Vec<Sent>>,
@@ -124,6 +126,7 @@ impl World {
             lease_until: BEGIN.plus_ms(MEMBER_LEASE_MS),
             over: None,
             ops: 0,
+            looks_at_directory: true,
             truth: Truth::default(),
             sent: None,
             wrong: None,
@@ -147,6 +150,8 @@ impl World {
             protocol: begin.protocol,
             policy: begin.policy,
             lease_ms: LEASE_MS,
+            // Renewals are actions of their own.
+            renew_ms: 100 * LEASE_MS,
             patience_ms: STEP_MS,
             retry_ms: STEP_MS,
             put_after_ms: STEP_MS,

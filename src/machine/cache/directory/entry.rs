@@ -15,6 +15,8 @@ pub(super) struct Owner {
     pub(super) nonce: Nonce,
     /// Under which it was granted.
     pub(super) session: Nonce,
+    /// The version of its grant.
+    pub(super) stamp: Version,
     /// It has said that it does not have it.
     pub(super) is_dead: bool,
 }

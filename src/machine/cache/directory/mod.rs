@@ -72,7 +72,7 @@ enum Phase {
 /// What was asked of a cache, and has no answer yet.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Question {
-    Recall { key: CacheKey, grant: Nonce },
+    Recall { key: CacheKey, node: NodeId, grant: Nonce },
     Ask { key: CacheKey, node: NodeId, grant: Nonce },
     Recover { slot: SlotId, epoch: Epoch, node: NodeId },
     Inv,

@@ -78,7 +78,7 @@ impl Home {
     pub(super) fn ask_recall(&mut self, key: &CacheKey, owner: Owner, to: RecallTo, effects: &mut Vec<HomeEffect>) {
         let grant = owner.nonce;
         let body = CacheRequest::Recall { line: self.line(key), grant, to };
-        self.ask(owner.node, Question::Recall { key: key.clone(), grant }, body, effects);
+        self.ask(owner.node, Question::Recall { key: key.clone(), node: owner.node, grant }, body, effects);
     }
 
     /// Looks whether a transaction still waits for anybody, and goes on where it does not.

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     ids::{CacheKey, Tick},
     machine::cache::{
-        EntryAct, EntryEvent, HomeAnswer, NotOwner, RecallTo, Refused, Right, SlotId, WritePolicy, entry_act,
+        EntryAct, EntryEvent, HomeAnswer, NotOwner, RecallTo, Refused, Right, SlotId, Version, WritePolicy, entry_act,
         rules::Rule,
     },
 };
@@ -23,27 +23,20 @@ impl Home {
     /// A GetS, GetM or Upgrade.
     pub(super) fn request(&mut self, now: Tick, key: &CacheKey, asked: Asked, effects: &mut Vec<HomeEffect>) {
         let Some(slot) = self.slot_of(key) else { return };
-        let phase = match &slot.phase {
-            Phase::Serving => None,
-            Phase::Recovering(recovering) => Some(recovering.waiting.len()),
-            Phase::Stopping => Some(usize::MAX),
-        };
-        match phase {
-            None => {}
-            // Nothing may be granted yet; a miss grants nothing (R6).
-            Some(_) if matches!(asked.what, What::Read { .. }) => {
-                self.reply(
-                    now,
-                    asked.from,
-                    asked.call,
-                    asked.session,
-                    HomeAnswer::Miss { nonce: asked.nonce },
-                    effects,
-                );
+        match &slot.phase {
+            Phase::Serving => {}
+            // Nothing may be granted yet; a miss grants nothing (R6). What was handed over is not gone, so it waits.
+            Phase::Recovering(recovering) => {
+                if matches!(asked.what, What::Read { .. }) && !recovering.handed {
+                    let body = HomeAnswer::Miss { nonce: asked.nonce };
+                    self.reply(now, asked.from, asked.call, asked.session, body, effects);
+                } else {
+                    self.wait_for_recovery(now, key, asked, effects);
+                }
                 return;
             }
-            Some(waiting) => {
-                self.wait_for_recovery(now, key, asked, waiting, effects);
+            Phase::Stopping => {
+                self.busy_answer(&asked, effects);
                 return;
             }
         }
@@ -106,17 +99,18 @@ impl Home {
         let is_owner = entry.owner.is_some_and(|owner| owner.node == asked.from && owner.nonce == asked.nonce);
         let is_sharer = entry.sharers.get(&asked.from).is_some_and(|sharer| sharer.nonce == asked.nonce);
         let body = match (asked.what, is_owner) {
-            (What::Read { .. }, true) => Self::data(entry, asked, Right::Exclusive, now),
+            (What::Read { .. }, true) => {
+                entry.owner.and_then(|owner| Self::data(entry, asked, owner.stamp, Right::Exclusive, now))
+            }
             (What::Write { .. }, true) => {
-                // What its own line held, where it still has one, is what it needs.
-                let (stamp, nonce) = (entry.stamp, asked.nonce);
+                let (stamp, nonce) = (entry.owner.map_or(entry.stamp, |owner| owner.stamp), asked.nonce);
                 Some(HomeAnswer::Grant { nonce, stamp, previous: Self::previous(entry, asked, now) })
             }
             (What::Read { .. }, false) if is_sharer => match entry.owner {
                 Some(Owner { node, nonce: grant, .. }) => {
                     Some(HomeAnswer::Redirect { nonce: asked.nonce, owner: node, grant })
                 }
-                None => Self::data(entry, asked, Right::Shared, now),
+                None => Self::data(entry, asked, entry.stamp, Right::Shared, now),
             },
             _ => None,
         };
@@ -127,9 +121,9 @@ impl Home {
         }
     }
 
-    fn data(entry: &Entry, asked: Asked, right: Right, now: Tick) -> Option<HomeAnswer> {
+    fn data(entry: &Entry, asked: Asked, stamp: Version, right: Right, now: Tick) -> Option<HomeAnswer> {
         let copy = entry.copy.as_ref().filter(|copy| copy.body_at(now).is_some())?;
-        Some(HomeAnswer::Data { nonce: asked.nonce, stamp: entry.stamp, value: copy.sent(now), right })
+        Some(HomeAnswer::Data { nonce: asked.nonce, stamp, value: copy.sent(now), right })
     }
 
     /// Serves what waits, as far as no transaction is under way.
@@ -188,8 +182,11 @@ impl Home {
 
     /// What a reader says of the owner to which it was sent is as if the owner had said so.
     fn hear_of_owner(&mut self, key: &CacheKey, asked: Asked) -> Asked {
-        let What::Read { refused: Some(Refused { grant, answer: Some(not) }) } = asked.what else { return asked };
-        if self.entry(key).and_then(|entry| entry.owner).is_some_and(|owner| owner.nonce == grant) {
+        let What::Read { refused: Some(Refused { owner: node, grant, answer: Some(not) }) } = asked.what else {
+            return asked;
+        };
+        let owner = self.entry(key).and_then(|entry| entry.owner);
+        if owner.is_some_and(|owner| (owner.node, owner.nonce) == (node, grant)) {
             self.not_owner(key, not);
         }
         Asked { what: What::Read { refused: None }, ..asked }
@@ -229,7 +226,10 @@ impl Home {
         }
         let upgrades = matches!(asked.what, What::Write { held, .. } if held == Some(owner.nonce));
         let is_asker = asked.what != What::Evict && owner.node == asked.from && !upgrades;
-        let unreachable = matches!(asked.what, What::Read { refused: Some(refused) } if refused.grant == owner.nonce);
+        let unreachable = matches!(
+            asked.what,
+            What::Read { refused: Some(refused) } if (refused.owner, refused.grant) == (owner.node, owner.nonce)
+        );
         if is_asker || unreachable {
             self.recall_for(now, key, asked, RecallTo::Invalid, effects);
             return true;
@@ -259,13 +259,14 @@ impl Home {
         if right == Right::Exclusive && entry.copy.as_ref().is_some_and(|copy| copy.body_at(now).is_some()) {
             entry.stamp = slot.versions.next();
         }
-        let Some(body) = Self::data(entry, asked, right, now) else {
+        let stamp = entry.stamp;
+        let Some(body) = Self::data(entry, asked, stamp, right, now) else {
             self.reply(now, asked.from, asked.call, asked.session, HomeAnswer::Miss { nonce: asked.nonce }, effects);
             return;
         };
         let Asked { from, nonce, session, .. } = asked;
         if right == Right::Exclusive {
-            entry.owner = Some(Owner { node: from, nonce, session, is_dead: false });
+            entry.owner = Some(Owner { node: from, nonce, session, stamp, is_dead: false });
         } else if keep {
             entry.sharers.insert(from, Sharer { nonce, session });
         }

@@ -24,7 +24,7 @@ pub(super) struct Recovering {
     /// The caches that have not let go, and up to which key their lines are here.
     silent: BTreeMap<NodeId, Silent>,
     /// Whether the old home handed its directory over.
-    handed: bool,
+    pub(super) handed: bool,
     /// The requests that wait, in order.
     pub(super) waiting: VecDeque<(CacheKey, Asked)>,
 }
@@ -71,25 +71,24 @@ impl Home {
         Recovering { begin_at, end_at, silent, handed, waiting: VecDeque::new() }
     }
 
-    /// A write to a slot that is not served yet, or not any more.
-    pub(super) fn wait_for_recovery(
-        &mut self,
-        now: Tick,
-        key: &CacheKey,
-        asked: Asked,
-        waiting: usize,
-        effects: &mut Vec<HomeEffect>,
-    ) {
+    /// A request for a line of a slot that is not served yet.
+    pub(super) fn wait_for_recovery(&mut self, now: Tick, key: &CacheKey, asked: Asked, effects: &mut Vec<HomeEffect>) {
         let most = self.settings.max_waiting;
         let phase = self.slot_of(key).map(|slot| &mut slot.phase);
-        let Some(Phase::Recovering(recovering)) = phase.filter(|_| waiting < most) else {
+        let Some(Phase::Recovering(recovering)) = phase else { return };
+        if recovering.waiting.len() >= most {
             self.busy_answer(&asked, effects);
             return;
-        };
+        }
         let mut before = recovering.waiting.iter_mut();
         let before = before.find(|(other, before)| other == key && before.from == asked.from);
-        match before.map(|(_, before)| std::mem::replace(before, asked)) {
-            Some(given_up) => self.busy_answer(&given_up, effects),
+        match before {
+            Some((_, before)) => {
+                // Of two requests of a cache for a key the later one counts.
+                let later = before.nonce.max(asked.nonce);
+                let given_up = if before.nonce == later { asked } else { std::mem::replace(before, asked) };
+                self.busy_answer(&given_up, effects);
+            }
             None => recovering.waiting.push_back((key.clone(), asked)),
         }
         self.recover_what_is_due(now, effects);
@@ -188,8 +187,8 @@ impl Slot {
     fn take_over(&mut self, now: Tick, over: HandOver) {
         for handed in over.entries {
             let stamp = self.versions.next();
-            let owner =
-                handed.owner.map(|(node, nonce)| Owner { node, nonce, session: Nonce::default(), is_dead: true });
+            let session = Nonce::default();
+            let owner = handed.owner.map(|(node, nonce)| Owner { node, nonce, session, stamp, is_dead: true });
             let copy = handed.value.map(|value| Stored::arrived(value, now));
             self.entries.insert(handed.key, Entry { stamp, copy, owner, ..Entry::default() });
         }

@@ -23,11 +23,11 @@ impl Home {
             return;
         }
         match (question, answer) {
-            (Question::Recall { key, grant }, Some(CacheAnswer::Surrender { stamp, value })) => {
-                self.surrendered(now, &key, grant, stamp, value, effects);
+            (Question::Recall { key, node, grant }, Some(CacheAnswer::Surrender { stamp, value })) => {
+                self.surrendered(now, &key, (node, grant), stamp, value, effects);
             }
-            (Question::Recall { key, grant }, Some(CacheAnswer::NotOwner(not))) => {
-                let Some(recall) = self.recalling(&key, grant) else { return };
+            (Question::Recall { key, node, grant }, Some(CacheAnswer::NotOwner(not))) => {
+                let Some(recall) = self.recalling(&key, (node, grant)) else { return };
                 self.owes_no_more(&recall.owner.node, &key);
                 self.not_owner(&key, not);
                 if let Some(busy) = self.entry(&key).and_then(|entry| entry.busy.as_mut()) {
@@ -50,23 +50,23 @@ impl Home {
     }
 
     /// The recall that is under way, if it is of this grant.
-    fn recalling(&mut self, key: &CacheKey, grant: Nonce) -> Option<Recalling> {
+    fn recalling(&mut self, key: &CacheKey, of: (NodeId, Nonce)) -> Option<Recalling> {
         let busy = self.entry(key)?.busy.as_ref()?;
-        busy.recall.filter(|recall| recall.owner.nonce == grant)
+        busy.recall.filter(|recall| (recall.owner.node, recall.owner.nonce) == of)
     }
 
     fn surrendered(
         &mut self,
         now: Tick,
         key: &CacheKey,
-        grant: Nonce,
+        of: (NodeId, Nonce),
         stamp: Version,
         value: Option<Value>,
         effects: &mut Vec<HomeEffect>,
     ) {
-        let Some(recall) = self.recalling(key, grant) else { return };
+        let Some(recall) = self.recalling(key, of) else { return };
         if value.is_some() {
-            self.acknowledge_put(&recall.owner.node, key, grant);
+            self.acknowledge_put(&recall.owner.node, key, recall.owner.nonce);
         }
         self.end_recall(now, key, recall, stamp, value, effects);
     }

@@ -86,7 +86,7 @@ impl Home {
             return;
         }
         let Asked { from: node, nonce, session, .. } = asked;
-        entry.owner = Some(Owner { node, nonce, session, is_dead: false });
+        entry.owner = Some(Owner { node, nonce, session, stamp: version, is_dead: false });
         entry.through = None;
         let body = HomeAnswer::Grant { nonce, stamp: version, previous };
         self.reply(now, node, asked.call, session, body, effects);

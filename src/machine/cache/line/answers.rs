@@ -51,7 +51,7 @@ impl Lines {
             }
             HomeAnswer::Miss { nonce } => {
                 if self.is_open(key, nonce, Wish::Read) {
-                    self.serve_joined(now, key, nonce, None, Right::Shared, effects);
+                    self.missed(key, nonce, effects);
                     self.close(key);
                 }
             }
@@ -113,7 +113,7 @@ impl Lines {
             let state = if brought.right == Right::Exclusive { LineState::E } else { LineState::S };
             self.set_line(key, Line::installed(state, brought.stamp, value, &open));
         } else {
-            self.serve_joined(now, key, open.held.grant, Some(&value), brought.right, effects);
+            self.serve_joined(now, key, open.held.grant, &value, brought.right, effects);
         }
         self.close(key);
     }
@@ -173,14 +173,16 @@ impl Lines {
         effects: &mut Vec<Effect>,
     ) {
         let Some(call) = self.open.remove(&call) else { return };
-        let (Callee::Owner { grant, .. }, Some(key)) = (call.to, &call.key) else { return };
+        let (Callee::Owner { node: owner, grant }, Some(key)) = (call.to, &call.key) else { return };
         match answer {
             Some(CacheAnswer::Data { nonce, stamp, value }) => {
                 let brought = Brought { stamp, value, right: Right::Shared };
                 self.data(now, key, nonce, call.sent, brought, effects);
             }
-            Some(CacheAnswer::NotOwner(not)) => self.refused(key, call.nonce, Refused { grant, answer: Some(not) }),
-            _ => self.refused(key, call.nonce, Refused { grant, answer: None }),
+            Some(CacheAnswer::NotOwner(not)) => {
+                self.refused(key, call.nonce, Refused { owner, grant, answer: Some(not) })
+            }
+            _ => self.refused(key, call.nonce, Refused { owner, grant, answer: None }),
         }
         self.settle(now, key, effects);
     }

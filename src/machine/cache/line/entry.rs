@@ -117,6 +117,8 @@ pub(super) struct Pending {
     pub(super) operation: Operation,
     /// The request whose answer it takes, whatever that is.
     pub(super) joined: Option<Nonce>,
+    /// It waited already when that request was sent.
+    pub(super) came_before: bool,
 }
 
 /// A line that is on its way out.

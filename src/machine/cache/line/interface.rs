@@ -17,9 +17,11 @@ pub struct Settings {
     pub protocol: Protocol,
     /// `CACHE_WRITE_POLICY`.
     pub policy: WritePolicy,
-    /// `CACHE_LEASE`: the term that is hoped for; a session is renewed after a third of it. What counts is the term
-    /// that the home names.
+    /// `CACHE_LEASE`: the term of a session. How long one is alive counts by what the home names; how long a load may
+    /// join a request, by this.
     pub lease_ms: u64,
+    /// A session is renewed so long after the last request: a third of the term.
+    pub renew_ms: u64,
     /// After so long a request that has no answer is given up and made anew: the home may be waiting for others.
     pub patience_ms: u64,
     /// After so long what failed, or has no answer that does not wait for others, is said again.
@@ -38,6 +40,7 @@ impl Default for Settings {
             protocol: Protocol::Mesi,
             policy: WritePolicy::Back,
             lease_ms: 2_000,
+            renew_ms: 666,
             patience_ms: 2_000,
             retry_ms: 250,
             put_after_ms: 50,

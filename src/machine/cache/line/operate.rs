@@ -108,7 +108,7 @@ impl Lines {
             effects.push(Effect::Done { op, outcome: Outcome::Busy });
             return;
         }
-        entry.pending.push_back(Pending { op: Some(op), operation, joined: None });
+        entry.pending.push_back(Pending { op: Some(op), operation, joined: None, came_before: false });
         self.settle(now, &key, effects);
     }
 
@@ -262,20 +262,34 @@ impl Lines {
         &mut self,
         now: Tick,
         key: &CacheKey,
-        entry_nonce: super::Nonce,
-        value: Option<&Stored>,
+        nonce: super::Nonce,
+        value: &Stored,
         right: Right,
         effects: &mut Vec<Effect>,
     ) {
         let Some(entry) = self.keys.get_mut(key) else { return };
         let state = if right == Right::Exclusive { LineState::E } else { LineState::S };
-        let outcome = value.map_or(Outcome::Miss, |value| loaded(state, value, now));
+        let outcome = loaded(state, value, now);
         entry.pending.retain(|waiting| {
-            let is_joined = waiting.joined == Some(entry_nonce);
+            let is_joined = waiting.joined == Some(nonce);
             if is_joined {
                 done(waiting.op, outcome.clone(), effects);
             }
             !is_joined
+        });
+    }
+
+    /// The home has nothing. Nobody is told of a write after that, so a load that came after the request was sent may
+    /// have come after a write, too: it asks anew.
+    pub(super) fn missed(&mut self, key: &CacheKey, nonce: super::Nonce, effects: &mut Vec<Effect>) {
+        let Some(entry) = self.keys.get_mut(key) else { return };
+        let keep = self.rules.keep(Rule::MissBeforeSending);
+        entry.pending.retain(|waiting| {
+            let is_told = waiting.joined == Some(nonce) && (waiting.came_before || !keep);
+            if is_told {
+                done(waiting.op, Outcome::Miss, effects);
+            }
+            !is_told
         });
     }
 }

@@ -77,6 +77,9 @@ impl Lines {
         self.close(key);
         self.entry(key).open = Some(open);
         self.homes.entry(home).and_modify(|session| session.uses += 1);
+        for waiting in &mut self.entry(key).pending {
+            waiting.came_before = true;
+        }
         self.send_open(now, key, effects);
     }
 
@@ -125,6 +128,7 @@ impl Lines {
             if waiting.joined == Some(open.held.grant) {
                 waiting.joined = None;
             }
+            waiting.came_before = false;
         }
         // Who waits for nothing is not worth a request.
         entry.pending.retain(|waiting| waiting.op.is_some());

@@ -35,7 +35,7 @@ impl Lines {
             return session.number;
         }
         let number = self.next_nonce();
-        let renew_at = now.plus_ms(self.settings.lease_ms / 3);
+        let renew_at = now.plus_ms(self.settings.renew_ms);
         self.homes.insert(home, Session { number, until: None, renew_at, uses: 0 });
         number
     }
@@ -160,9 +160,9 @@ impl Lines {
 
     /// Every request renews.
     pub(super) fn asked(&mut self, now: Tick, home: HomeId) {
-        let third = self.settings.lease_ms / 3;
+        let renew_ms = self.settings.renew_ms;
         if let Some(session) = self.homes.get_mut(&home) {
-            session.renew_at = now.plus_ms(third);
+            session.renew_at = now.plus_ms(renew_ms);
         }
     }
 }

@@ -319,7 +319,7 @@ fn a_grant_that_never_arrived_leaves_the_home_s_copy_as_it_was() {
     tested.said(0, get_s(2));
     tested.said(1, get_s(2));
     let not = NotOwner { session: Some(nonce(1)) };
-    let refused = Some(Refused { grant: nonce(2), answer: Some(not) });
+    let refused = Some(Refused { owner: node(0), grant: nonce(2), answer: Some(not) });
     let again = HomeRequest::GetS { line: line(), nonce: nonce(3), refused };
     assert_eq!(
         tested.said(1, again),

@@ -298,7 +298,7 @@ fn when_its_session_ends_nothing_is_read_or_written_and_what_is_dirty_is_put_und
 fn a_session_is_renewed_after_a_third_of_its_term() {
     let mut cache = Cache::with_line(Protocol::Mesi, WritePolicy::Back, Right::Shared);
     cache.now = cache.lines.deadline().expect("a line is held");
-    assert_eq!(cache.now, BEGIN.plus_ms(LEASE_MS / 3));
+    assert_eq!(cache.now, BEGIN.plus_ms(Settings::default().renew_ms));
     assert_eq!(cache.hears(Input::Tick), [ask(2, HomeRequest::Renew)]);
     let sent = cache.now;
     cache.now = cache.now.plus_ms(100);

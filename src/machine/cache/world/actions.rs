@@ -156,7 +156,7 @@ impl World {
                 }
             }
             Action::DeliverAndKeep { envelope } => {
-                self.budget.duplicates -= 1;
+                self.budget.duplicates = self.budget.duplicates.saturating_sub(1);
                 let envelope = self.network.0[envelope].clone();
                 self.deliver(&envelope);
             }
@@ -165,17 +165,17 @@ impl World {
             Action::HomeTick { home } => self.home_hears(*home, HomeInput::Tick),
             Action::Crash { cache } => self.crash(*cache),
             Action::EvictHome => {
-                self.budget.home_evictions -= 1;
+                self.budget.home_evictions = self.budget.home_evictions.saturating_sub(1);
                 self.truth.may_be_gone = true;
                 self.home_hears(0, HomeInput::Evict { key: super::key() });
             }
             Action::Abandon { cache } => {
-                self.budget.abandonments -= 1;
+                self.budget.abandonments = self.budget.abandonments.saturating_sub(1);
                 let op = self.truth.oldest(*cache).expect("something is under way");
                 self.cache_hears(*cache, Input::Abandon { op, key: super::key() });
             }
             Action::Renew { cache } => {
-                self.budget.renewals -= 1;
+                self.budget.renewals = self.budget.renewals.saturating_sub(1);
                 self.cache_hears(*cache, Input::GossipGap(self.placed(1).home.expect("it names one")));
             }
             _ => self.control(action),
@@ -191,11 +191,11 @@ impl World {
                 self.truth.may_be_gone = true;
             }
             Action::Depose => {
-                self.budget.deposals -= 1;
+                self.budget.deposals = self.budget.deposals.saturating_sub(1);
                 self.deposed = true;
             }
             Action::Stop => {
-                self.budget.moves -= 1;
+                self.budget.moves = self.budget.moves.saturating_sub(1);
                 self.home_hears(0, HomeInput::Stop { slot: Self::slot() });
             }
             Action::Succeed => self.succeed(),
@@ -221,7 +221,7 @@ impl World {
     }
 
     fn pass(&mut self) {
-        self.budget.passes -= 1;
+        self.budget.passes = self.budget.passes.saturating_sub(1);
         self.now = self.now.plus_ms(STEP_MS);
         if !self.deposed {
             self.lease_until = self.now.plus_ms(MEMBER_LEASE_MS);
@@ -236,7 +236,7 @@ impl World {
     }
 
     fn crash(&mut self, cache: usize) {
-        self.budget.crashes -= 1;
+        self.budget.crashes = self.budget.crashes.saturating_sub(1);
         self.truth.may_be_gone = true;
         self.truth.forget_pending(cache);
         // It may hear of the newest epoch late.

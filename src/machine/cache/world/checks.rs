@@ -134,7 +134,7 @@ impl World {
         let home = self.home_now();
         let serving = self.serving();
         let index = usize::from(home != super::home_id(0));
-        if !serving.contains(&index) || self.now >= self.lease_until && index == 0 {
+        if !self.looks_at_directory || !serving.contains(&index) || self.now >= self.lease_until && index == 0 {
             return;
         }
         let view = self.home(index).view(&key());

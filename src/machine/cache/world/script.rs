@@ -79,8 +79,6 @@ impl World {
     /// What was sent since the last time it was asked for.
     pub(in super::super) fn take_sent(&mut self) -> Vec<Sent> {
         let mut sent = self.sent.replace(Vec::new()).unwrap_or_default();
-        // Renewals belong to no operation.
-        sent.retain(|sent| *sent != Sent::Exchange("renew"));
         sent.sort_unstable();
         sent
     }
