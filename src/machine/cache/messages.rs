@@ -291,6 +291,8 @@ pub enum CacheRequest {
         epoch: Epoch,
         /// What was answered up to this key has arrived.
         after: Option<CacheKey>,
+        /// The home that handed the slot over, if one did.
+        before: Option<HomeId>,
     },
 }
 
@@ -371,6 +373,8 @@ pub enum CacheAnswer {
         /// Lines that this node owned in the epoch before, and whose session with that home is alive, in the order of
         /// their keys. None: there are no more.
         lines: Vec<RecoveredLine>,
+        /// This node's newest session with the home that handed the slot over (R16).
+        session: Option<Nonce>,
     },
     /// To Inv: taken note of. To anything else: it cannot be answered here, or not now.
     Noted,

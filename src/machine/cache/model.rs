@@ -6,6 +6,7 @@
 
 mod mutants;
 mod small;
+mod walks;
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{CacheKey, Epoch, NodeId, Tick},
     machine::cache::{
-        CacheAnswer, FromHome, HomeReply, Inv, Nonce, Placed, Protocol, SlotId, ToHome, Value, WritePolicy,
+        CacheAnswer, FromHome, HomeId, HomeReply, Inv, Nonce, Placed, Protocol, SlotId, ToHome, Value, WritePolicy,
     },
 };
 
@@ -74,6 +74,8 @@ pub struct HandOver {
     pub slot: SlotId,
     /// The epoch that has ended.
     pub epoch: Epoch,
+    /// The home that it had.
+    pub home: HomeId,
     /// Who had a session.
     pub caches: Vec<NodeId>,
     /// The directory and the values.
@@ -87,8 +89,19 @@ pub struct HandedEntry {
     pub key: CacheKey,
     /// The home's copy.
     pub value: Option<Value>,
-    /// Who owned it, and under which grant: then the copy may be old.
-    pub owner: Option<(NodeId, Nonce)>,
+    /// Who owned it: then the copy may be old.
+    pub owner: Option<HandedOwner>,
+}
+
+/// The owner of a line on its way to another home.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct HandedOwner {
+    /// The node.
+    pub node: NodeId,
+    /// Its grant.
+    pub grant: Nonce,
+    /// Under which session that was.
+    pub session: Nonce,
 }
 
 /// What a home hears.

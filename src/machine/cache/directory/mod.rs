@@ -23,6 +23,7 @@ use self::{
     entry::{Asked, Entry, What},
     moves::Moves,
     recovery::Recovering,
+    returns::Returned,
     sessions::Session,
 };
 use super::{
@@ -119,7 +120,7 @@ impl Home {
             HomeInput::End(placed) => self.end(now, placed, effects),
             HomeInput::Lease { until } => self.lease_until = self.lease_until.max(until),
             HomeInput::Stop { slot } => self.stop(slot),
-            HomeInput::FromCache { from, call, message } => self.from_cache(now, from, call, message, effects),
+            HomeInput::FromCache { from, call, message } => self.heard(now, from, call, message, effects),
             HomeInput::Answered { call, answer } => self.answered(now, call, answer, effects),
             HomeInput::Evict { key } => self.evict(now, &key, effects),
             HomeInput::Tick => {}
@@ -161,7 +162,7 @@ impl Home {
     }
 
     /// A cache asks or tells.
-    fn from_cache(&mut self, now: Tick, from: NodeId, call: u64, message: ToHome, effects: &mut Vec<HomeEffect>) {
+    fn heard(&mut self, now: Tick, from: NodeId, call: u64, message: ToHome, effects: &mut Vec<HomeEffect>) {
         let session = message.session;
         let epoch = message.body.line().map(|line| self.known_epoch(line.slot()));
         let not_home = HomeAnswer::NotHome { epoch: epoch.unwrap_or_default() };
@@ -203,7 +204,7 @@ impl Home {
             HomeRequest::PutS { grant, .. } => self.put_shared(now, from, key, grant, effects),
             HomeRequest::InvAck { version, .. } => self.acknowledged(now, from, key, version, effects),
             HomeRequest::Put { grant, stamp, value, .. } => {
-                self.put(now, from, key, grant, stamp, value, effects);
+                self.put(now, from, key, grant, Returned { stamp, value }, effects);
                 let body = HomeAnswer::PutAck(PutAck { line, grant });
                 self.reply(now, from, call, session, body, effects);
             }

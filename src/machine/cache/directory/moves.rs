@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{HandOver, HandedEntry, Home, HomeEffect, Phase};
+use super::{HandOver, HandedEntry, HandedOwner, Home, HomeEffect, Phase, entry::Owner};
 use crate::{
     ids::{CacheKey, Epoch, Tick},
     machine::cache::{EntryState, HomeAnswer, Moved, Placed, SlotId, rules::Rule, waited_ms},
@@ -40,11 +40,15 @@ impl Home {
             let entries = here.entries.into_iter().map(|(key, entry)| HandedEntry {
                 key,
                 value: entry.copy.map(|copy| copy.sent(now)),
-                owner: entry.owner.map(|owner| (owner.node, owner.nonce)),
+                owner: entry.owner.map(|Owner { node, nonce: grant, session, .. }| HandedOwner {
+                    node,
+                    grant,
+                    session,
+                }),
             });
             let alive = self.sessions.iter().filter(|(_, session)| session.until.is_some_and(|until| now < until));
             let caches = alive.map(|(node, _)| *node).collect();
-            let over = HandOver { slot, epoch: here.epoch, caches, entries: entries.collect() };
+            let over = HandOver { slot, epoch: here.epoch, home: self.me, caches, entries: entries.collect() };
             effects.push(HomeEffect::Stopped { over });
         }
     }

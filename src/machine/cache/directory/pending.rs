@@ -2,12 +2,12 @@
 //! not waited for beyond the end of a session.
 
 use super::{
-    Home, HomeEffect, Question,
+    Home, HomeEffect, Question, Returned,
     entry::{Again, Asked, Asking, Owner, What},
 };
 use crate::{
     ids::{CacheKey, NodeId, Tick},
-    machine::cache::{CacheRequest, Inv, Nonce, RecallTo, SlotId, Stored, Value, Version, rules::Rule},
+    machine::cache::{CacheRequest, Inv, Nonce, RecallTo, SlotId, Stored, rules::Rule},
 };
 
 impl Home {
@@ -35,10 +35,8 @@ impl Home {
         &mut self,
         now: Tick,
         key: &CacheKey,
-        node: NodeId,
-        grant: Nonce,
-        stamp: Version,
-        value: Value,
+        of: (NodeId, Nonce),
+        returned: Returned,
         effects: &mut Vec<HomeEffect>,
     ) {
         let Some(entry) = self.entry(key) else { return };
@@ -47,12 +45,12 @@ impl Home {
             .asking
             .as_ref()
             .and_then(|asking| asking.left.front())
-            .is_some_and(|(asked, sharer)| (*asked, sharer.nonce) == (node, grant));
+            .is_some_and(|(asked, sharer)| (*asked, sharer.nonce) == of);
         if is_it {
             busy.asking = None;
             entry.owner = None;
-            entry.stamp = entry.stamp.max(stamp);
-            entry.copy = Some(Stored::arrived(value, now));
+            entry.stamp = entry.stamp.max(returned.stamp);
+            entry.copy = returned.value.map(|value| Stored::arrived(value, now));
             self.progress(now, key, effects);
         }
     }

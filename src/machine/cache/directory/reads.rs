@@ -27,7 +27,7 @@ impl Home {
             Phase::Serving => {}
             // Nothing may be granted yet; a miss grants nothing (R6). What was handed over is not gone, so it waits.
             Phase::Recovering(recovering) => {
-                if matches!(asked.what, What::Read { .. }) && !recovering.handed {
+                if matches!(asked.what, What::Read { .. }) && recovering.handed.is_none() {
                     let body = HomeAnswer::Miss { nonce: asked.nonce };
                     self.reply(now, asked.from, asked.call, asked.session, body, effects);
                 } else {
@@ -94,6 +94,11 @@ impl Home {
             let before = std::mem::replace(&mut waiting.call, asked.call);
             let before = Asked { call: before, ..asked };
             self.busy_answer(&before, effects);
+            return;
+        }
+        if entry.busy.is_some() && entry.owner.is_none_or(|owner| owner.node != asked.from) {
+            // What it was given may be on its way out by now (R9).
+            self.busy_answer(&asked, effects);
             return;
         }
         let is_owner = entry.owner.is_some_and(|owner| owner.node == asked.from && owner.nonce == asked.nonce);

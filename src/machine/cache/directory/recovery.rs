@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{
-    HandOver, Home, HomeEffect, Phase, Question, Slot, Start,
+    HandOver, HandedOwner, Home, HomeEffect, Phase, Question, Slot, Start,
     entry::{Again, Asked, Entry, Owner},
 };
 use crate::{
     ids::{CacheKey, Epoch, NodeId, Tick},
     machine::cache::{
-        CacheRequest, Nonce, Placed, RecoveredLine, SlotId, Stored, Version, WritePolicy, rules::Rule, waited_ms,
+        CacheRequest, HomeId, Nonce, Placed, RecoveredLine, SlotId, Stored, Version, WritePolicy, rules::Rule,
+        waited_ms,
     },
 };
 
@@ -23,8 +24,8 @@ pub(super) struct Recovering {
     end_at: Tick,
     /// The caches that have not let go, and up to which key their lines are here.
     silent: BTreeMap<NodeId, Silent>,
-    /// Whether the old home handed its directory over.
-    pub(super) handed: bool,
+    /// The home that handed its directory over, if one did.
+    pub(super) handed: Option<HomeId>,
     /// The requests that wait, in order.
     pub(super) waiting: VecDeque<(CacheKey, Asked)>,
 }
@@ -48,11 +49,11 @@ impl Home {
             Start::Fresh { caches, old_lease_over_ms } => {
                 let begin_at = now.plus_ms(*old_lease_over_ms);
                 let end_at = begin_at.plus_ms(waited_ms(self.settings.lease_ms));
-                Phase::Recovering(self.recovering(caches, begin_at, end_at, false))
+                Phase::Recovering(self.recovering(caches, begin_at, end_at, None))
             }
             Start::Handed { over, stopped_ms_ago } => {
                 let ends_in = waited_ms(self.settings.lease_ms).saturating_sub(*stopped_ms_ago);
-                Phase::Recovering(self.recovering(&over.caches, now, now.plus_ms(ends_in), true))
+                Phase::Recovering(self.recovering(&over.caches, now, now.plus_ms(ends_in), Some(over.home)))
             }
         };
         let mut slot = Slot::new(placed.epoch, phase);
@@ -63,7 +64,7 @@ impl Home {
         self.recover_what_is_due(now, effects);
     }
 
-    fn recovering(&self, caches: &[NodeId], begin_at: Tick, end_at: Tick, handed: bool) -> Recovering {
+    fn recovering(&self, caches: &[NodeId], begin_at: Tick, end_at: Tick, handed: Option<HomeId>) -> Recovering {
         let begin_at = if self.rules.keep(Rule::RecoverAfterOldLease) { begin_at } else { Tick(0) };
         let again = Again { at: begin_at, pause_ms: self.settings.repeat_ms };
         let silent = caches.iter().map(|node| (*node, Silent { after: None, again })).collect();
@@ -101,13 +102,14 @@ impl Home {
         (slot, epoch): (SlotId, Epoch),
         node: NodeId,
         lines: Vec<RecoveredLine>,
+        session: Option<Nonce>,
         effects: &mut Vec<HomeEffect>,
     ) {
         let must_live = self.rules.keep(Rule::RecoverInsideSession);
         let Some(here) = self.slots.get_mut(&slot).filter(|here| here.epoch == epoch) else { return };
         let Phase::Recovering(recovering) = &mut here.phase else { return };
         let Some(silent) = recovering.silent.get_mut(&node) else { return };
-        let handed = recovering.handed;
+        let handed = recovering.handed.is_some();
         let last = lines.last().map(|line| line.key.clone());
         match last {
             // An answer to a question that was asked before: what it tells is here.
@@ -116,7 +118,10 @@ impl Home {
                 silent.after = Some(last);
                 silent.again.at = now;
             }
-            None => drop(recovering.silent.remove(&node)),
+            None => {
+                recovering.silent.remove(&node);
+                here.nothing_more(node, session);
+            }
         }
         lines.into_iter().for_each(|line| here.take_line(now, node, line, handed, must_live));
         self.recover_what_is_due(now, effects);
@@ -143,9 +148,10 @@ impl Home {
                     (*node, silent.after.clone())
                 })
                 .collect();
+            let before = recovering.handed;
             for (node, after) in due {
                 let question = Question::Recover { slot, epoch, node };
-                self.ask(node, question, CacheRequest::Recover { slot, epoch, after }, effects);
+                self.ask(node, question, CacheRequest::Recover { slot, epoch, after, before }, effects);
             }
         }
     }
@@ -187,10 +193,23 @@ impl Slot {
     fn take_over(&mut self, now: Tick, over: HandOver) {
         for handed in over.entries {
             let stamp = self.versions.next();
-            let session = Nonce::default();
-            let owner = handed.owner.map(|(node, nonce)| Owner { node, nonce, session, stamp, is_dead: true });
+            let owner = handed.owner.map(|HandedOwner { node, grant: nonce, session }| Owner {
+                node,
+                nonce,
+                session,
+                stamp,
+                is_dead: true,
+            });
             let copy = handed.value.map(|value| Stored::arrived(value, now));
             self.entries.insert(handed.key, Entry { stamp, copy, owner, ..Entry::default() });
+        }
+    }
+
+    /// A cache has told all that it owned. What it does not tell of, and was granted in its newest session, it was never
+    /// given, or has given back: then the copy that was handed over is current (R16).
+    fn nothing_more(&mut self, node: NodeId, session: Option<Nonce>) {
+        for entry in self.entries.values_mut() {
+            entry.owner = entry.owner.filter(|owner| owner.node != node || Some(owner.session) != session);
         }
     }
 

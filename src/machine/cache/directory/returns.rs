@@ -9,6 +9,15 @@ use crate::{
     machine::cache::{CacheAnswer, Nonce, RecallTo, Stored, Value, Version, rules::Rule},
 };
 
+/// What an owner gives back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Returned {
+    /// The line was last in order up to here.
+    pub(super) stamp: Version,
+    /// Where it is newer than the home's copy.
+    pub(super) value: Option<Value>,
+}
+
 impl Home {
     /// What came of a question to a cache.
     pub(super) fn answered(
@@ -24,7 +33,7 @@ impl Home {
         }
         match (question, answer) {
             (Question::Recall { key, node, grant }, Some(CacheAnswer::Surrender { stamp, value })) => {
-                self.surrendered(now, &key, (node, grant), stamp, value, effects);
+                self.surrendered(now, &key, (node, grant), Returned { stamp, value }, effects);
             }
             (Question::Recall { key, node, grant }, Some(CacheAnswer::NotOwner(not))) => {
                 let Some(recall) = self.recalling(&key, (node, grant)) else { return };
@@ -36,13 +45,13 @@ impl Home {
                 self.progress(now, &key, effects);
             }
             (Question::Ask { key, node, grant }, Some(CacheAnswer::Shared { stamp, value })) => {
-                self.shared_value(now, &key, node, grant, stamp, value, effects);
+                self.shared_value(now, &key, (node, grant), Returned { stamp, value: Some(value) }, effects);
             }
             (Question::Ask { key, node, grant }, Some(CacheAnswer::No)) => {
                 self.next_sharer(now, &key, node, grant, effects);
             }
-            (Question::Recover { slot, epoch, node }, Some(CacheAnswer::Recovered { lines })) => {
-                self.recovered(now, (slot, epoch), node, lines, effects);
+            (Question::Recover { slot, epoch, node }, Some(CacheAnswer::Recovered { lines, session })) => {
+                self.recovered(now, (slot, epoch), node, lines, session, effects);
             }
             // What is not answered is asked again, in its time.
             _ => {}
@@ -60,15 +69,14 @@ impl Home {
         now: Tick,
         key: &CacheKey,
         of: (NodeId, Nonce),
-        stamp: Version,
-        value: Option<Value>,
+        returned: Returned,
         effects: &mut Vec<HomeEffect>,
     ) {
         let Some(recall) = self.recalling(key, of) else { return };
-        if value.is_some() {
+        if returned.value.is_some() {
             self.acknowledge_put(&recall.owner.node, key, recall.owner.nonce);
         }
-        self.end_recall(now, key, recall, stamp, value, effects);
+        self.end_recall(now, key, recall, returned, effects);
     }
 
     fn end_recall(
@@ -76,8 +84,7 @@ impl Home {
         now: Tick,
         key: &CacheKey,
         recall: Recalling,
-        stamp: Version,
-        value: Option<Value>,
+        Returned { stamp, value }: Returned,
         effects: &mut Vec<HomeEffect>,
     ) {
         let always = self.rules.keep(Rule::DirtyIsSurrendered);
@@ -106,8 +113,7 @@ impl Home {
         from: NodeId,
         key: &CacheKey,
         grant: Nonce,
-        stamp: Version,
-        value: Option<Value>,
+        returned: Returned,
         effects: &mut Vec<HomeEffect>,
     ) {
         let exactly = self.rules.keep(Rule::PutNamesGrant);
@@ -118,12 +124,12 @@ impl Home {
         }
         let recall = entry.busy.as_ref().and_then(|busy| busy.recall).filter(|recall| is_owner(recall.owner));
         if let Some(recall) = recall {
-            self.end_recall(now, key, recall, stamp, value, effects);
+            self.end_recall(now, key, recall, returned, effects);
             return;
         }
         entry.owner = None;
-        entry.stamp = entry.stamp.max(stamp);
-        if let Some(value) = value {
+        entry.stamp = entry.stamp.max(returned.stamp);
+        if let Some(value) = returned.value {
             entry.copy = Some(Stored::arrived(value, now));
         }
         if entry.busy.is_some() {

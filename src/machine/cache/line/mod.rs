@@ -94,7 +94,7 @@ impl Lines {
             Input::Operate { op, key, operation } => self.operate(now, op, key, operation, effects),
             Input::Abandon { op, key } => self.abandon(op, &key),
             Input::Evict { key } => self.evict(now, &key, effects),
-            Input::FromHome { from, call, message } => self.from_home(now, from, call, message, effects),
+            Input::FromHome { from, call, message } => self.asked_by_home(now, from, call, message, effects),
             Input::Fetch { call, message, .. } => self.fetch(now, call, &message, effects),
             Input::Gossip(inv) => {
                 self.invalidate(now, &inv, serve::Way::Gossip, effects);

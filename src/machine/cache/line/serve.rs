@@ -26,7 +26,7 @@ pub(super) enum Way {
 }
 
 impl Lines {
-    pub(super) fn from_home(
+    pub(super) fn asked_by_home(
         &mut self,
         now: Tick,
         from: NodeId,
@@ -57,9 +57,9 @@ impl Lines {
                 self.invalidate(now, &inv, Way::Unicast, effects);
                 effects.push(Effect::Answer { call, answer: CacheAnswer::Noted });
             }
-            CacheRequest::Recover { slot, epoch, after } => {
+            CacheRequest::Recover { slot, epoch, after, before } => {
                 self.placed(now, Placed { slot, epoch, home: Some(message.home) }, effects);
-                self.recover(now, call, slot, epoch, after.as_ref(), effects);
+                self.recover(now, call, (slot, epoch), after.as_ref(), before, effects);
             }
         }
     }

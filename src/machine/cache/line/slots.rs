@@ -67,9 +67,9 @@ impl Lines {
         &mut self,
         now: Tick,
         call: u64,
-        slot: SlotId,
-        epoch: Epoch,
+        (slot, epoch): (SlotId, Epoch),
         after: Option<&CacheKey>,
+        before: Option<HomeId>,
         effects: &mut Vec<Effect>,
     ) {
         if self.slots.get(&slot).is_none_or(|known| known.epoch != epoch) {
@@ -77,6 +77,7 @@ impl Lines {
             return;
         }
         let (lines, keys) = self.stranded(now, slot, epoch, after);
+        let session = before.and_then(|home| self.newest_session(home));
         for (key, is_told) in &keys {
             let buffer = &mut self.entry(key).buffer;
             if *is_told {
@@ -85,7 +86,7 @@ impl Lines {
                 buffer.retain(|_, kept| kept.offered != Some(epoch));
             }
         }
-        effects.push(Effect::Answer { call, answer: CacheAnswer::Recovered { lines } });
+        effects.push(Effect::Answer { call, answer: CacheAnswer::Recovered { lines, session } });
         keys.iter().for_each(|(key, _)| self.settle(now, key, effects));
     }
 

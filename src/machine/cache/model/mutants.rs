@@ -242,7 +242,7 @@ fn without_any_one_of_the_rules_something_goes_wrong() {
         let mut world = begin(&[rule]);
         world.looks_at_directory = rule == Rule::UpgradeNotGivenUp;
         let found = check(world, MOST_OF_A_MUTANT);
-        println!("without {rule:?}: {:?} after {} steps, {} states", found.wrong, found.path.len(), found.states);
+        eprintln!("without {rule:?}: {:?} after {} steps, {} states", found.wrong, found.path.len(), found.states);
         if found.wrong.is_none() {
             survived.push((rule, found));
         }

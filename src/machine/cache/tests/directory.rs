@@ -5,10 +5,10 @@ use bytes::Bytes;
 use crate::{
     ids::{Epoch, Incarnation, NodeId, Tick},
     machine::cache::{
-        CacheAnswer, CacheRequest, EntryState, FromHome, HandOver, HandedEntry, Home, HomeAnswer, HomeEffect,
-        HomeInput, HomeReply, HomeRequest, HomeSettings, Inv, LineId, Moved, Nonce, NotOwner, Placed, Previous,
-        Protocol, PutAck, RecallTo, RecoveredLine, Refused, Right, SlotId, Start, ToHome, Value, Version, WritePolicy,
-        waited_ms,
+        CacheAnswer, CacheRequest, EntryState, FromHome, HandOver, HandedEntry, HandedOwner, Home, HomeAnswer,
+        HomeEffect, HomeInput, HomeReply, HomeRequest, HomeSettings, Inv, LineId, Moved, Nonce, NotOwner, Placed,
+        Previous, Protocol, PutAck, RecallTo, RecoveredLine, Refused, Right, SlotId, Start, ToHome, Value, Version,
+        WritePolicy, waited_ms,
         world::{home_id, key, node},
     },
 };
@@ -363,7 +363,7 @@ fn nothing_is_served_outside_of_the_lease_of_the_node() {
 fn a_slot_is_handed_over_with_its_values_and_owners_and_every_answer_says_so() {
     let mut tested = Tested::with_value(Protocol::Mesi);
     let entry = |owner| HandedEntry { key: key(), value: Some(value(1, 0, "a")), owner };
-    let over = |entries| HandOver { slot: slot(), epoch: Epoch(1), caches: vec![node(9)], entries };
+    let over = |entries| HandOver { slot: slot(), epoch: Epoch(1), home: home_id(0), caches: vec![node(9)], entries };
     assert_eq!(tested.hears(HomeInput::Stop { slot: slot() }), [HomeEffect::Stopped { over: over(vec![entry(None)]) }]);
     let not_home = HomeAnswer::NotHome { epoch: Epoch(1) };
     assert_eq!(tested.said(0, get_s(2)), [refuse(11, not_home)]);
@@ -390,11 +390,11 @@ fn successor(start: Start) -> (Tested, Vec<HomeEffect>) {
 }
 
 fn recover(after: bool) -> CacheRequest {
-    CacheRequest::Recover { slot: slot(), epoch: Epoch(1), after: after.then(key) }
+    CacheRequest::Recover { slot: slot(), epoch: Epoch(1), after: after.then(key), before: None }
 }
 
 fn recovered(lines: Vec<RecoveredLine>) -> CacheAnswer {
-    CacheAnswer::Recovered { lines }
+    CacheAnswer::Recovered { lines, session: None }
 }
 
 #[test]
@@ -432,13 +432,24 @@ fn what_was_given_up_counts_only_where_the_directory_says_who_owned_it() {
     assert!(fresh.home.is_serving(slot()));
     assert_eq!(fresh.state(), None);
 
-    let entry = HandedEntry { key: key(), value: Some(value(0, 1, "a")), owner: Some((node(0), nonce(7))) };
-    let over = HandOver { slot: slot(), epoch: Epoch(0), caches: vec![node(0)], entries: vec![entry] };
+    let owner = HandedOwner { node: node(0), grant: nonce(7), session: nonce(6) };
+    let entry = HandedEntry { key: key(), value: Some(value(0, 1, "a")), owner: Some(owner) };
+    let over =
+        HandOver { slot: slot(), epoch: Epoch(0), home: home_id(1), caches: vec![node(0)], entries: vec![entry] };
     let (mut handed, effects) = successor(Start::Handed { over: over.clone(), stopped_ms_ago: 0 });
-    assert_eq!(effects, [ask(0, 1, recover(false))]);
+    let asked = CacheRequest::Recover { slot: slot(), epoch: Epoch(1), after: None, before: Some(home_id(1)) };
+    assert_eq!(effects, [ask(0, 1, asked)]);
     handed.answered(1, recovered(vec![told()]));
     handed.answered(2, recovered(vec![]));
     assert_eq!(handed.said(1, get_s(2)), [answer(1, data(2, version(3, 0), value(0, 5, "b"), Right::Exclusive))]);
+
+    let (mut never, _) = successor(Start::Handed { over: over.clone(), stopped_ms_ago: 0 });
+    never.answered(1, CacheAnswer::Recovered { lines: vec![], session: Some(nonce(6)) });
+    assert_eq!(
+        never.said(1, get_s(2)),
+        [answer(1, data(2, version(2, 0), value(0, 1, "a"), Right::Exclusive))],
+        "the grant never arrived, so what was handed over is current"
+    );
 
     let (mut silent, _) = successor(Start::Handed { over, stopped_ms_ago: 500 });
     silent.now = BEGIN.plus_ms(waited_ms(LEASE_MS) - 500);

@@ -386,14 +386,17 @@ fn a_line_that_is_busy_goes_as_soon_as_it_is_not_and_stays_if_it_was_written_mea
 fn a_new_epoch_ends_the_lines_of_the_one_before_and_its_home_may_ask_for_what_was_owned() {
     let mut cache = Cache::with_dirty_line(Protocol::Mesi);
     let slot = SlotId::of(&key());
-    let recover = |after| CacheRequest::Recover { slot, epoch: Epoch(2), after };
+    let recover = |after| CacheRequest::Recover { slot, epoch: Epoch(2), after, before: Some(home_id(0)) };
     let asks = |cache: &mut Cache, call, after| {
         let message = FromHome { home: home_id(1), put_acks: vec![], body: recover(after) };
         cache.hears(Input::FromHome { from: home_id(1).node, call, message })
     };
     let told =
         crate::machine::cache::RecoveredLine { key: key(), grant: nonce(2), released: false, value: value(2, 1, "b") };
-    let answer = |call, lines| Effect::Answer { call, answer: CacheAnswer::Recovered { lines } };
+    let answer = |call, lines| {
+        let answer = CacheAnswer::Recovered { lines, session: Some(session()) };
+        Effect::Answer { call, answer }
+    };
     assert_eq!(asks(&mut cache, 7, None), [drop_line(), answer(7, vec![told.clone()])]);
     assert_eq!(asks(&mut cache, 8, None), [answer(8, vec![told])], "the same again");
     assert_eq!(asks(&mut cache, 9, Some(key())), [answer(9, vec![])]);
@@ -410,9 +413,9 @@ fn what_was_owned_is_told_to_nobody_once_the_session_with_the_old_home_is_over()
     let message = FromHome {
         home: home_id(1),
         put_acks: vec![],
-        body: CacheRequest::Recover { slot, epoch: Epoch(2), after: None },
+        body: CacheRequest::Recover { slot, epoch: Epoch(2), after: None, before: None },
     };
-    let answer = Effect::Answer { call: 7, answer: CacheAnswer::Recovered { lines: vec![] } };
+    let answer = Effect::Answer { call: 7, answer: CacheAnswer::Recovered { lines: vec![], session: None } };
     assert_eq!(
         cache.hears(Input::FromHome { from: home_id(1).node, call: 7, message }),
         [

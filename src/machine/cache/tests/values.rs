@@ -79,7 +79,7 @@ fn sent() -> Vec<Bytes> {
             body: data,
         }),
         codec::encode(&FromHome { home: home_id(0), put_acks, body: CacheRequest::Inv(inv.clone()) }),
-        codec::encode(&CacheAnswer::Recovered { lines: vec![recovered] }),
+        codec::encode(&CacheAnswer::Recovered { lines: vec![recovered], session: None }),
         codec::encode(&Fetch { line, grant: nonce, nonce }),
         codec::encode(&InvBatch { home_seq: 4, invs: vec![inv] }),
     ]

@@ -87,7 +87,9 @@ impl World {
             }
         }
         for (home, machine) in self.homes.iter().enumerate() {
-            let due = machine.as_ref().and_then(|machine| machine.deadline());
+            // Outside its lease a home does nothing.
+            let is_inside_lease = home > 0 || self.now < self.lease_until;
+            let due = machine.as_ref().filter(|_| is_inside_lease).and_then(|machine| machine.deadline());
             if due.is_some_and(|due| due <= self.now) {
                 actions.push(Action::HomeTick { home });
             }
@@ -172,6 +174,7 @@ impl World {
             Action::Abandon { cache } => {
                 self.budget.abandonments = self.budget.abandonments.saturating_sub(1);
                 let op = self.truth.oldest(*cache).expect("something is under way");
+                self.truth.forget(op);
                 self.cache_hears(*cache, Input::Abandon { op, key: super::key() });
             }
             Action::Renew { cache } => {

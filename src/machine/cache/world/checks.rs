@@ -12,6 +12,8 @@ use crate::machine::cache::{LineState, Outcome, Version};
 pub(super) struct Truth {
     /// The highest version that was acknowledged, or read: nobody may read less.
     acked: Option<Version>,
+    /// That was a delete, as far as is known.
+    is_deleted: bool,
     /// What each version names.
     named: BTreeMap<Version, Option<Bytes>>,
     pending: BTreeMap<u64, Started>,
@@ -31,6 +33,16 @@ impl Truth {
     /// The oldest operation of a cache that is under way.
     pub(super) fn oldest(&self, cache: usize) -> Option<u64> {
         self.pending.iter().find(|(_, started)| started.cache == cache).map(|(op, _)| *op)
+    }
+
+    /// Nobody waits for this operation any more.
+    pub(super) fn forget(&mut self, op: u64) {
+        self.pending.remove(&op);
+    }
+
+    /// What is under way, and at which cache.
+    pub(super) fn waiting(&self) -> Vec<(usize, Kind)> {
+        self.pending.values().map(|started| (started.cache, started.kind)).collect()
     }
 
     pub(super) fn forget_pending(&mut self, cache: usize) {
@@ -69,11 +81,7 @@ impl World {
                 self.names(version, Some(body));
             }
             Outcome::Mismatch { version: Some(version) } => self.read(&started, version),
-            Outcome::Miss => {
-                if started.floor.is_some() && !self.truth.may_be_gone {
-                    self.is_wrong(GONE);
-                }
-            }
+            Outcome::Miss if started.floor.is_some() && !self.truth.may_be_gone => self.is_wrong(GONE),
             Outcome::Stored { version } => {
                 self.names(version, Some(Bytes::from(vec![u8::try_from(op).expect("few operations")])));
                 if started.kind == Kind::Put && started.floor.is_some() && !self.truth.may_be_gone {
@@ -83,9 +91,13 @@ impl World {
                     self.is_wrong(NOT_HIGHER);
                 }
                 self.truth.acked = self.truth.acked.max(Some(version));
+                self.truth.is_deleted = false;
             }
             // It has taken a version that nobody is told: above what was acknowledged before.
-            Outcome::Deleted => self.truth.acked = self.truth.acked.map(Version::next_silent),
+            Outcome::Deleted if !self.truth.is_deleted => {
+                self.truth.acked = self.truth.acked.map(Version::next_silent);
+                self.truth.is_deleted = true;
+            }
             _ => {}
         }
         debug_assert!(started.kind != Kind::Evict, "an eviction has no outcome");

@@ -15,6 +15,26 @@ impl World {
         }
     }
 
+    /// Nothing fails any more, and whoever has to hears of the home of now: what is still waited for after many leases.
+    pub(in super::super) fn come_to_rest(&mut self) -> Vec<(usize, Kind)> {
+        self.budget = super::Budget::default();
+        for _ in 0..40 {
+            loop {
+                let mut actions = Vec::new();
+                self.actions(&mut actions);
+                let next =
+                    actions.into_iter().find(|action| !matches!(action, Action::Start { .. } | Action::CrashHome));
+                let Some(next) = next else { break };
+                self.happen(&next);
+            }
+            if self.truth.waiting().is_empty() || self.wrong.is_some() {
+                break;
+            }
+            self.time_passes(1);
+        }
+        self.truth.waiting()
+    }
+
     /// A cache does this now.
     pub(in super::super) fn does(&mut self, cache: usize, kind: Kind) {
         self.caches[cache].plan.insert(0, kind);
