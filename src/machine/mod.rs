@@ -6,9 +6,12 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod autopilot;
+pub mod cache;
 pub mod control;
 pub mod detector;
 pub mod founding;
+#[cfg(test)]
+mod kept;
 pub mod leases;
 pub mod lock;
 pub mod membership;

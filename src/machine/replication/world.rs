@@ -22,7 +22,7 @@ pub(super) use self::{
 };
 use self::{
     control::{Control, Member},
-    parts::{Disk, Kept, Network, Write},
+    parts::{Disk, Network, Write},
 };
 use super::{
     ChangeOutcome, Durability, Effect, Epoch, Input, PartitionId, Position, Record, Recovered, Replica, Replication,
@@ -31,7 +31,10 @@ use super::{
 };
 use crate::{
     ids::{Incarnation, JournalId, NodeId},
-    machine::placement::{Partition, PartitionStatus, PlacementBody, PlacementChange},
+    machine::{
+        kept::Kept,
+        placement::{Partition, PartitionStatus, PlacementBody, PlacementChange},
+    },
 };
 
 /// The time at which everything happens but what waits for time to pass.

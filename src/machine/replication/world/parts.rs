@@ -1,63 +1,18 @@
-//! What a [`World`](super::World) is made of: values shared between worlds, journals, and what is under way.
+//! What a [`World`](super::World) is made of: journals, and what is under way.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    hash::{DefaultHasher, Hash, Hasher},
+    hash::{Hash, Hasher},
     sync::Arc,
 };
 
 use crate::{
     ids::{Epoch, JournalId},
-    machine::replication::{Message, Position, Record, Replica, Reply},
+    machine::{
+        kept::hash_of,
+        replication::{Message, Position, Record, Replica, Reply},
+    },
 };
-
-/// A value that is shared by the worlds in which it is the same, with its hash.
-#[derive(Clone, Debug)]
-pub(super) struct Kept<T> {
-    pub(super) hash: u64,
-    pub(super) value: Arc<T>,
-}
-
-impl<T: Clone + Hash> Kept<T> {
-    pub(super) fn new(value: T) -> Self {
-        Self { hash: hash_of(&value), value: Arc::new(value) }
-    }
-
-    pub(super) fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
-        let value = Arc::make_mut(&mut self.value);
-        let result = change(value);
-        self.hash = hash_of(value);
-        result
-    }
-}
-
-pub(super) fn hash_of(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
-}
-
-impl<T> PartialEq for Kept<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash
-    }
-}
-
-impl<T> Eq for Kept<T> {}
-
-impl<T> Hash for Kept<T> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-impl<T> std::ops::Deref for Kept<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
 
 /// What the journal of one node has, and what it was told and has not done.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

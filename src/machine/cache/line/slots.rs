@@ -1,0 +1,127 @@
+//! Slots that get another home: nothing of an older epoch is read or written any more (R8); what was owned is kept for
+//! the new home, which may ask for it (R6, R12).
+
+use super::{Effect, Lines, entry::Awaiting, sessions};
+use crate::{
+    ids::{CacheKey, Epoch, Tick},
+    machine::cache::{CacheAnswer, HomeId, Moved, Placed, RecoveredLine, SlotId, rules::Rule},
+};
+
+impl Lines {
+    /// Installs an epoch of a slot, if it is a newer one.
+    pub(super) fn placed(&mut self, now: Tick, placed: Placed, effects: &mut Vec<Effect>) {
+        if self.slots.get(&placed.slot).is_some_and(|known| known.epoch >= placed.epoch) {
+            return;
+        }
+        self.slots.insert(placed.slot, placed);
+        self.end_epochs(now, placed.slot, placed.epoch, effects);
+    }
+
+    /// The home itself says that it has given the slot up.
+    pub(super) fn moved(&mut self, now: Tick, home: HomeId, moved: Moved, effects: &mut Vec<Effect>) {
+        let Some(known) = self.slots.get_mut(&moved.slot) else { return };
+        if known.home != Some(home) || known.epoch > moved.epoch {
+            return;
+        }
+        known.home = None;
+        effects.push(Effect::PullView { slot: moved.slot, epoch: moved.epoch.next() });
+        self.end_epochs(now, moved.slot, moved.epoch.next(), effects);
+    }
+
+    /// Everything of a slot that is older than an epoch ends.
+    fn end_epochs(&mut self, now: Tick, slot: SlotId, before: Epoch, effects: &mut Vec<Effect>) {
+        let keys = self.keys.keys().filter(|key| SlotId::of(key) == slot);
+        let keys: Vec<CacheKey> = keys.cloned().collect();
+        for key in &keys {
+            self.end_epoch(key, before, effects);
+        }
+        keys.iter().for_each(|key| self.settle(now, key, effects));
+    }
+
+    fn end_epoch(&mut self, key: &CacheKey, before: Epoch, effects: &mut Vec<Effect>) {
+        let entry = self.entry(key);
+        entry.refused = None;
+        let is_over = |wanted: &Awaiting| wanted.epoch < before;
+        for wanted in entry.awaiting.extract_if(.., |wanted| is_over(wanted)) {
+            effects.push(Effect::Answer { call: wanted.call, answer: CacheAnswer::Noted });
+        }
+        // A home that was told of it may have granted it to others before it died: nobody else may be told.
+        entry.buffer.retain(|_, kept| kept.held.epoch >= before || kept.offered.is_none_or(|to| to >= before));
+        let older = entry.buffer.values_mut().filter(|kept| kept.held.epoch < before);
+        older.for_each(|kept| kept.put_at = None);
+        if entry.open.as_ref().is_some_and(|open| open.held.epoch < before) {
+            self.close(key);
+        }
+        let is_older = |line: &super::Line| line.held.epoch < before;
+        if self.keys.get(key).and_then(|entry| entry.line.as_ref()).is_some_and(is_older)
+            && let Some(line) = self.drop_line(key, effects)
+        {
+            self.keep_in_buffer(key, &line, None);
+            sessions::unknown(line, effects);
+        }
+    }
+
+    /// Tells the new home of the lines that were owned here, while the session with the old one is alive: until then
+    /// nobody can have been given them.
+    pub(super) fn recover(
+        &mut self,
+        now: Tick,
+        call: u64,
+        (slot, epoch): (SlotId, Epoch),
+        after: Option<&CacheKey>,
+        before: Option<HomeId>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.slots.get(&slot).is_none_or(|known| known.epoch != epoch) {
+            effects.push(Effect::Answer { call, answer: CacheAnswer::Noted });
+            return;
+        }
+        let (lines, keys) = self.stranded(now, slot, epoch, after);
+        let session = before.and_then(|home| self.newest_session(home));
+        for (key, is_told) in &keys {
+            let buffer = &mut self.entry(key).buffer;
+            if *is_told {
+                buffer.values_mut().filter(|kept| kept.held.epoch < epoch).for_each(|kept| kept.offered = Some(epoch));
+            } else {
+                buffer.retain(|_, kept| kept.offered != Some(epoch));
+            }
+        }
+        effects.push(Effect::Answer { call, answer: CacheAnswer::Recovered { lines, session } });
+        keys.iter().for_each(|(key, _)| self.settle(now, key, effects));
+    }
+
+    /// The next lines after a key, and all keys with something of an older epoch, with whether they are among these.
+    fn stranded(
+        &self,
+        now: Tick,
+        slot: SlotId,
+        epoch: Epoch,
+        after: Option<&CacheKey>,
+    ) -> (Vec<RecoveredLine>, Vec<(CacheKey, bool)>) {
+        let must_live = self.rules.keep(Rule::RecoverInsideSession);
+        let (mut lines, mut keys) = (Vec::new(), Vec::new());
+        for (key, entry) in self.keys.iter().filter(|(key, _)| SlotId::of(key) == slot) {
+            let older = entry.buffer.iter().filter(|(_, kept)| kept.held.epoch < epoch && kept.put_at.is_none());
+            let is_new = after.is_none_or(|after| key > after);
+            if !is_new {
+                keys.push((key.clone(), false));
+                continue;
+            }
+            let alive = older.filter(|(_, kept)| !must_live || self.is_alive(now, &kept.held));
+            let alive: Vec<RecoveredLine> = alive
+                .map(|(grant, kept)| RecoveredLine {
+                    key: key.clone(),
+                    grant: *grant,
+                    released: kept.released,
+                    value: kept.value.sent(now),
+                })
+                .collect();
+            if alive.is_empty() || lines.len() >= self.settings.max_recovered {
+                continue;
+            }
+            lines.extend(alive);
+            keys.push((key.clone(), true));
+        }
+        (lines, keys)
+    }
+}

@@ -1,0 +1,471 @@
+//! What a home does, effect by effect.
+
+use bytes::Bytes;
+
+use crate::{
+    ids::{Epoch, Incarnation, NodeId, Tick},
+    machine::cache::{
+        CacheAnswer, CacheRequest, EntryState, FromHome, HandOver, HandedEntry, HandedOwner, Home, HomeAnswer,
+        HomeEffect, HomeInput, HomeReply, HomeRequest, HomeSettings, Inv, LineId, Moved, Nonce, NotOwner, Placed,
+        Previous, Protocol, PutAck, RecallTo, RecoveredLine, Refused, Right, SlotId, Start, ToHome, Value, Version,
+        WritePolicy, waited_ms,
+        world::{home_id, key, node},
+    },
+};
+
+const LEASE_MS: u64 = 2_000;
+const BEGIN: Tick = Tick(50_000);
+
+/// A home, its clock, and what it is told.
+struct Tested {
+    home: Home,
+    now: Tick,
+    calls: u64,
+}
+
+fn nonce(count: u64) -> Nonce {
+    Nonce { incarnation: Incarnation(1), count }
+}
+
+fn version(seq: u64, n: u64) -> Version {
+    Version { epoch: Epoch(1), seq, n }
+}
+
+fn line() -> LineId {
+    LineId { key: key(), epoch: Epoch(1) }
+}
+
+fn value(seq: u64, n: u64, body: &'static str) -> Value {
+    Value { version: version(seq, n), body: Some(Bytes::from_static(body.as_bytes())), ttl_ms: None }
+}
+
+fn slot() -> SlotId {
+    SlotId::of(&key())
+}
+
+fn placed(epoch: u64, home: usize) -> Placed {
+    Placed { slot: slot(), epoch: Epoch(epoch), home: Some(home_id(home)) }
+}
+
+fn get_s(count: u64) -> HomeRequest {
+    HomeRequest::GetS { line: line(), nonce: nonce(count), refused: None }
+}
+
+fn get_m(count: u64) -> HomeRequest {
+    HomeRequest::GetM { line: line(), nonce: nonce(count), held: None, need_value: true }
+}
+
+fn answer(call: u64, body: HomeAnswer) -> HomeEffect {
+    let reply = HomeReply { session: nonce(1), lease_ms: Some(LEASE_MS), moved: vec![], put_acks: vec![], body };
+    HomeEffect::Answer { call, reply }
+}
+
+/// An answer that extends nothing.
+fn refuse(call: u64, body: HomeAnswer) -> HomeEffect {
+    let reply = HomeReply { session: nonce(1), lease_ms: None, moved: vec![], put_acks: vec![], body };
+    HomeEffect::Answer { call, reply }
+}
+
+fn ask(to: usize, call: u64, body: CacheRequest) -> HomeEffect {
+    HomeEffect::Ask { to: node(to), call, message: FromHome { home: home_id(0), put_acks: vec![], body } }
+}
+
+fn inv(seq: u64, writer: usize) -> Inv {
+    Inv { line: line(), version: version(seq, 0), writer: Some(node(writer)), home: home_id(0) }
+}
+
+fn data(count: u64, stamp: Version, value: Value, right: Right) -> HomeAnswer {
+    HomeAnswer::Data { nonce: nonce(count), stamp, value, right }
+}
+
+impl Tested {
+    fn new(protocol: Protocol, policy: WritePolicy) -> Self {
+        let settings = HomeSettings { protocol, policy, lease_ms: LEASE_MS, max_waiting: 1, ..HomeSettings::default() };
+        let mut tested = Self { home: Home::new(home_id(0), settings), now: BEGIN, calls: 0 };
+        tested.hears(HomeInput::Lease { until: Tick(u64::MAX) });
+        tested.hears(HomeInput::Begin { placed: placed(1, 0), start: Start::Founded });
+        tested
+    }
+
+    fn hears(&mut self, input: HomeInput) -> Vec<HomeEffect> {
+        let mut effects = vec![];
+        self.home.step(self.now, input, &mut effects);
+        effects
+    }
+
+    /// A cache says this in its first session; calls count from 1.
+    fn said(&mut self, from: usize, body: HomeRequest) -> Vec<HomeEffect> {
+        self.said_in(from, nonce(1), body)
+    }
+
+    fn said_in(&mut self, from: usize, session: Nonce, body: HomeRequest) -> Vec<HomeEffect> {
+        self.calls += 1;
+        let message = ToHome { home: home_id(0), session, body };
+        self.hears(HomeInput::FromCache { from: node(from), call: self.calls, message })
+    }
+
+    fn answered(&mut self, call: u64, answer: CacheAnswer) -> Vec<HomeEffect> {
+        self.hears(HomeInput::Answered { call, answer: Some(answer) })
+    }
+
+    /// A home that has "a", which the last cache stored and returned; three calls were made.
+    fn with_value(protocol: Protocol) -> Self {
+        let mut tested = Self::new(protocol, WritePolicy::Back);
+        tested.said(9, get_m(2));
+        let body =
+            HomeRequest::Put { line: line(), grant: nonce(2), stamp: version(1, 0), value: Some(value(1, 0, "a")) };
+        tested.said(9, body);
+        tested.calls = 10;
+        tested
+    }
+
+    /// The same, shared by two caches: without E.
+    fn with_sharers() -> Self {
+        let mut tested = Self::with_value(Protocol::Mosi);
+        tested.said(0, get_s(2));
+        tested.said(1, get_s(2));
+        tested.calls = 20;
+        tested
+    }
+
+    fn state(&self) -> Option<(EntryState, Option<NodeId>, Vec<NodeId>)> {
+        self.home.view(&key()).map(|view| (view.state, view.owner, view.sharers))
+    }
+}
+
+#[test]
+fn what_is_absent_is_a_miss_and_leaves_no_trace() {
+    let mut tested = Tested::new(Protocol::Mesi, WritePolicy::Back);
+    assert_eq!(tested.said(0, get_s(2)), [answer(1, HomeAnswer::Miss { nonce: nonce(2) })]);
+    assert_eq!(tested.state(), None);
+    assert_eq!(tested.said(0, get_s(2)), [refuse(2, HomeAnswer::Again { nonce: nonce(2) })], "it was served");
+}
+
+#[test]
+fn the_first_reader_gets_the_sole_copy_where_there_is_e() {
+    let mut mesi = Tested::with_value(Protocol::Mesi);
+    let exclusive = data(2, version(2, 0), value(1, 0, "a"), Right::Exclusive);
+    assert_eq!(mesi.said(0, get_s(2)), [answer(11, exclusive.clone())]);
+    assert_eq!(mesi.state(), Some((EntryState::Owned, Some(node(0)), vec![])));
+    assert_eq!(mesi.said(0, get_s(2)), [answer(12, exclusive)], "the same again");
+    let mut mosi = Tested::with_value(Protocol::Mosi);
+    let shared = data(2, version(1, 0), value(1, 0, "a"), Right::Shared);
+    assert_eq!(mosi.said(0, get_s(2)), [answer(11, shared)]);
+    assert_eq!(mosi.state(), Some((EntryState::S, None, vec![node(0)])));
+}
+
+#[test]
+fn in_mesi_a_second_reader_waits_for_the_owner_to_give_the_value() {
+    let mut tested = Tested::with_value(Protocol::Mesi);
+    tested.said(0, get_s(2));
+    let recall = CacheRequest::Recall { line: line(), grant: nonce(2), to: RecallTo::Shared };
+    assert_eq!(tested.said(1, get_s(2)), [ask(0, 1, recall)]);
+    let surrender = CacheAnswer::Surrender { stamp: version(2, 3), value: Some(value(2, 3, "b")) };
+    assert_eq!(tested.answered(1, surrender), [answer(12, data(2, version(2, 3), value(2, 3, "b"), Right::Shared))]);
+    assert_eq!(tested.state(), Some((EntryState::S, None, vec![node(0), node(1)])));
+    let renewed = HomeEffect::Answer {
+        call: 13,
+        reply: HomeReply {
+            session: nonce(1),
+            lease_ms: Some(LEASE_MS),
+            moved: vec![],
+            put_acks: vec![PutAck { line: line(), grant: nonce(2) }],
+            body: HomeAnswer::Renewed,
+        },
+    };
+    assert_eq!(tested.said(0, HomeRequest::Renew), [renewed], "what it surrendered has arrived");
+}
+
+#[test]
+fn where_there_is_o_a_second_reader_is_sent_to_the_owner_and_counts_as_a_sharer() {
+    let mut tested = Tested::with_value(Protocol::Moesi);
+    tested.said(0, get_s(2));
+    let redirect = HomeAnswer::Redirect { nonce: nonce(2), owner: node(0), grant: nonce(2) };
+    assert_eq!(tested.said(1, get_s(2)), [answer(12, redirect)]);
+    assert_eq!(tested.state(), Some((EntryState::Owned, Some(node(0)), vec![node(1)])));
+}
+
+#[test]
+fn a_writer_is_granted_the_line_when_each_sharer_has_acknowledged_exactly_its_write() {
+    let mut tested = Tested::with_sharers();
+    assert_eq!(tested.said(2, get_m(2)), [HomeEffect::Broadcast { inv: inv(2, 2) }]);
+    let ack = |seq| HomeRequest::InvAck { line: line(), version: version(seq, 0) };
+    assert_eq!(tested.said(0, ack(1)), []);
+    assert_eq!(tested.said(0, ack(2)), []);
+    let grant = HomeAnswer::Grant { nonce: nonce(2), stamp: version(2, 0), previous: Previous::Was(value(1, 0, "a")) };
+    assert_eq!(tested.said(1, ack(2)), [answer(21, grant)]);
+    assert_eq!(tested.state(), Some((EntryState::Owned, Some(node(2)), vec![])));
+}
+
+#[test]
+fn who_is_silent_is_told_by_unicast_less_and_less_often_until_its_session_is_over() {
+    let mut tested = Tested::with_sharers();
+    tested.said(2, get_m(2));
+    tested.said(1, HomeRequest::InvAck { line: line(), version: version(2, 0) });
+    let over = tested.now.plus_ms(waited_ms(LEASE_MS));
+    let mut repeats = vec![];
+    while tested.now < over {
+        tested.now = tested.home.deadline().expect("it waits");
+        let effects = tested.hears(HomeInput::Tick);
+        if tested.now < over {
+            let call = repeats.len() as u64 + 1;
+            assert_eq!(effects, [ask(0, call, CacheRequest::Inv(inv(2, 2)))]);
+            repeats.push(tested.now.ms_since(BEGIN));
+        } else {
+            let previous = Previous::Was(value(1, 0, "a"));
+            let grant = HomeAnswer::Grant { nonce: nonce(2), stamp: version(2, 0), previous };
+            assert_eq!(effects, [answer(21, grant)]);
+        }
+    }
+    assert_eq!(repeats, [20, 60, 140, 300, 620, 1_120, 1_620]);
+}
+
+#[test]
+fn who_owes_an_acknowledgement_for_long_is_answered_but_not_extended() {
+    let mut tested = Tested::with_sharers();
+    tested.said(2, get_m(2));
+    tested.now = BEGIN.plus_ms(LEASE_MS / 2 + 1);
+    let effects = tested.said(0, HomeRequest::Renew);
+    assert_eq!(effects.first(), Some(&refuse(22, HomeAnswer::Renewed)));
+    let effects = tested.said(2, HomeRequest::Renew);
+    assert_eq!(effects.first(), Some(&answer(23, HomeAnswer::Renewed)), "who waits is");
+}
+
+#[test]
+fn requests_wait_in_order_and_no_more_of_them_than_are_set() {
+    let mut tested = Tested::with_sharers();
+    tested.said(2, get_m(2));
+    assert_eq!(tested.said(3, get_s(2)), []);
+    let busy = HomeAnswer::Busy { nonce: nonce(2), retry_ms: HomeSettings::default().busy_retry_ms };
+    assert_eq!(tested.said(4, get_s(2)), [refuse(23, busy)]);
+    let asks_again = tested.said(3, get_s(3));
+    let busy = HomeAnswer::Busy { nonce: nonce(2), retry_ms: HomeSettings::default().busy_retry_ms };
+    assert_eq!(asks_again, [refuse(22, busy)], "what it asked before is given up");
+    tested.said(0, HomeRequest::InvAck { line: line(), version: version(2, 0) });
+    let effects = tested.said(1, HomeRequest::InvAck { line: line(), version: version(2, 0) });
+    let redirect = HomeAnswer::Redirect { nonce: nonce(3), owner: node(2), grant: nonce(2) };
+    assert_eq!(effects.last(), Some(&answer(24, redirect)));
+}
+
+#[test]
+fn a_put_under_another_grant_changes_nothing() {
+    let mut tested = Tested::with_value(Protocol::Mesi);
+    tested.said(0, get_m(3));
+    let before = tested.home.view(&key());
+    let put = HomeRequest::Put { line: line(), grant: nonce(2), stamp: version(1, 0), value: Some(value(1, 0, "z")) };
+    let ack = HomeAnswer::PutAck(PutAck { line: line(), grant: nonce(2) });
+    assert_eq!(tested.said(0, put), [answer(12, ack)]);
+    assert_eq!(tested.home.view(&key()), before);
+}
+
+#[test]
+fn a_put_counts_as_the_surrender_that_is_awaited() {
+    let mut tested = Tested::with_value(Protocol::Mesi);
+    tested.said(0, get_m(2));
+    tested.said(1, get_s(2));
+    let put = HomeRequest::Put { line: line(), grant: nonce(2), stamp: version(2, 0), value: Some(value(2, 0, "b")) };
+    assert_eq!(
+        tested.said(0, put),
+        [
+            answer(12, data(2, version(2, 0), value(2, 0, "b"), Right::Shared)),
+            answer(13, HomeAnswer::PutAck(PutAck { line: line(), grant: nonce(2) })),
+        ]
+    );
+}
+
+#[test]
+fn a_dead_owner_voids_the_value_under_back_and_not_under_through() {
+    for (policy, expected) in [
+        (WritePolicy::Back, HomeAnswer::Miss { nonce: nonce(2) }),
+        (WritePolicy::Through, data(2, version(2, 0), value(1, 1, "b"), Right::Exclusive)),
+    ] {
+        let mut tested = Tested::new(Protocol::Mesi, policy);
+        tested.said(0, get_m(2));
+        if policy == WritePolicy::Through {
+            let (grant, stamp) = (nonce(2), version(1, 1));
+            tested.said(0, HomeRequest::StoreThrough { line: line(), grant, stamp, value: value(1, 1, "b") });
+        }
+        tested.now = BEGIN.plus_ms(waited_ms(LEASE_MS));
+        tested.calls = 10;
+        let effects = tested.said(1, get_s(2));
+        let lost = HomeEffect::DirtyLost { key: key(), owner: node(0) };
+        if policy == WritePolicy::Back {
+            assert_eq!(effects, [lost, answer(11, expected)]);
+        } else {
+            let HomeAnswer::Data { nonce, value, right, .. } = expected else { unreachable!() };
+            assert_eq!(effects, [answer(11, HomeAnswer::Data { nonce, stamp: version(2, 0), value, right })]);
+        }
+    }
+}
+
+#[test]
+fn a_line_whose_owner_is_dead_comes_from_a_sharer() {
+    let mut tested = Tested::with_value(Protocol::Moesi);
+    tested.said(0, get_m(2));
+    tested.said(1, get_s(2));
+    tested.now = BEGIN.plus_ms(1_500);
+    tested.said(1, HomeRequest::Renew);
+    tested.now = BEGIN.plus_ms(waited_ms(LEASE_MS));
+    tested.calls = 20;
+    let asks = CacheRequest::Ask { line: line(), grant: nonce(2) };
+    assert_eq!(tested.said(2, get_s(2)), [ask(1, 1, asks)]);
+    let shared = CacheAnswer::Shared { stamp: version(2, 4), value: value(2, 4, "b") };
+    assert_eq!(tested.answered(1, shared), [answer(21, data(2, version(2, 4), value(2, 4, "b"), Right::Shared))]);
+}
+
+#[test]
+fn a_grant_that_never_arrived_leaves_the_home_s_copy_as_it_was() {
+    let mut tested = Tested::with_value(Protocol::Moesi);
+    tested.said(0, get_s(2));
+    tested.said(1, get_s(2));
+    let not = NotOwner { session: Some(nonce(1)) };
+    let refused = Some(Refused { owner: node(0), grant: nonce(2), answer: Some(not) });
+    let again = HomeRequest::GetS { line: line(), nonce: nonce(3), refused };
+    assert_eq!(
+        tested.said(1, again),
+        [answer(13, data(3, version(2, 0), value(1, 0, "a"), Right::Shared))],
+        "it shares already, so it gets no sole copy"
+    );
+}
+
+#[test]
+fn a_higher_session_ends_the_one_before() {
+    let mut tested = Tested::with_sharers();
+    tested.said(2, get_m(2));
+    tested.said(1, HomeRequest::InvAck { line: line(), version: version(2, 0) });
+    let effects = tested.said_in(0, nonce(50), HomeRequest::Renew);
+    let grant = HomeAnswer::Grant { nonce: nonce(2), stamp: version(2, 0), previous: Previous::Was(value(1, 0, "a")) };
+    let renewed = HomeReply {
+        session: nonce(50),
+        lease_ms: Some(LEASE_MS),
+        moved: vec![],
+        put_acks: vec![],
+        body: HomeAnswer::Renewed,
+    };
+    assert_eq!(effects, [answer(21, grant), HomeEffect::Answer { call: 23, reply: renewed }]);
+    assert_eq!(tested.said(0, HomeRequest::Renew), [refuse(24, HomeAnswer::SessionOver)]);
+}
+
+#[test]
+fn nothing_is_served_outside_of_the_lease_of_the_node() {
+    let settings = HomeSettings::default();
+    let mut tested = Tested { home: Home::new(home_id(0), settings), now: BEGIN, calls: 0 };
+    tested.hears(HomeInput::Begin { placed: placed(1, 0), start: Start::Founded });
+    let not_home = HomeAnswer::NotHome { epoch: Epoch(1) };
+    assert_eq!(tested.said(0, get_s(2)), [refuse(1, not_home.clone())]);
+    tested.hears(HomeInput::Lease { until: BEGIN.plus_ms(1) });
+    assert_eq!(tested.said(0, get_s(2)), [answer(2, HomeAnswer::Miss { nonce: nonce(2) })]);
+    tested.now = BEGIN.plus_ms(1);
+    assert_eq!(tested.said(0, get_s(3)), [refuse(3, not_home)]);
+}
+
+#[test]
+fn a_slot_is_handed_over_with_its_values_and_owners_and_every_answer_says_so() {
+    let mut tested = Tested::with_value(Protocol::Mesi);
+    let entry = |owner| HandedEntry { key: key(), value: Some(value(1, 0, "a")), owner };
+    let over = |entries| HandOver { slot: slot(), epoch: Epoch(1), home: home_id(0), caches: vec![node(9)], entries };
+    assert_eq!(tested.hears(HomeInput::Stop { slot: slot() }), [HomeEffect::Stopped { over: over(vec![entry(None)]) }]);
+    let not_home = HomeAnswer::NotHome { epoch: Epoch(1) };
+    assert_eq!(tested.said(0, get_s(2)), [refuse(11, not_home)]);
+    let moved = vec![Moved { slot: slot(), epoch: Epoch(1) }];
+    let reply = |call: u64, moved| {
+        let body = HomeAnswer::Renewed;
+        let reply = HomeReply { session: nonce(1), lease_ms: Some(LEASE_MS), moved, put_acks: vec![], body };
+        HomeEffect::Answer { call, reply }
+    };
+    assert_eq!(tested.said(0, HomeRequest::Renew), [reply(12, moved)]);
+    tested.now = BEGIN.plus_ms(waited_ms(LEASE_MS) - 1);
+    tested.said(0, HomeRequest::Renew);
+    tested.now = BEGIN.plus_ms(waited_ms(LEASE_MS));
+    assert_eq!(tested.said(0, HomeRequest::Renew), [reply(14, vec![])], "nobody has a line of it any more");
+}
+
+/// A home that begins after another one.
+fn successor(start: Start) -> (Tested, Vec<HomeEffect>) {
+    let settings = HomeSettings { lease_ms: LEASE_MS, ..HomeSettings::default() };
+    let mut tested = Tested { home: Home::new(home_id(0), settings), now: BEGIN, calls: 0 };
+    tested.hears(HomeInput::Lease { until: Tick(u64::MAX) });
+    let effects = tested.hears(HomeInput::Begin { placed: placed(1, 0), start });
+    (tested, effects)
+}
+
+fn recover(after: bool) -> CacheRequest {
+    CacheRequest::Recover { slot: slot(), epoch: Epoch(1), after: after.then(key), before: None }
+}
+
+fn recovered(lines: Vec<RecoveredLine>) -> CacheAnswer {
+    CacheAnswer::Recovered { lines, session: None }
+}
+
+#[test]
+fn a_successor_waits_for_the_old_lease_and_asks_all_before_it_grants() {
+    let (mut tested, effects) = successor(Start::Fresh { caches: vec![node(0), node(1)], old_lease_over_ms: 300 });
+    assert_eq!(effects, []);
+    assert_eq!(tested.said(2, get_s(2)), [answer(1, HomeAnswer::Miss { nonce: nonce(2) })]);
+    assert_eq!(tested.said(2, get_m(3)), [], "it waits");
+    assert_eq!(tested.home.deadline(), Some(BEGIN.plus_ms(300)));
+    tested.now = BEGIN.plus_ms(300);
+    assert_eq!(tested.hears(HomeInput::Tick), [ask(0, 1, recover(false)), ask(1, 2, recover(false))]);
+    let told = RecoveredLine { key: key(), grant: nonce(7), released: false, value: value(0, 5, "b") };
+    assert_eq!(tested.answered(1, recovered(vec![told])), [ask(0, 3, recover(true))]);
+    assert_eq!(tested.answered(2, recovered(vec![])), []);
+    let serving = HomeEffect::Serving { slot: slot(), epoch: Epoch(1) };
+    let grant = HomeAnswer::Grant { nonce: nonce(3), stamp: version(2, 0), previous: Previous::Was(value(0, 5, "b")) };
+    assert_eq!(tested.answered(3, recovered(vec![])), [serving, answer(2, grant)]);
+}
+
+#[test]
+fn who_does_not_let_go_is_waited_for_as_long_as_the_old_home_may_have_granted() {
+    let (mut tested, _) = successor(Start::Fresh { caches: vec![node(0)], old_lease_over_ms: 300 });
+    tested.now = BEGIN.plus_ms(300 + waited_ms(LEASE_MS) - 1);
+    assert_eq!(tested.hears(HomeInput::Tick), [ask(0, 1, recover(false))]);
+    tested.now = BEGIN.plus_ms(300 + waited_ms(LEASE_MS));
+    assert_eq!(tested.hears(HomeInput::Tick), [HomeEffect::Serving { slot: slot(), epoch: Epoch(1) }]);
+}
+
+#[test]
+fn what_was_given_up_counts_only_where_the_directory_says_who_owned_it() {
+    let told = || RecoveredLine { key: key(), grant: nonce(7), released: true, value: value(0, 5, "b") };
+    let (mut fresh, _) = successor(Start::Fresh { caches: vec![node(0)], old_lease_over_ms: 0 });
+    fresh.answered(1, recovered(vec![told()]));
+    fresh.answered(2, recovered(vec![]));
+    assert!(fresh.home.is_serving(slot()));
+    assert_eq!(fresh.state(), None);
+
+    let owner = HandedOwner { node: node(0), grant: nonce(7), session: nonce(6) };
+    let entry = HandedEntry { key: key(), value: Some(value(0, 1, "a")), owner: Some(owner) };
+    let over =
+        HandOver { slot: slot(), epoch: Epoch(0), home: home_id(1), caches: vec![node(0)], entries: vec![entry] };
+    let (mut handed, effects) = successor(Start::Handed { over: over.clone(), stopped_ms_ago: 0 });
+    let asked = CacheRequest::Recover { slot: slot(), epoch: Epoch(1), after: None, before: Some(home_id(1)) };
+    assert_eq!(effects, [ask(0, 1, asked)]);
+    handed.answered(1, recovered(vec![told()]));
+    handed.answered(2, recovered(vec![]));
+    assert_eq!(handed.said(1, get_s(2)), [answer(1, data(2, version(3, 0), value(0, 5, "b"), Right::Exclusive))]);
+
+    let (mut never, _) = successor(Start::Handed { over: over.clone(), stopped_ms_ago: 0 });
+    never.answered(1, CacheAnswer::Recovered { lines: vec![], session: Some(nonce(6)) });
+    assert_eq!(
+        never.said(1, get_s(2)),
+        [answer(1, data(2, version(2, 0), value(0, 1, "a"), Right::Exclusive))],
+        "the grant never arrived, so what was handed over is current"
+    );
+
+    let (mut silent, _) = successor(Start::Handed { over, stopped_ms_ago: 500 });
+    silent.now = BEGIN.plus_ms(waited_ms(LEASE_MS) - 500);
+    let lost = HomeEffect::DirtyLost { key: key(), owner: node(0) };
+    let serving = HomeEffect::Serving { slot: slot(), epoch: Epoch(1) };
+    assert_eq!(silent.hears(HomeInput::Tick), [lost, serving]);
+    assert_eq!(silent.state(), None);
+}
+
+#[test]
+fn an_entry_that_has_to_make_room_recalls_its_copies_first() {
+    let mut tested = Tested::with_sharers();
+    let inv = Inv { writer: None, ..inv(2, 0) };
+    assert_eq!(tested.hears(HomeInput::Evict { key: key() }), [HomeEffect::Broadcast { inv }]);
+    tested.said(0, HomeRequest::InvAck { line: line(), version: version(2, 0) });
+    assert_eq!(tested.said(1, HomeRequest::InvAck { line: line(), version: version(2, 0) }), []);
+    assert_eq!(tested.state(), None);
+    assert_eq!(tested.said(3, get_s(2)), [answer(23, HomeAnswer::Miss { nonce: nonce(2) })]);
+}

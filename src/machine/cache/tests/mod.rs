@@ -1,0 +1,7 @@
+//! The tables against the specification, the machines' effects, and what each protocol costs.
+
+mod costs;
+mod directory;
+mod lines;
+mod tables;
+mod values;

@@ -1,0 +1,287 @@
+//! A small cluster around [`Lines`] and [`Home`]: caches, a home and its successor, one key, a network that loses,
+//! delays, doubles and reorders, crashes, and a clock that moves in steps of half a lease. For the model checker, for
+//! scripts, and for counting what is said.
+//!
+//! Whatever can happen next is an [`Action`]; what must never happen is noted in [`World::wrong`].
+
+mod actions;
+mod checks;
+mod network;
+mod script;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+pub(super) use self::{
+    actions::{Action, Budget},
+    network::{Envelope, Sent},
+};
+use self::{checks::Truth, network::Network};
+use super::{
+    Condition, Effect, HandOver, Home, HomeEffect, HomeId, HomeInput, HomeSettings, Input, Installed, Lines, Nonce,
+    Operation, Placed, Protocol, Settings, SlotId, Start, WritePolicy,
+    rules::{Rule, Rules},
+};
+use crate::{
+    ids::{CacheKey, Epoch, Incarnation, NodeId, Tick},
+    machine::kept::Kept,
+};
+
+/// The term of a session.
+pub(super) const LEASE_MS: u64 = 1_000;
+/// So much time passes at once: after two such steps a cache believes its session over and the home does not, after
+/// three both do.
+pub(super) const STEP_MS: u64 = 500;
+/// The term of a home's own lease: over by the next step, if nobody extends it.
+const MEMBER_LEASE_MS: u64 = 450;
+/// When everything begins.
+const BEGIN: Tick = Tick(1_000_000);
+
+pub(super) fn key() -> CacheKey {
+    CacheKey::new("k").expect("a short name is a key")
+}
+
+pub(super) fn node(index: usize) -> NodeId {
+    NodeId::from_bytes([u8::try_from(index).expect("few nodes") + 1; 32])
+}
+
+/// The home with this number, on a node of its own behind those of the caches.
+pub(super) fn home_id(index: usize) -> HomeId {
+    HomeId { node: node(100 + index), incarnation: Incarnation(1), group: 0 }
+}
+
+/// What an operation of a world does; every store stores another value.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) enum Kind {
+    Load,
+    /// Whatever the key holds.
+    Store,
+    /// Where the key is absent, so that the old value is needed.
+    Put,
+    Delete,
+    Evict,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Cache {
+    machine: Kept<Lines>,
+    incarnation: u64,
+    /// What readers see without asking the machine.
+    table: Option<Installed>,
+    /// The sessions as readers see them.
+    sessions: BTreeMap<HomeId, (Nonce, Tick)>,
+    /// What it will do, in this order.
+    plan: Vec<Kind>,
+}
+
+/// Everything.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct World {
+    pub(super) now: Tick,
+    caches: Vec<Cache>,
+    /// `None`: it has crashed.
+    homes: Vec<Option<Kept<Home>>>,
+    network: Network,
+    budget: Budget,
+    rules: Rules,
+    /// The epoch that was committed last.
+    epoch: Epoch,
+    /// The first home is no member any more: its lease is not extended.
+    deposed: bool,
+    lease_until: Tick,
+    /// When the first home stopped, and with what.
+    over: Option<(Tick, HandOver)>,
+    ops: u64,
+    /// Whether a line that is in no directory is wrong, too, or only what comes of it.
+    pub(super) looks_at_directory: bool,
+    truth: Truth,
+    /// Everything that was sent, where it is counted.
+    pub(super) sent: Option<Vec<Sent>>,
+    pub(super) wrong: Option<&'static str>,
+}
+
+/// What a world is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Begin {
+    pub(super) protocol: Protocol,
+    pub(super) policy: WritePolicy,
+    /// What each cache will do.
+    pub(super) plans: Vec<Vec<Kind>>,
+    pub(super) budget: Budget,
+}
+
+impl World {
+    pub(super) fn new(begin: Begin, without: &[Rule]) -> Self {
+        let rules = Rules { without: without.to_vec() };
+        let mut world = Self {
+            now: BEGIN,
+            caches: vec![],
+            homes: vec![],
+            network: Network::default(),
+            budget: begin.budget,
+            rules: rules.clone(),
+            epoch: Epoch(1),
+            deposed: false,
+            lease_until: BEGIN.plus_ms(MEMBER_LEASE_MS),
+            over: None,
+            ops: 0,
+            looks_at_directory: true,
+            truth: Truth::default(),
+            sent: None,
+            wrong: None,
+        };
+        let settings = HomeSettings {
+            protocol: begin.protocol,
+            policy: begin.policy,
+            lease_ms: LEASE_MS,
+            repeat_ms: STEP_MS / 2,
+            max_waiting: 8,
+            busy_retry_ms: STEP_MS,
+            max_sessions: 8,
+            max_forgotten: 8,
+        };
+        for index in 0..2 {
+            let mut home = Home::new(home_id(index), settings);
+            home.rules = rules.clone();
+            world.homes.push(Some(Kept::new(home)));
+        }
+        let lease_settings = Settings {
+            protocol: begin.protocol,
+            policy: begin.policy,
+            lease_ms: LEASE_MS,
+            // Renewals are actions of their own.
+            renew_ms: 100 * LEASE_MS,
+            patience_ms: STEP_MS,
+            retry_ms: STEP_MS,
+            put_after_ms: STEP_MS,
+            ..Settings::default()
+        };
+        for (index, plan) in begin.plans.into_iter().enumerate() {
+            let mut lines = Lines::new(node(index), Incarnation(1), lease_settings);
+            lines.rules = rules.clone();
+            let machine = Kept::new(lines);
+            let sessions = BTreeMap::new();
+            world.caches.push(Cache { machine, incarnation: 1, table: None, sessions, plan });
+            world.cache_hears(index, Input::Placed(world.placed(1)));
+        }
+        world.home_hears(0, HomeInput::Lease { until: world.lease_until });
+        world.home_hears(0, HomeInput::Begin { placed: world.placed(1), start: Start::Founded });
+        world
+    }
+
+    pub(super) fn slot() -> SlotId {
+        SlotId::of(&key())
+    }
+
+    /// The placement of an epoch: the first home has the first, its successor the second.
+    fn placed(&self, epoch: u64) -> Placed {
+        Placed { slot: Self::slot(), epoch: Epoch(epoch), home: Some(home_id(usize::from(epoch > 1))) }
+    }
+
+    fn cache_hears(&mut self, index: usize, input: Input) {
+        let now = self.now;
+        let mut effects = Vec::new();
+        self.caches[index].machine.change(|machine| machine.step(now, input, &mut effects));
+        effects.into_iter().for_each(|effect| self.cache_does(index, effect));
+        self.check();
+    }
+
+    fn cache_does(&mut self, index: usize, effect: Effect) {
+        let incarnation = self.caches[index].incarnation;
+        match effect {
+            Effect::AskHome { call, message } => {
+                self.send(Envelope::ToHome { from: index, incarnation, call, message });
+            }
+            Effect::TellHome { message } => self.send(Envelope::ToHome { from: index, incarnation, call: 0, message }),
+            Effect::AskOwner { to, call, message } => {
+                let to = self.cache_at(&to);
+                self.send(Envelope::Fetch { from: index, incarnation, to, call, message });
+            }
+            Effect::Answer { call, answer } => self.cache_answers(index, call, answer),
+            Effect::Done { op, outcome } => self.done(op, outcome),
+            Effect::Install { line, .. } => self.caches[index].table = Some(line),
+            Effect::Drop { .. } => self.caches[index].table = None,
+            Effect::Session { home, session, until } => {
+                self.caches[index].sessions.insert(home, (session, until));
+            }
+            Effect::DirtyLost { .. } | Effect::PullView { .. } => {}
+        }
+    }
+
+    fn home_hears(&mut self, index: usize, input: HomeInput) {
+        let now = self.now;
+        let Some(home) = &mut self.homes[index] else { return };
+        let mut effects = Vec::new();
+        home.change(|home| home.step(now, input, &mut effects));
+        effects.into_iter().for_each(|effect| self.home_does(index, effect));
+        self.check();
+    }
+
+    fn home_does(&mut self, index: usize, effect: HomeEffect) {
+        match effect {
+            HomeEffect::Answer { call, reply } => self.home_answers(call, reply),
+            HomeEffect::Ask { to, call, message } => {
+                let to = self.cache_at(&to);
+                self.send(Envelope::FromHome { from: index, to, call, message });
+            }
+            HomeEffect::Broadcast { inv } => {
+                self.count(Sent::Broadcast);
+                if self.budget.gossip {
+                    let all = 0..self.caches.len();
+                    all.for_each(|to| self.network.add(Envelope::Gossip { to, inv: inv.clone() }));
+                }
+            }
+            HomeEffect::Stopped { over } => self.over = Some((self.now, over)),
+            HomeEffect::Serving { .. } | HomeEffect::DirtyLost { .. } | HomeEffect::PullView { .. } => {}
+        }
+    }
+
+    fn cache_at(&self, id: &NodeId) -> usize {
+        (0..self.caches.len()).find(|index| node(*index) == *id).expect("a cache of this world")
+    }
+
+    /// A cache does the next thing of its plan.
+    fn start(&mut self, index: usize) {
+        let kind = self.caches[index].plan.remove(0);
+        if kind == Kind::Evict {
+            self.cache_hears(index, Input::Evict { key: key() });
+            return;
+        }
+        self.ops += 1;
+        let op = self.ops;
+        let body = Bytes::from(vec![u8::try_from(op).expect("few operations")]);
+        let operation = match kind {
+            Kind::Store => Operation::Store { body, ttl_ms: None, condition: Condition::Always },
+            Kind::Put => Operation::Store { body, ttl_ms: None, condition: Condition::Absent },
+            Kind::Delete => Operation::Delete,
+            Kind::Load | Kind::Evict => Operation::Load,
+        };
+        self.started(op, index, kind);
+        self.cache_hears(index, Input::Operate { op, key: key(), operation });
+    }
+
+    /// The caches that the successor has to ask.
+    fn all_caches(&self) -> Vec<NodeId> {
+        (0..self.caches.len()).map(node).collect()
+    }
+
+    /// What a cache has and may read now.
+    pub(super) fn readable(&self, index: usize) -> Option<&Installed> {
+        let cache = &self.caches[index];
+        let line = cache.table.as_ref()?;
+        let (session, until) = cache.sessions.get(&line.home)?;
+        (*session == line.session && self.now < *until).then_some(line)
+    }
+
+    pub(super) fn home(&self, index: usize) -> &Home {
+        self.homes[index].as_deref().expect("it runs")
+    }
+
+    /// The homes that grant now, by their own account.
+    fn serving(&self) -> BTreeSet<usize> {
+        (0..self.homes.len())
+            .filter(|index| self.homes[*index].as_ref().is_some_and(|home| home.is_serving(Self::slot())))
+            .collect()
+    }
+}

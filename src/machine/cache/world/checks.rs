@@ -1,0 +1,161 @@
+//! What must hold: the invariants of the cache's promise, looked at after each step.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{Kind, World, key};
+use crate::machine::cache::{LineState, Outcome, Version};
+
+/// What was promised to whom.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Truth {
+    /// The highest version that was acknowledged, or read: nobody may read less.
+    acked: Option<Version>,
+    /// That was a delete, as far as is known.
+    is_deleted: bool,
+    /// What each version names.
+    named: BTreeMap<Version, Option<Bytes>>,
+    pending: BTreeMap<u64, Started>,
+    /// Something has happened after which a value may be gone.
+    pub(super) may_be_gone: bool,
+}
+
+/// An operation that is under way, and what it may not read less than.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Started {
+    cache: usize,
+    kind: Kind,
+    floor: Option<Version>,
+}
+
+impl Truth {
+    /// The oldest operation of a cache that is under way.
+    pub(super) fn oldest(&self, cache: usize) -> Option<u64> {
+        self.pending.iter().find(|(_, started)| started.cache == cache).map(|(op, _)| *op)
+    }
+
+    /// Nobody waits for this operation any more.
+    pub(super) fn forget(&mut self, op: u64) {
+        self.pending.remove(&op);
+    }
+
+    /// What is under way, and at which cache.
+    pub(super) fn waiting(&self) -> Vec<(usize, Kind)> {
+        self.pending.values().map(|started| (started.cache, started.kind)).collect()
+    }
+
+    pub(super) fn forget_pending(&mut self, cache: usize) {
+        self.pending.retain(|_, started| started.cache != cache);
+    }
+}
+
+pub(in super::super) const OLDER: &str = "a read returned an older value than was acknowledged";
+pub(in super::super) const STALE: &str = "a line is readable that is older than what was acknowledged";
+pub(in super::super) const TWO_WRITERS: &str = "a line is readable while another one is writable";
+pub(in super::super) const DIFFERENT: &str = "two lines are readable that differ";
+pub(in super::super) const TWO_VALUES: &str = "a version names two values";
+pub(in super::super) const NOT_HIGHER: &str = "a store was acknowledged below what was acknowledged before";
+pub(in super::super) const GONE: &str = "a value is gone for no reason";
+pub(in super::super) const IN_NO_DIRECTORY: &str = "a line is readable that is in no directory";
+
+impl World {
+    pub(super) fn started(&mut self, op: u64, cache: usize, kind: Kind) {
+        let floor = self.truth.acked;
+        if kind == Kind::Delete {
+            self.truth.may_be_gone = true;
+        }
+        self.truth.pending.insert(op, Started { cache, kind, floor });
+    }
+
+    fn is_wrong(&mut self, what: &'static str) {
+        self.wrong.get_or_insert(what);
+    }
+
+    /// An operation is over.
+    pub(super) fn done(&mut self, op: u64, outcome: Outcome) {
+        let Some(started) = self.truth.pending.remove(&op) else { return };
+        match outcome {
+            Outcome::Loaded { version, body, .. } => {
+                self.read(&started, version);
+                self.names(version, Some(body));
+            }
+            Outcome::Mismatch { version: Some(version) } => self.read(&started, version),
+            Outcome::Miss if started.floor.is_some() && !self.truth.may_be_gone => self.is_wrong(GONE),
+            Outcome::Stored { version } => {
+                self.names(version, Some(Bytes::from(vec![u8::try_from(op).expect("few operations")])));
+                if started.kind == Kind::Put && started.floor.is_some() && !self.truth.may_be_gone {
+                    self.is_wrong(GONE);
+                }
+                if self.truth.acked.is_some_and(|acked| version <= acked) {
+                    self.is_wrong(NOT_HIGHER);
+                }
+                self.truth.acked = self.truth.acked.max(Some(version));
+                self.truth.is_deleted = false;
+            }
+            // It has taken a version that nobody is told: above what was acknowledged before.
+            Outcome::Deleted if !self.truth.is_deleted => {
+                self.truth.acked = self.truth.acked.map(Version::next_silent);
+                self.truth.is_deleted = true;
+            }
+            _ => {}
+        }
+        debug_assert!(started.kind != Kind::Evict, "an eviction has no outcome");
+    }
+
+    fn read(&mut self, started: &Started, version: Version) {
+        if started.floor.is_some_and(|floor| version < floor) {
+            self.is_wrong(OLDER);
+        }
+        self.truth.acked = self.truth.acked.max(Some(version));
+    }
+
+    fn names(&mut self, version: Version, body: Option<Bytes>) {
+        if self.truth.named.insert(version, body.clone()).is_some_and(|before| before != body) {
+            self.is_wrong(TWO_VALUES);
+        }
+    }
+
+    /// Looks at all that can be read.
+    pub(super) fn check(&mut self) {
+        let readable: Vec<(usize, LineState, Version, bool)> = (0..self.caches.len())
+            .filter_map(|cache| {
+                let line = self.readable(cache)?;
+                Some((cache, line.state, line.version, line.body.is_some()))
+            })
+            .collect();
+        let acked = self.truth.acked;
+        for (at, (_, state, version, has_body)) in readable.iter().enumerate() {
+            if *has_body && Some(*version) < acked {
+                self.is_wrong(STALE);
+            }
+            for (other, (_, _, other_version, _)) in readable.iter().enumerate().filter(|(other, _)| *other != at) {
+                if matches!(state, LineState::E | LineState::M) {
+                    self.is_wrong(TWO_WRITERS);
+                }
+                if other > at && version != other_version {
+                    self.is_wrong(DIFFERENT);
+                }
+            }
+        }
+        self.check_directory(&readable);
+    }
+
+    /// Who can read is known to the home of now, once that grants.
+    fn check_directory(&mut self, readable: &[(usize, LineState, Version, bool)]) {
+        let home = self.home_now();
+        let serving = self.serving();
+        let index = usize::from(home != super::home_id(0));
+        if !self.looks_at_directory || !serving.contains(&index) || self.now >= self.lease_until && index == 0 {
+            return;
+        }
+        let view = self.home(index).view(&key());
+        for (cache, ..) in readable {
+            let node = super::node(*cache);
+            let is_known = view.as_ref().is_some_and(|view| view.owner == Some(node) || view.sharers.contains(&node));
+            if !is_known {
+                self.is_wrong(IN_NO_DIRECTORY);
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Shorthands to bring a [`World`] to where something is to begin.
+
+use super::{Action, Envelope, Kind, Sent, World};
+
+impl World {
+    /// Whatever is under way arrives, until nothing is left but waiting.
+    pub(in super::super) fn settle(&mut self) {
+        loop {
+            let mut actions = Vec::new();
+            self.actions(&mut actions);
+            match actions.into_iter().find(Action::is_ordinary) {
+                Some(action) => self.happen(&action),
+                None => return,
+            }
+        }
+    }
+
+    /// Nothing fails any more, and whoever has to hears of the home of now: what is still waited for after many leases.
+    pub(in super::super) fn come_to_rest(&mut self) -> Vec<(usize, Kind)> {
+        self.budget = super::Budget::default();
+        for _ in 0..40 {
+            loop {
+                let mut actions = Vec::new();
+                self.actions(&mut actions);
+                let next =
+                    actions.into_iter().find(|action| !matches!(action, Action::Start { .. } | Action::CrashHome));
+                let Some(next) = next else { break };
+                self.happen(&next);
+            }
+            if self.truth.waiting().is_empty() || self.wrong.is_some() {
+                break;
+            }
+            self.time_passes(1);
+        }
+        self.truth.waiting()
+    }
+
+    /// A cache does this now.
+    pub(in super::super) fn does(&mut self, cache: usize, kind: Kind) {
+        self.caches[cache].plan.insert(0, kind);
+        self.happen(&Action::Start { cache });
+    }
+
+    /// A cache does this, and everything that follows from it happens.
+    pub(in super::super) fn does_all(&mut self, cache: usize, kind: Kind) {
+        self.does(cache, kind);
+        self.settle();
+    }
+
+    /// What is under way and is one of these.
+    fn under_way(&self, is_one: impl Fn(&Envelope) -> bool) -> Vec<u64> {
+        self.network.0.iter().filter(|(_, envelope)| is_one(envelope)).map(|(key, _)| *key).collect()
+    }
+
+    /// All of these arrive.
+    pub(in super::super) fn arrive(&mut self, is_one: impl Fn(&Envelope) -> bool) {
+        for envelope in self.under_way(is_one) {
+            self.happen(&Action::Deliver { envelope });
+        }
+    }
+
+    /// All of these are lost.
+    pub(in super::super) fn lose(&mut self, is_one: impl Fn(&Envelope) -> bool) {
+        for envelope in self.under_way(is_one) {
+            self.network.0.remove(&envelope);
+        }
+    }
+
+    /// So many half leases pass.
+    pub(in super::super) fn time_passes(&mut self, steps: u8) {
+        for _ in 0..steps {
+            self.budget.passes += 1;
+            self.happen(&Action::Pass);
+        }
+    }
+
+    pub(in super::super) fn home_ticks(&mut self) {
+        self.happen(&Action::HomeTick { home: 0 });
+    }
+
+    /// Whatever is under way arrives, but for these.
+    pub(in super::super) fn settle_but(&mut self, is_one: impl Fn(&Envelope) -> bool) {
+        while let Some(envelope) = self.under_way(|envelope| !is_one(envelope)).first() {
+            self.happen(&Action::Deliver { envelope: *envelope });
+        }
+    }
+
+    /// Copies of these, to arrive again later.
+    pub(in super::super) fn copies(&self, is_one: impl Fn(&Envelope) -> bool) -> Vec<Envelope> {
+        let all = self.under_way(is_one);
+        all.iter().map(|envelope| Envelope::clone(&self.network.0[envelope])).collect()
+    }
+
+    /// These are under way, again.
+    pub(in super::super) fn inject(&mut self, envelopes: Vec<Envelope>) {
+        envelopes.into_iter().for_each(|envelope| self.network.add(envelope));
+    }
+
+    /// What was sent since the last time it was asked for.
+    pub(in super::super) fn take_sent(&mut self) -> Vec<Sent> {
+        let mut sent = self.sent.replace(Vec::new()).unwrap_or_default();
+        sent.sort_unstable();
+        sent
+    }
+
+    /// From here on so much may happen, and these are the plans.
+    pub(in super::super) fn with(mut self, budget: super::Budget, plans: &[&[Kind]]) -> Self {
+        self.budget = budget;
+        for (cache, plan) in self.caches.iter_mut().zip(plans) {
+            cache.plan = plan.to_vec();
+        }
+        self
+    }
+
+    /// What arrives by this.
+    pub(in super::super) fn arriving(&self, action: &Action) -> Option<&Envelope> {
+        match action {
+            Action::Deliver { envelope } | Action::DeliverAndKeep { envelope } => {
+                self.network.0.get(envelope).map(std::convert::AsRef::as_ref)
+            }
+            _ => None,
+        }
+    }
+
+    /// The first home is a member again, once it has heard that it is no home any more.
+    pub(in super::super) fn first_home_returns(&mut self) {
+        self.happen(&Action::End);
+        let until = self.now.plus_ms(1_000_000);
+        self.home_hears(0, super::HomeInput::Lease { until });
+    }
+}
