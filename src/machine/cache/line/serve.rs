@@ -238,10 +238,11 @@ impl Lines {
             return false;
         };
         let act = if act == LineAct::Ignore && !self.rules.keep(Rule::OwnerIgnoresInv) { LineAct::Ack } else { act };
-        if act == LineAct::Ignore {
+        // A store that is on its way to the home makes an owner in E one in M: the Recall waits for its answer.
+        let line = self.keys.get(key).and_then(|entry| entry.line.as_ref());
+        if act == LineAct::Ignore || line.is_some_and(|line| line.through.is_some()) {
             return false;
         }
-        let line = self.keys.get(key).and_then(|entry| entry.line.as_ref());
         if line.is_some_and(|line| line.stamp < inv.version) {
             debug_assert!(act == LineAct::Ack || next == LineState::IM, "no other move drops a line");
             self.drop_line(key, effects);

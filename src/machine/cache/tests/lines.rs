@@ -342,6 +342,16 @@ fn a_store_through_is_seen_and_told_once_the_home_has_it() {
 }
 
 #[test]
+fn a_store_through_is_not_lost_where_somebody_else_writes_next() {
+    let mut cache = Cache::with_line(Protocol::Mesi, WritePolicy::Through, Right::Exclusive);
+    cache.does(2, store("b", Condition::Always));
+    assert_eq!(cache.hears(Input::Gossip(inv(3))), [], "the recall that follows waits for it");
+    let stored = HomeAnswer::Stored { grant: nonce(2), stamp: version(2, 1), taken: true };
+    let told = done(2, Outcome::Stored { version: version(2, 1) });
+    assert_eq!(cache.answered(2, stored), [install(2, 1, "b", LineState::M), told]);
+}
+
+#[test]
 fn a_store_through_whose_answer_does_not_come_within_the_session_is_of_unknown_outcome() {
     let mut cache = Cache::with_line(Protocol::Moesi, WritePolicy::Through, Right::Exclusive);
     cache.does(2, store("b", Condition::Always));
