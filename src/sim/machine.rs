@@ -210,7 +210,7 @@ impl<S: Serves> Api<S> for SimNode {
     fn retire(&self, farewell: Farewell) -> BoxFuture<'_, ()> {
         async move {
             if farewell == Farewell::ForGood {
-                self.0.leave(self.0.id(), None).await.expect("it asks itself");
+                self.0.leave(self.0.id(), 0, None).await.expect("it asks itself");
             }
             // What could not be handed over in time, the others notice by silence.
             let _ = self.0.stop(GRACE).await;

@@ -9,7 +9,7 @@ mod survival;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Queue, Queues};
 use crate::{
@@ -60,7 +60,7 @@ impl Cluster {
             ..Config::default()
         };
         (self.change)(&mut config);
-        let node = Node::start(config).await.unwrap();
+        let node = started(config).await;
         self.rendezvous.push(format!("{}/p2p/{}", node.listen_addrs()[0], node.id()));
         self.nodes[index] = Some(node);
     }
@@ -102,6 +102,20 @@ impl Cluster {
 
     async fn whole(&self, index: usize, partition: u32, copies: usize) {
         eventually("the partition has its copies", async || self.copies(index, partition) == copies).await;
+    }
+}
+
+/// Starts a node. What was killed in this very process may hold its log for another moment.
+async fn started(config: Config) -> Node {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Node::start(config.clone()).await {
+            Ok(node) => return node,
+            Err(error) if Instant::now() < deadline && format!("{error:?}").contains("already locked") => {
+                sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("{error:?}"),
+        }
     }
 }
 
