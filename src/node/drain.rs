@@ -18,6 +18,7 @@ use crate::{
         autopilot::FEWEST_AFTER_DRAIN,
         control::ChangeBody,
         membership::{Liveness, MemberChange},
+        placement::{Partition, PartitionStatus},
     },
 };
 
@@ -126,7 +127,8 @@ async fn hand_queues_over(node: &Running, leaves: bool, deadline: Instant) -> Qu
     let mut views = node.gateway.route().views();
     let me = node.id;
     let until = deadline.checked_sub(LAST_WORDS).unwrap_or(deadline);
-    let done = |view: &View| if leaves { !is_in_sync(view, me) } else { !is_needed(view, me) };
+    let done =
+        |view: &View| if leaves { !is_in_sync(view, me) && !is_waited_with(view, me) } else { !is_needed(view, me) };
     let settled = views.wait_for(|view| done(view) || !others_take_queues(view, me));
     let held = match timeout_at(until, settled).await {
         Ok(Ok(view)) => (view.clone(), true),
@@ -136,10 +138,10 @@ async fn hand_queues_over(node: &Running, leaves: bool, deadline: Instant) -> Qu
     if done(&view) {
         return Queues::HandedOver;
     }
-    let only_here = view
-        .partitions
-        .values()
-        .filter(|partition| partition.is_in_sync(&me) && partition.in_sync.iter().all(|replica| replica.node == me));
+    let only_here = view.partitions.values().filter(|partition| {
+        let alone = partition.is_in_sync(&me) && partition.in_sync.iter().all(|replica| replica.node == me);
+        alone || has_reported(partition, &me)
+    });
     match (only_here.count(), settled) {
         (0, true) => Queues::HandedOver,
         (0, false) => Queues::FewerCopies,
@@ -157,6 +159,16 @@ async fn hand_queues_over(node: &Running, leaves: bool, deadline: Instant) -> Qu
 
 fn is_in_sync(view: &View, node: NodeId) -> bool {
     view.partitions.values().any(|partition| partition.is_in_sync(&node))
+}
+
+/// Whether some partition waits for others, and this node has said how far its journal goes: if those do not come back,
+/// it may be the one that has most.
+fn is_waited_with(view: &View, node: NodeId) -> bool {
+    view.partitions.values().any(|partition| has_reported(partition, &node))
+}
+
+fn has_reported(partition: &Partition, node: &NodeId) -> bool {
+    matches!(&partition.status, PartitionStatus::Waiting { reports } if reports.contains_key(node))
 }
 
 /// Whether some partition is served by this node, or held by no other that stays.

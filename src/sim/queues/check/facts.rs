@@ -140,11 +140,9 @@ impl<'a> Facts<'a> {
     /// Whether a delivery was acknowledged: `None` if nobody knows.
     pub(super) fn acknowledged(&self, delivery: &Delivered<'a>) -> Option<bool> {
         let acks = self.said_of(delivery.queue, delivery.got.receipt).iter().filter(|said| said.what == What::Ack);
-        acks.fold(Some(false), |known, said| match (known, said.done) {
-            (Some(true), _) | (_, Some(true)) => Some(true),
-            (None, _) | (_, None) => None,
-            _ => Some(false),
-        })
+        let outcomes: Vec<Option<bool>> = acks.map(|said| said.done).collect();
+        let worst = if outcomes.contains(&None) { None } else { Some(false) };
+        if outcomes.contains(&Some(true)) { Some(true) } else { worst }
     }
 
     /// The queue of a message and that of its dead letters, where it was delivered.

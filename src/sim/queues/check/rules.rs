@@ -107,7 +107,8 @@ pub(super) fn one_delivery_at_a_time(facts: &Facts<'_>, circumstances: &Circumst
                 .deaths
                 .iter()
                 .any(|death| !death.spared && (before.by.invoked.ms..=again.ms).contains(&death.at_ms));
-            if !given_back && !over && !(fails_over && forgotten) {
+            let explained = given_back || over || (fails_over && forgotten);
+            if !explained {
                 let said = facts.said_of(queue, before.got.receipt).iter().map(|said| said.by.tell());
                 violations.push(Violation::Duplicate(format!(
                     "{id} of {queue}: {}, of which was said {:?}; and again: {}",
