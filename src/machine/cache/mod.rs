@@ -1,7 +1,7 @@
 //! The coherent cache, as pure state machines: MESI, MOSI and MOESI between nodes that crash, pause and lose messages.
 //!
-//! A read returns the latest acknowledged write, or a miss, and never an older value. docs/architecture.md has the
-//! rules (R1 to R16) and what they are for; each has a switch in [`rules`] that tests turn off.
+//! A read returns the latest acknowledged write, or a miss, and never an older value. [`rules`] names what that rests on
+//! (R1 to R16), with a switch each that tests turn off; docs/verification.md says what goes wrong then.
 //!
 //! # Who is who
 //!

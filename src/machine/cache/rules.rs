@@ -2,7 +2,7 @@
 //!
 //! Outside tests every rule is kept, by a constant.
 
-/// A rule that the protocol rests on. The numbers are those of docs/architecture.md.
+/// A rule that the protocol rests on. The numbers are those of the protocol's specification.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) enum Rule {
     /// R1: a write is granted only once each sharer has acknowledged it or is certainly dead.

@@ -165,7 +165,7 @@ pub(super) struct Key {
     /// By the grant.
     pub(super) buffer: BTreeMap<Nonce, Buffered>,
     pub(super) pending: VecDeque<Pending>,
-    pub(super) awaiting: Vec<Awaiting>,
+    pub(super) deferred: Vec<Awaiting>,
     /// How the last redirected read ended, for the next request.
     pub(super) refused: Option<Refused>,
     /// When something is due.
@@ -178,7 +178,7 @@ impl Key {
             && self.open.is_none()
             && self.buffer.is_empty()
             && self.pending.is_empty()
-            && self.awaiting.is_empty()
+            && self.deferred.is_empty()
     }
 
     /// The state as the tables name it.

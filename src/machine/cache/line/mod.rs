@@ -211,7 +211,7 @@ impl Lines {
     fn settle(&mut self, now: Tick, key: &CacheKey, effects: &mut Vec<Effect>) {
         self.advance(now, key, effects);
         self.publish(key, effects);
-        self.answer_awaiting(now, key, effects);
+        self.answer_deferred(now, key, effects);
         self.evict_if_asked(now, key, effects);
         let Some(entry) = self.keys.get_mut(key) else { return };
         let (old, new) = (entry.wake, entry.due());

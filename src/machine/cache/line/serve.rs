@@ -101,9 +101,9 @@ impl Lines {
             return;
         };
         if line_move.act == LineAct::Await || self.is_storing(key, wanted.grant) {
-            let awaiting = &mut self.entry(key).awaiting;
-            if awaiting.len() < MAX_AWAITING {
-                awaiting.push(wanted);
+            let deferred = &mut self.entry(key).deferred;
+            if deferred.len() < MAX_AWAITING {
+                deferred.push(wanted);
             } else {
                 effects.push(Effect::Answer { call: wanted.call, answer: CacheAnswer::Noted });
             }
@@ -124,9 +124,9 @@ impl Lines {
     }
 
     /// Those that waited for the end of a request are answered once it has ended.
-    pub(super) fn answer_awaiting(&mut self, now: Tick, key: &CacheKey, effects: &mut Vec<Effect>) {
-        let Some(entry) = self.keys.get_mut(key).filter(|entry| !entry.awaiting.is_empty()) else { return };
-        for wanted in std::mem::take(&mut entry.awaiting) {
+    pub(super) fn answer_deferred(&mut self, now: Tick, key: &CacheKey, effects: &mut Vec<Effect>) {
+        let Some(entry) = self.keys.get_mut(key).filter(|entry| !entry.deferred.is_empty()) else { return };
+        for wanted in std::mem::take(&mut entry.deferred) {
             self.wanted(now, key, wanted, effects);
         }
     }

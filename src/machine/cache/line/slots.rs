@@ -42,7 +42,7 @@ impl Lines {
         let entry = self.entry(key);
         entry.refused = None;
         let is_over = |wanted: &Awaiting| wanted.epoch < before;
-        for wanted in entry.awaiting.extract_if(.., |wanted| is_over(wanted)) {
+        for wanted in entry.deferred.extract_if(.., |wanted| is_over(wanted)) {
             effects.push(Effect::Answer { call: wanted.call, answer: CacheAnswer::Noted });
         }
         // A home that was told of it may have granted it to others before it died: nobody else may be told.
