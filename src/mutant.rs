@@ -34,7 +34,7 @@ pub const fn on(_: Mutant) -> bool {
     false
 }
 
-/// Whether a task that takes up something for this queue is to panic: once for each [`poison`].
+/// Whether a task that takes up something for this queue is to panic: once for each `poison`.
 #[cfg(not(test))]
 #[must_use]
 pub const fn takes_poison(_: &str) -> bool {

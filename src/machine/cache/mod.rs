@@ -8,7 +8,7 @@
 //! * Keys are divided into 256 slots ([`SlotId`]); each has a *home*, a node in one epoch of the slot.
 //! * [`Home`] ([`directory`]) is what a node does as a home: the directory of its slots, which orders everything that
 //!   happens to a key. A node may run several, each for a group of its slots ([`HomeId::group`]).
-//! * [`Lines`] ([`line`]) is what a node does as a cache: its lines towards all homes, its own included.
+//! * [`Lines`] ([`mod@line`]) is what a node does as a cache: its lines towards all homes, its own included.
 //! * [`protocol`] is the three protocols as tables, in which both look up what to do.
 //! * [`residency`] bounds what a node keeps.
 //!
