@@ -57,12 +57,13 @@ pub(crate) fn holds(condition: bool, otherwise: impl Display) -> Result<(), Stri
     if condition { Ok(()) } else { Err(otherwise.to_string()) }
 }
 
-/// A loopback address that no other node on this machine has.
+/// A loopback address that no other node on this machine has: ten bits tell the node, twelve this run of the tests.
 fn own_address() -> Ipv4Addr {
+    const HOST_BITS: u32 = 10;
     let host = LAST_HOST.fetch_add(1, Ordering::Relaxed) + 1;
-    let host = u8::try_from(host).expect("fewer than 256 nodes in one run of the tests");
-    let [.., high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, 64 | (high & 63), low, host)
+    assert!(host < 1 << HOST_BITS, "more than {host} nodes in one run of the tests");
+    let run = std::process::id() & 0xfff;
+    Ipv4Addr::from_bits(Ipv4Addr::new(127, 64, 0, 0).to_bits() | (run << HOST_BITS) | host)
 }
 
 /// A node: its settings, its directory, and its process while it runs.
