@@ -7,7 +7,7 @@ use crate::ids::{NodeId, Tick};
 
 /// While a state is under way, so many times as much of the log is kept, so that the learner can go on from there.
 pub(super) const PINNED_FACTOR: usize = 8;
-/// After so many messages in a row that were not answered, another learner has its turn.
+/// After so many messages in its turn that were not answered, another learner has its turn.
 const MAX_FAILURES: u32 = 3;
 /// Most bytes of a state.
 const MAX_STATE_BYTES: u64 = 8 << 30;
@@ -16,6 +16,9 @@ const MAX_STATE_BYTES: u64 = 8 << 30;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Transfer {
     to: NodeId,
+    /// What had failed with the learner when its turn began. That does not end its turn: two learners that are both away
+    /// would take it from each other without end.
+    failures_before: u32,
     /// `None`: it was asked for.
     state: Option<(Position, Bytes)>,
     /// So many bytes have arrived.
@@ -53,14 +56,15 @@ impl Replication {
         let (epoch, committed, call) = (self.view.epoch, self.log.committed(), self.calls + 1);
         let Some(reign) = &mut self.reign else { return };
         let is_stuck = |transfer: &Transfer| {
-            reign.followers.get(&transfer.to).is_none_or(|follower| follower.failures > MAX_FAILURES)
+            let failures = reign.followers.get(&transfer.to).map(|follower| follower.failures);
+            failures.is_none_or(|failures| failures > transfer.failures_before.saturating_add(MAX_FAILURES))
         };
         if reign.transfer.as_ref().is_some_and(|transfer| transfer.to != to && is_stuck(transfer)) {
             reign.transfer = None;
         }
         let Some(follower) = reign.followers.get_mut(&to) else { return };
         let Some(transfer) = &reign.transfer else {
-            reign.transfer = Some(Transfer { to, state: None, arrived: 0 });
+            reign.transfer = Some(Transfer { to, failures_before: follower.failures, state: None, arrived: 0 });
             effects.push(Effect::TakeState { to });
             return;
         };

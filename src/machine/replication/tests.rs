@@ -443,6 +443,36 @@ fn a_learner_that_lacks_too_much_gets_the_state_in_parts() {
 }
 
 #[test]
+fn two_learners_that_are_both_away_take_turns_and_not_the_state_from_each_other() {
+    let recovered = Recovered { checkpoint: at(1, 10), records: vec![synced(1, 11)], verified: true };
+    let mut it = Machine::new(replica(1), Settings::default(), recovered);
+    it.does(Input::Placed(placed(2, &[replica(1)])));
+    it.does(Input::Journalled { batch: 1 });
+    let mut effects = it.hears(replica(2), 1, Answer::Mismatch { last: at(0, 0) });
+    effects.extend(it.hears(replica(3), 2, Answer::Mismatch { last: at(0, 0) }));
+    let mut turns = Vec::new();
+    for _ in 0..40 {
+        let mut heeded = 0;
+        while let Some(effect) = effects.pop() {
+            heeded += 1;
+            assert!(heeded < 20, "without end: {effect:?}");
+            let next = match effect {
+                Effect::TakeState { to } => {
+                    turns.push(to);
+                    it.does(Input::State { to, at: at(2, 12), state: Bytes::from_static(b"all") })
+                }
+                Effect::Send { to, call, .. } => it.does(Input::Reply { to, call, reply: None }),
+                _ => Vec::new(),
+            };
+            effects.extend(next);
+        }
+        effects = it.after(60_000);
+    }
+    assert!(turns.len() > 4, "{turns:?}");
+    assert!(turns.windows(2).all(|pair| pair[0] != pair[1]), "each after the other: {turns:?}");
+}
+
+#[test]
 fn a_learner_takes_a_state_from_where_it_broke_off_and_answers_once_it_is_durable() {
     let recovered = Recovered { records: vec![synced(1, 1)], ..Recovered::default() };
     let mut it = Machine::new(replica(2), Settings::default(), recovered);
