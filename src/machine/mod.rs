@@ -7,11 +7,11 @@
 
 pub mod autopilot;
 pub mod cache;
+#[cfg(test)]
+mod checker;
 pub mod control;
 pub mod detector;
 pub mod founding;
-#[cfg(test)]
-mod kept;
 pub mod leases;
 pub mod lock;
 pub mod membership;

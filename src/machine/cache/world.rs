@@ -13,11 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use self::checks::Truth;
+pub(super) use self::checks::{GONE, IN_NO_DIRECTORY, NOT_HIGHER, OLDER, STALE, TWO_WRITERS};
 pub(super) use self::{
     actions::{Action, Budget},
     network::{Envelope, Sent},
 };
-use self::{checks::Truth, network::Network};
 use super::{
     Condition, Effect, HandOver, Home, HomeEffect, HomeId, HomeInput, HomeSettings, Input, Installed, Lines, Nonce,
     Operation, Placed, Protocol, Settings, SlotId, Start, WritePolicy,
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     ids::{CacheKey, Epoch, Incarnation, NodeId, Tick},
-    machine::kept::Kept,
+    machine::checker::{self, Kept, Network},
 };
 
 /// The term of a session.
@@ -82,7 +83,7 @@ pub(super) struct World {
     caches: Vec<Cache>,
     /// `None`: it has crashed.
     homes: Vec<Option<Kept<Home>>>,
-    network: Network,
+    network: Network<Envelope>,
     budget: Budget,
     rules: Rules,
     /// The epoch that was committed last.
@@ -109,6 +110,26 @@ pub(super) struct Begin {
     /// What each cache will do.
     pub(super) plans: Vec<Vec<Kind>>,
     pub(super) budget: Budget,
+}
+
+impl checker::World for World {
+    type Action = Action;
+
+    fn actions(&self, actions: &mut Vec<Action>) {
+        self.actions(actions);
+    }
+
+    fn happen(&mut self, action: &Action) {
+        self.happen(action);
+    }
+
+    fn wrong(&self) -> Option<&'static str> {
+        self.wrong
+    }
+
+    fn tell(&self, action: &Action) -> String {
+        self.arriving(action).map_or_else(|| format!("{action:?}"), |envelope| format!("{envelope:?}"))
+    }
 }
 
 impl World {

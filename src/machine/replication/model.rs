@@ -6,74 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use stateright::{Checker, HasDiscoveries, Model, Property};
-
 use super::{
     Durability::{self, InMemory, Synced},
     Settings,
     rules::Rule,
     world::{Action, Budget, World},
 };
-use crate::ids::Epoch;
-
-/// Worlds that begin like this one.
-#[derive(Clone, Debug)]
-struct Runs {
-    begin: World,
-}
-
-impl Model for Runs {
-    type State = World;
-    type Action = Action;
-
-    fn init_states(&self) -> Vec<World> {
-        vec![self.begin.clone()]
-    }
-
-    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
-        world.actions(actions);
-    }
-
-    fn next_state(&self, world: &World, action: Action) -> Option<World> {
-        let mut next = world.clone();
-        next.happen(&action);
-        Some(next)
-    }
-
-    fn properties(&self) -> Vec<Property<Self>> {
-        vec![Property::always("nothing goes wrong", |_, world: &World| world.wrong.is_none())]
-    }
-}
-
-/// What the checker found out.
-#[derive(Debug)]
-#[allow(dead_code, reason = "shown where an assertion fails")]
-struct Found {
-    wrong: Option<&'static str>,
-    steps: usize,
-    states: usize,
-    depth: usize,
-    exhausted: bool,
-}
-
-/// Looks at so many states, breadth first. One thread, so that it always finds the same.
-fn check(begin: World, most_states: usize) -> Found {
-    let checker = Runs { begin }
-        .checker()
-        .threads(1)
-        .target_state_count(most_states)
-        .finish_when(HasDiscoveries::Any)
-        .spawn_bfs()
-        .join();
-    let path = checker.discovery("nothing goes wrong");
-    Found {
-        wrong: path.as_ref().and_then(|path| path.last_state().wrong),
-        steps: path.map_or(0, |path| path.into_actions().len()),
-        states: checker.unique_state_count(),
-        depth: checker.max_depth(),
-        exhausted: checker.state_count() < most_states,
-    }
-}
+use crate::{ids::Epoch, machine::checker::check};
 
 fn settings() -> Settings {
     Settings { max_batch_records: 8, pipeline: 2, lag_to_grow: 1, ..Settings::default() }

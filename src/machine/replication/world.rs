@@ -22,7 +22,7 @@ pub(super) use self::{
 };
 use self::{
     control::{Control, Member},
-    parts::{Disk, Network, Write},
+    parts::{Disk, Write},
 };
 use super::{
     ChangeOutcome, Durability, Effect, Epoch, Input, PartitionId, Position, Record, Recovered, Replica, Replication,
@@ -32,7 +32,7 @@ use super::{
 use crate::{
     ids::{Incarnation, JournalId, NodeId},
     machine::{
-        kept::Kept,
+        checker::{self, Kept, Network},
         placement::{Partition, PartitionStatus, PlacementBody, PlacementChange},
     },
 };
@@ -67,7 +67,7 @@ struct Node {
 pub(super) struct World {
     nodes: Vec<Node>,
     control: Kept<Control>,
-    network: Network,
+    network: Network<Envelope>,
     budget: Kept<Budget>,
     settings: Settings,
     rules: Rules,
@@ -82,6 +82,22 @@ pub(super) struct World {
     /// In which epoch of its placement who acknowledged.
     acknowledging: BTreeSet<(Epoch, Replica)>,
     pub(super) wrong: Option<&'static str>,
+}
+
+impl checker::World for World {
+    type Action = Action;
+
+    fn actions(&self, actions: &mut Vec<Action>) {
+        self.actions(actions);
+    }
+
+    fn happen(&mut self, action: &Action) {
+        self.happen(action);
+    }
+
+    fn wrong(&self) -> Option<&'static str> {
+        self.wrong
+    }
 }
 
 impl World {

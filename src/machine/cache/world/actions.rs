@@ -5,7 +5,7 @@ use crate::{
     ids::{Epoch, Incarnation},
     machine::{
         cache::{HomeInput, Input, Lines, Start},
-        kept::Kept,
+        checker::Kept,
     },
 };
 use std::collections::BTreeMap;

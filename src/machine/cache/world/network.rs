@@ -1,17 +1,8 @@
-//! What is under way between caches and homes, in no order.
-
-use std::{
-    collections::BTreeMap,
-    hash::{Hash, Hasher},
-    sync::Arc,
-};
+//! The messages between caches and homes, and what they cost.
 
 use super::World;
-use crate::machine::{
-    cache::{
-        CacheAnswer, CacheRequest, Fetch, FromHome, HomeAnswer, HomeInput, HomeReply, Input, Inv, Previous, ToHome,
-    },
-    kept::hash_of,
+use crate::machine::cache::{
+    CacheAnswer, CacheRequest, Fetch, FromHome, HomeAnswer, HomeInput, HomeReply, Input, Inv, Previous, ToHome,
 };
 
 /// Calls of one run of a cache or home, at the most.
@@ -42,22 +33,6 @@ pub(in super::super) enum Sent {
     Broadcast,
     /// A value.
     Value,
-}
-
-/// In no order: what is the same is there once.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Network(pub(super) BTreeMap<u64, Arc<Envelope>>);
-
-impl Hash for Network {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.keys().for_each(|key| state.write_u64(*key));
-    }
-}
-
-impl Network {
-    pub(super) fn add(&mut self, envelope: Envelope) {
-        self.0.insert(hash_of(&envelope), Arc::new(envelope));
-    }
 }
 
 impl Envelope {

@@ -1,17 +1,10 @@
-//! What a [`World`](super::World) is made of: journals, and what is under way.
+//! What a [`World`](super::World) is made of: journals, and the messages under way.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    hash::{Hash, Hasher},
-    sync::Arc,
-};
+use std::collections::VecDeque;
 
 use crate::{
     ids::{Epoch, JournalId},
-    machine::{
-        kept::hash_of,
-        replication::{Message, Position, Record, Replica, Reply},
-    },
+    machine::replication::{Message, Position, Record, Replica, Reply},
 };
 
 /// What the journal of one node has, and what it was told and has not done.
@@ -61,20 +54,4 @@ pub(in super::super) enum Envelope {
     Ask { from: Replica, to: usize, call: u64, message: Message },
     Answer { to: usize, incarnation: u64, from: usize, call: u64, reply: Reply },
     Outcome { to: usize, incarnation: u64, ask: u64, epoch: Epoch, done: Option<bool> },
-}
-
-/// What is under way, in no order.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Network(pub(super) BTreeMap<u64, Arc<Envelope>>);
-
-impl Hash for Network {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.keys().for_each(|key| state.write_u64(*key));
-    }
-}
-
-impl Network {
-    pub(super) fn add(&mut self, envelope: Envelope) {
-        self.0.insert(hash_of(&envelope), Arc::new(envelope));
-    }
 }
