@@ -106,7 +106,7 @@ impl Replication {
             self.following.matched = self.following.matched.max(at.seq);
             return self.answer_once_held(at.seq, call, effects);
         }
-        let is_member = self.view.in_sync.contains(&self.me) && self.rules.keep(Rule::MembersTakeNoState);
+        let is_member = self.view.holders.contains(&self.me) && self.rules.keep(Rule::MembersTakeNoState);
         if is_member || total > MAX_STATE_BYTES || incoming.bytes.len() as u64 > total {
             return self.answer(call, Answer::Busy, effects);
         }
