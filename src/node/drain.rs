@@ -97,13 +97,19 @@ async fn hand_over(node: &Running, deadline: Instant) -> Drained {
         warn!("still has a vote and stops: it counts as down until it is back");
     }
     let queues = hand_queues_over(node, leaves, deadline).await;
-    if leaves && queues == Queues::OnlyHere {
-        let why = "it stays a member: it holds what no other node has of the queues. Start another queue node, start this one \
-                   again and try again, or give up what is queued here with `syncmesh members remove`";
-        return stays(node, why.to_owned());
-    }
     if leaves {
-        return leave(node).await;
+        let why = match queues {
+            Queues::HandedOver => return leave(node).await,
+            Queues::FewerCopies => {
+                "it stays a member: other nodes have not taken all of its queues over in time. Look what they are short of \
+                 with `syncmesh status`, start this one again and try again"
+            }
+            Queues::OnlyHere => {
+                "it stays a member: it holds what no other node has of the queues. Start another queue node, start this one \
+                 again and try again, or give up what is queued here with `syncmesh members remove`"
+            }
+        };
+        return stays(node, why.to_owned());
     }
     tell_leader(node, ControlCall::Stop { incarnation }).await;
     if queues == Queues::HandedOver { Drained::Whole } else { Drained::Cut }
@@ -114,7 +120,7 @@ async fn hand_over(node: &Running, deadline: Instant) -> Drained {
 enum Queues {
     /// Others have them, or nobody is there to take them.
     HandedOver,
-    /// Others have copies, but not as many as they should.
+    /// Others have copies, but not as many as they should, or they may still need this node's.
     FewerCopies,
     /// Nobody else has all of some partition.
     OnlyHere,
@@ -142,10 +148,10 @@ async fn hand_queues_over(node: &Running, leaves: bool, deadline: Instant) -> Qu
         alone || has_reported(partition, &me)
     });
     match (only_here.count(), settled) {
-        (0, true) => Queues::HandedOver,
-        (0, false) => Queues::FewerCopies,
+        (0, true) if !leaves => Queues::HandedOver,
+        (0, _) => Queues::FewerCopies,
         // Who only stops comes back with what it holds.
-        (partitions, true) if !node.asked_to_leave.is_cancelled() => {
+        (partitions, true) if !leaves => {
             warn!(partitions, "stops, and nobody else keeps its queues: they are not served until it is back");
             Queues::HandedOver
         }
