@@ -142,6 +142,18 @@ impl Node {
         self.running.gateway.route().view().partitions.clone()
     }
 
+    /// Waits until a partition is given up because its task ended by itself, and says why.
+    #[cfg(test)]
+    pub(crate) async fn gave_up(&self) -> String {
+        let mut journals = self.running.observer.journals.clone();
+        let gave_up = journals.wait_for(|journals| !journals.given_up.is_empty()).await;
+        let Some(said) = gave_up.ok().map(|journals| format!("partitions were given up: {:?}", journals.given_up))
+        else {
+            return std::future::pending().await;
+        };
+        said
+    }
+
     /// The lock service.
     pub fn locks(&self) -> Locks {
         self.running.locks.clone()

@@ -56,7 +56,6 @@ impl Rule {
     fn is_lacking(self) -> bool {
         match self {
             Self::EveryMemberHolds => mutant::on(Mutant::CommittedByPrimaryAlone),
-            Self::OlderEpochRefused => mutant::on(Mutant::OlderEpochsTaken),
             Self::LeavingCountsUntilConfirmed => mutant::on(Mutant::ShrinkCountsFromProposal),
             _ => false,
         }
