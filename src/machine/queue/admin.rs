@@ -1,7 +1,10 @@
 //! What operators do to a queue as a whole.
 
+use std::sync::Arc;
+
 use super::{
     Counted, DEAD_LETTER_QUEUE, OpAnswer, QueueConfig, QueueEffect, QueueRefusal, Queues,
+    shared::SharedMap,
     state::{Message, Place, Queue},
     step::Step,
 };
@@ -83,7 +86,7 @@ impl Queue {
 
     pub(super) fn purge(&mut self, step: &mut Step<'_>) -> u64 {
         let count = self.messages.len() as u64;
-        self.messages.clear();
+        self.messages = SharedMap::default();
         self.ready.clear();
         self.delayed.clear();
         self.in_flight.clear();
@@ -101,12 +104,12 @@ impl Queue {
             .messages
             .iter()
             .filter(|(_, message)| message.is_dead_letter_of(to) && !delivered(message))
-            .map(|(offset, _)| *offset)
+            .map(|(offset, _)| offset)
             .take(room)
             .collect();
         for offset in &offsets {
             let Some(mut message) = self.remove(*offset) else { continue };
-            message.describe(&[]);
+            Arc::make_mut(&mut message).describe(&[]);
             step.send(*offset, self.name.clone(), to.clone(), message);
         }
         offsets.len() as u64

@@ -44,13 +44,18 @@
 //!
 //! # Bounds
 //!
+//! A queue remembers at most [`MAX_IDS_REMEMBERED`] ids: where that is less than its window takes, the oldest are
+//! forgotten early, and [`Counted::ForgottenEarly`] says so.
+//!
 //! An operation looks after at most [`MAX_DUE_PER_STEP`] messages whose time has come; what remains is due
 //! at once, and [`Queues::deadline`] says so. [`Op::Purge`] and [`Op::Redrive`] take a queue whole.
+//! [`Queues::snapshot`] takes a moment, whatever is there, and what is saved of it is made and read piece by piece.
 
 mod admin;
 mod config;
 mod deliver;
 mod expire;
+mod load;
 mod memory;
 #[cfg(test)]
 mod model;
@@ -61,6 +66,7 @@ mod publish;
 mod read;
 mod save;
 mod settle;
+mod shared;
 mod state;
 mod step;
 #[cfg(test)]
@@ -74,6 +80,8 @@ pub use self::{
         DEAD_LETTER_QUEUE, DEAD_LETTER_REASON, DEAD_LETTER_SUFFIX, DEFAULT_DEDUP_WINDOW_S, DEFAULT_MAX_DELIVERIES,
         DEFAULT_VISIBILITY_MS, dead_letter_name,
     },
+    load::Loader,
+    save::Snapshot,
     settle::{FIRST_BACK_OFF_MS, MAX_BACK_OFF_MS},
     types::*,
 };

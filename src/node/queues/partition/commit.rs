@@ -208,8 +208,14 @@ impl PartitionTask {
                 QueueEffect::Move(one) => moves.push(one),
                 QueueEffect::Count { queue, what, messages } => {
                     self.shared.metrics.count(word(what), messages);
+                    if what == Counted::ForgottenEarly {
+                        self.shared.bounds.hit("queues.ids");
+                    }
                     self.rates.count(&queue, what, messages, Instant::now());
-                    if !matches!(what, Counted::Published | Counted::Duplicate | Counted::Delivered) {
+                    if !matches!(
+                        what,
+                        Counted::Published | Counted::Duplicate | Counted::Delivered | Counted::ForgottenEarly
+                    ) {
                         self.waiting.look(&queue, &self.queues);
                     }
                 }
@@ -233,5 +239,6 @@ fn word(what: Counted) -> &'static str {
         Counted::Expired => "expired",
         Counted::Purged => "purged",
         Counted::Moved => "moved",
+        Counted::ForgottenEarly => "forgotten-early",
     }
 }
