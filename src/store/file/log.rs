@@ -3,7 +3,6 @@
 
 use std::{fs, io, sync::Arc};
 
-use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use tokio::task::spawn_blocking;
 
@@ -16,6 +15,7 @@ use super::{
 use crate::{
     machine::replication::Position,
     store::{
+        State,
         entry::{self, Entry},
         frame::{self, Kind},
         pending::Keep,
@@ -94,7 +94,7 @@ impl Backend for FileLog {
         Ok(())
     }
 
-    fn prepare(&mut self, at: Position, state: Bytes) -> BoxFuture<'static, Result<Self::Prepared, Fault>> {
+    fn prepare(&mut self, at: Position, state: State) -> BoxFuture<'static, Result<Self::Prepared, Fault>> {
         let place = self.place.clone();
         async move {
             let dir = place.dir.clone();
