@@ -48,7 +48,8 @@
 //! forgotten early, and [`Counted::ForgottenEarly`] says so.
 //!
 //! An operation looks after at most [`MAX_DUE_PER_STEP`] messages whose time has come; what remains is due
-//! at once, and [`Queues::deadline`] says so. [`Op::Purge`] and [`Op::Redrive`] take a queue whole.
+//! at once, and [`Queues::deadline`] says so. [`Op::Purge`] and [`Op::Redrive`] take a queue whole; what a
+//! purge or [`Op::Delete`] takes away is freed by whoever [takes](Queues::take_discarded) it.
 //! [`Queues::snapshot`] takes a moment, whatever is there, and what is saved of it is made and read piece by piece.
 
 mod admin;
@@ -76,6 +77,7 @@ mod types;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::{
+    admin::Discarded,
     config::{
         DEAD_LETTER_QUEUE, DEAD_LETTER_REASON, DEAD_LETTER_SUFFIX, DEFAULT_DEDUP_WINDOW_S, DEFAULT_MAX_DELIVERIES,
         DEFAULT_VISIBILITY_MS, dead_letter_name,
@@ -137,6 +139,7 @@ pub struct Queues {
     /// When each queue has something to do. Made from the above.
     due: BTreeSet<(Tick, QueueName)>,
     limits: Limits,
+    discarded: Discarded,
 }
 
 impl Queues {
@@ -156,12 +159,14 @@ impl Queues {
             acks: Acks::default(),
             due: BTreeSet::new(),
             limits,
+            discarded: Discarded::default(),
         }
     }
 
     /// Applies a committed record. The answers are in the order of the operations; what they cause is
     /// appended to `effects`.
     pub fn apply(&mut self, position: Position, batch: &Batch, effects: &mut Vec<QueueEffect>) -> Vec<OpAnswer> {
+        drop(self.take_discarded());
         self.now = self.now.max(batch.at);
         batch
             .ops
@@ -203,9 +208,7 @@ impl Queues {
                 Ok(OpAnswer::Done)
             }
             Op::Configure { queue, config } => self.configure(queue, config, retention_s, effects),
-            Op::Purge { queue } => {
-                self.at_queue(queue, effects, Queue::purge).map(OpAnswer::Purged).ok_or(QueueRefusal::NoSuchQueue)
-            }
+            Op::Purge { queue } => self.purge(queue, effects),
             Op::Delete { queue } => self.delete(queue).map(|()| OpAnswer::Done),
             Op::Redrive { queue, to } => self.redrive(queue, to, effects),
             Op::Moved { offsets } => {

@@ -6,6 +6,7 @@ use tracing::error;
 use super::{
     PartitionTask,
     batches::{HasOp, Kind, Taken, Then},
+    states::free,
     waiting::Receiver,
 };
 use crate::{
@@ -41,6 +42,10 @@ impl PartitionTask {
                 },
             };
             self.applied = record.position;
+            let discarded = self.queues.take_discarded();
+            if !discarded.is_empty() {
+                free(discarded);
+            }
             if let Some(taken) = taken {
                 self.answer_all(taken, answers);
             }

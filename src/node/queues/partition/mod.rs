@@ -45,7 +45,7 @@ use self::{
     keeping::Keeping,
     moves::Moves,
     rates::Rates,
-    states::Loading,
+    states::{Loading, free},
     waiting::{Handed, Waiting},
 };
 use super::{
@@ -254,6 +254,7 @@ impl PartitionTask {
         self.refuse_all(Epoch(0));
         // What was begun is finished, unless the journal is away.
         drop(self.keeping);
+        free(self.queues);
     }
 
     fn now(&self) -> Tick {

@@ -8,7 +8,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use tokio::task::yield_now;
+use tokio::task::{spawn_blocking, yield_now};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
@@ -63,6 +63,11 @@ pub(in crate::node::queues) async fn load(partition: PartitionId, saved: Option<
     loader.finish().map_err(|reason| reason.to_string())
 }
 
+/// Frees what may be much, which takes its time, where nobody waits for it.
+pub(super) fn free(what: impl Send + 'static) {
+    drop(spawn_blocking(move || drop(what)));
+}
+
 /// A state that another replica has sent, and that is being read. The task does nothing else meanwhile: whatever
 /// follows is about the queues that it makes.
 pub(super) struct Loading {
@@ -84,13 +89,9 @@ impl PartitionTask {
     }
 
     pub(super) fn begin_install(&mut self, batch: u64, at: Position, state: Bytes) {
-        let before = std::mem::replace(&mut self.queues, Queues::new(self.id));
-        let (id, saved) = (self.id, state.clone());
-        let queues = async move {
-            drop(before);
-            load(id, Some(saved)).await
-        };
-        self.loading = Some(Loading { batch, at, state, queues: queues.boxed() });
+        free(std::mem::replace(&mut self.queues, Queues::new(self.id)));
+        let queues = load(self.id, Some(state.clone())).boxed();
+        self.loading = Some(Loading { batch, at, state, queues });
     }
 
     /// Completes when the state is read that is being read; never, if there is none.
