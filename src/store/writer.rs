@@ -63,6 +63,11 @@ pub(super) trait Backend: fmt::Debug + Send + 'static {
 
     /// Looks whether everything is still there.
     fn verify(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Waits until nothing is under way that was not waited for.
+    fn close(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// The owner's end of an open journal.
@@ -232,30 +237,31 @@ impl<B: Backend> Writer<B> {
                 Step::Work(Work::Batch(entries, waiters)) => self.batch(entries, waiters).await,
                 Step::Work(Work::Replace(replace)) => self.replace(replace).await,
                 Step::Work(Work::Rebuild(rebuild)) => self.rebuild(rebuild).await,
-                Step::Work(Work::End) => return self.give_up(),
+                Step::Work(Work::End) => return self.give_up().await,
                 Step::Prepared(prepared) => self.prepared(prepared).await,
                 Step::Verify => self.insist(Op::Verify).await.map_err(|stop| (stop, Waiters::default())),
             };
             match done {
                 Ok(()) => self.pending.set_size(self.size),
                 Err((Stop::Interrupted(Interrupt::Rebuild), waiters)) => self.pending.hand_over(waiters),
-                Err((Stop::Interrupted(Interrupt::Closed), _)) => return self.give_up(),
+                Err((Stop::Interrupted(Interrupt::Closed), _)) => return self.give_up().await,
                 Err((Stop::Failed(error), waiters)) => {
                     self.start.health.set(JournalHealth::Away(error.to_string()));
                     waiters.tell(&Err(error.clone()));
                     self.pending.fail(&error);
                     // Nothing is asked of the backend any more; what is begun is refused by `pending`.
                     while !matches!(self.pending.interrupted().await, Interrupt::Closed) {}
-                    return self.give_up();
+                    return self.give_up().await;
                 }
             }
         }
     }
 
-    fn give_up(mut self) {
+    async fn give_up(mut self) {
         if let Some(preparing) = self.checkpoint.take() {
             preparing.task.abort();
         }
+        self.start.backend.close().await;
         // Another writer may begin.
         drop(self.start.slot);
     }
