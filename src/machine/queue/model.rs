@@ -364,11 +364,20 @@ impl Model {
         done.ready |= stands == Stands::Ready;
         let new = NewMessage { priority: new.priority.min(9), ..new.clone() };
         line.letters.push(Letter { offset, new, at: self.now, deliveries: 0, stands, judged: false });
+        let (id_window, origin_window) = line.windows_ms();
+        let mut forgotten_early = 0;
         if line.ids.len() > self.limits.ids {
-            line.ids.remove(0);
+            let (_, _, at) = line.ids.remove(0);
+            forgotten_early += u64::from(at + id_window > self.now);
         }
         if line.origins.iter().filter(|(.., kept)| !kept).count() > self.limits.ids {
-            line.origins.iter_mut().find(|(.., kept)| !kept).unwrap().3 = true;
+            let (_, offset, at, kept) = line.origins.iter_mut().find(|(.., kept)| !kept).unwrap();
+            let there = line.letters.iter().any(|letter| letter.offset == *offset);
+            *kept = true;
+            forgotten_early += u64::from(*at + origin_window > self.now && !there);
+        }
+        if forgotten_early > 0 {
+            *done.counts.entry(Counted::ForgottenEarly).or_default() += forgotten_early;
         }
     }
 

@@ -32,9 +32,9 @@ impl Reign {
         self.serving
     }
 
-    /// The position that a learner will have once it has the state.
+    /// What a learner will have once it has the state, or less.
     pub(super) fn pinned(&self) -> Option<u64> {
-        self.transfer.as_ref().and_then(Transfer::at)
+        self.transfer.as_ref().map(Transfer::at)
     }
 }
 
