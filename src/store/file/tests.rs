@@ -172,7 +172,9 @@ async fn ten_thousand_records_with_checkpoints_take_bounded_space() {
         let new = new.into_iter().map(|record| Record { body: body.clone().into(), ..record }).collect();
         opened.journal.append(new).await.unwrap();
         opened.journal.checkpoint(position(1, round * 100 + 90), state("").into()).await.unwrap();
-        let taken: u64 = site.names().iter().map(|name| site.file(name).metadata().unwrap().len()).sum();
+        // What is replaced is removed beside the writer: a file that has just gone takes nothing.
+        let files = site.names();
+        let taken: u64 = files.iter().filter_map(|name| site.file(name).metadata().ok()).map(|file| file.len()).sum();
         assert!(taken < 6 << 20, "round {round}: {taken} bytes in {:?}", site.names());
     }
     assert!(opened.journal.size() < 2 << 20, "{}", opened.journal.size());
