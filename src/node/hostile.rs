@@ -17,12 +17,14 @@ use crate::{
     error::{Error, Outcome},
     ids::{ClusterId, Epoch, Incarnation, JournalId, LockName, PartitionId, RequestId, Role, SessionId, Term, Tick},
     machine::{
+        cache::{HomeId, SlotId},
         control::{Change, ChangeBody, IdempotencyKey},
         lock::{Acquire, LockRequest, LockView, Mode, NewSession, Want},
-        membership::{ClusterRecord, Joiner, JournalSafety, Liveness, Member, MemberChange},
+        membership::{CacheTerms, ClusterRecord, Joiner, JournalSafety, Liveness, Member, MemberChange},
         placement::{Partition, PartitionStatus},
         replication::Replica,
         requests::Done,
+        slots::{Came, Slot, SlotTable, table},
     },
     node::locks::PageRequest,
 };
@@ -59,7 +61,14 @@ fn view() -> View {
         voters: vec![node(1)],
         learners: vec![node(3)],
         partitions: Arc::new(BTreeMap::from([(PartitionId(1), partition())])),
+        slots: slots(),
     }
+}
+
+fn slots() -> SlotTable {
+    let home = HomeId { node: node(1), incarnation: Incarnation(7), group: 0 };
+    let slot = Slot { epoch: Epoch(2), home: Some(home), came: Came::Handed(home), to: Some(home) };
+    table([(SlotId(3), slot)])
 }
 
 fn hello() -> Hello {
@@ -69,12 +78,14 @@ fn hello() -> Hello {
         founders: vec![node(1)],
         queue_partitions: 64,
         cache_protocol: "moesi".into(),
+        cache: CacheTerms::default(),
         founded_at: Tick(1),
     };
     Hello {
         incarnation: Incarnation(7),
         cluster_name: "default".into(),
         cache_protocol: "moesi".into(),
+        cache_write_policy: "back".into(),
         roles: Role::ALL.to_vec(),
         version: "0.1.0".into(),
         record: Some(record),
@@ -98,7 +109,7 @@ fn control_replies() -> Vec<Bytes> {
     let replies = [
         ControlReply::Hello(Box::new(hello())),
         ControlReply::Joined(Box::new(view())),
-        ControlReply::Alive { leader: Leader::default(), view: Some(Box::new(view())) },
+        ControlReply::Alive { leader: Leader::default(), version: 3, view: Some(Box::new(view())) },
         ControlReply::NotLeader(Some(Leader::default())),
         ControlReply::Info("{}".into()),
         ControlReply::Refused(Refused::Barred),

@@ -12,6 +12,7 @@
 //! sockets, files) is brought together in [`start`]; the simulation brings its own.
 
 mod authority;
+pub mod caches;
 pub(crate) mod control;
 mod dispatch;
 mod drain;
@@ -61,6 +62,7 @@ use crate::{
     },
     node::{
         locks::{IdempotencyKey, Locks},
+        caches::{Cache, Caches},
         queues::{Queue, Queues},
         running::Running,
         status::{ClusterEvent, ClusterView, NodeInfo, Readiness},
@@ -150,6 +152,16 @@ impl Node {
     /// The queue service.
     pub fn queues(&self) -> Queues {
         self.running.queues.clone()
+    }
+
+    /// The cache service.
+    pub fn caches(&self) -> Caches {
+        self.running.caches.clone()
+    }
+
+    /// The cache, for an application that embeds this node.
+    pub fn cache(&self) -> Cache {
+        Cache::new(self.caches())
     }
 
     /// One queue.

@@ -22,7 +22,11 @@ use super::{
 use crate::{
     clock::Clock,
     ids::{ClusterId, Incarnation, JournalId, NodeId, Role},
-    machine::{control::ControlState, membership::ClusterRecord, placement::Partitions},
+    machine::{
+        control::ControlState,
+        membership::{CacheTerms, ClusterRecord},
+        placement::Partitions,
+    },
     mutant::{self, Mutant},
     node::{
         Node,
@@ -30,6 +34,7 @@ use crate::{
         leader::LeaderSettings,
         queues::keeper::StoreSource,
         records::ClusterStore,
+        caches::CacheParts,
         running::{Parts, QueueParts, RaftPart},
     },
     raft::{
@@ -252,6 +257,7 @@ async fn start(seat: Seat, disk: Disk, plan: ClusterPlan) -> Node {
             incarnation: Incarnation(seat.restarts + 1),
             cluster_name: "simulated".into(),
             cache_protocol: "MESI".into(),
+            cache: CacheTerms::default(),
             queue_partitions: plan.queues.map_or(64, |queues| queues.partitions),
             roles,
             expect: (seat.index == 0).then_some(plan.founders),
@@ -274,6 +280,7 @@ async fn start(seat: Seat, disk: Disk, plan: ClusterPlan) -> Node {
         clock,
         raft,
         queues,
+        caches: CacheParts::none(),
         records: Arc::new(disk),
         record,
         fresh_id: ClusterId(StdRng::seed_from_u64(seat.seed).random()),
