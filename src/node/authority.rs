@@ -69,7 +69,9 @@ impl Authority {
                 self.watch(lock, after, parking).await.unwrap_or_else(|error| self.read_failed(&error))
             }
             ClientAsk::Queue(_) => ClientReply::Failed(Error::bad_request("queue", "queues are served by primaries")),
-            ClientAsk::Cache(_) => ClientReply::Failed(Error::bad_request("cache", "the cache is served by cache nodes")),
+            ClientAsk::Cache(_) => {
+                ClientReply::Failed(Error::bad_request("cache", "the cache is served by cache nodes"))
+            }
             ClientAsk::Transfer(to) => match hand_over(&self.raft, to).await {
                 Ok(()) => ClientReply::Done,
                 Err(reason) => ClientReply::Failed(Error::unavailable(reason.outcome(), reason.to_string())),

@@ -12,7 +12,10 @@ use tracing::debug;
 
 use super::{
     authority::Authority,
-    caches::{Caches, Door, wire::{CacheAsk, CacheReply}},
+    caches::{
+        Caches, Door,
+        wire::{CacheAsk, CacheReply},
+    },
     control::ControlEvent,
     hints::Hinted,
     parking::Parking,

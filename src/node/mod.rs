@@ -61,8 +61,8 @@ use crate::{
         membership::{Liveness, MemberChange},
     },
     node::{
-        locks::{IdempotencyKey, Locks},
         caches::{Cache, Caches},
+        locks::{IdempotencyKey, Locks},
         queues::{Queue, Queues},
         running::Running,
         status::{ClusterEvent, ClusterView, NodeInfo, Readiness},

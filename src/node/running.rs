@@ -252,12 +252,8 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         },
     );
     cache_tasks.into_iter().for_each(|(name, task)| tasks.spawn(name, task));
-    let server = Server {
-        authority: authority.clone(),
-        hosting: hosting.clone(),
-        caches: caches.clone(),
-        route: route.clone(),
-    };
+    let server =
+        Server { authority: authority.clone(), hosting: hosting.clone(), caches: caches.clone(), route: route.clone() };
     tasks.spawn("operations", dispatch::serve(asked, server, bounds.clone(), stop.clone(), answered));
 
     let (asked_to_leave, draining) = (CancellationToken::new(), CancellationToken::new());

@@ -30,11 +30,11 @@ use crate::{
     mutant::{self, Mutant},
     node::{
         Node,
+        caches::{CacheParts, Protocol, WritePolicy},
         control::{ControlSettings, Search},
         leader::LeaderSettings,
         queues::keeper::StoreSource,
         records::ClusterStore,
-        caches::CacheParts,
         running::{Parts, QueueParts, RaftPart},
     },
     raft::{
@@ -68,6 +68,8 @@ pub struct ClusterPlan {
     pub latecomers: Latecomers,
     /// Whether all of them keep queues, and how.
     pub queues: Option<QueuePlan>,
+    /// Whether all of them are cache nodes, and how.
+    pub caches: Option<CachePlan>,
 }
 
 /// What machines are that come later.
@@ -75,8 +77,17 @@ pub struct ClusterPlan {
 pub enum Latecomers {
     /// As the others.
     LockManagers,
-    /// They only keep queues.
-    QueueNodes,
+    /// They only keep queues, or lines of the cache.
+    Workers,
+}
+
+/// How the cache does it.
+#[derive(Clone, Copy, Debug)]
+pub struct CachePlan {
+    /// `CACHE_PROTOCOL`.
+    pub protocol: Protocol,
+    /// `CACHE_WRITE_POLICY`.
+    pub policy: WritePolicy,
 }
 
 /// How queues are kept.
@@ -93,8 +104,21 @@ pub struct QueuePlan {
 impl ClusterPlan {
     fn roles(&self, index: usize) -> BTreeSet<Role> {
         let manages = index < self.founders || self.latecomers == Latecomers::LockManagers;
-        let roles = [(Role::LockManager, manages), (Role::QueueNode, self.queues.is_some())];
+        let roles = [
+            (Role::LockManager, manages),
+            (Role::QueueNode, self.queues.is_some()),
+            (Role::CacheNode, self.caches.is_some()),
+        ];
         roles.into_iter().filter(|(_, has)| *has).map(|(role, _)| role).collect()
+    }
+
+    fn cache_parts(&self) -> CacheParts {
+        match self.caches {
+            Some(CachePlan { protocol, policy }) => {
+                CacheParts { role: true, capacity: 64, protocol, policy, ..CacheParts::none() }
+            }
+            None => CacheParts::none(),
+        }
     }
 
     fn queue_parts(&self, disk: &Disk) -> QueueParts {
@@ -280,7 +304,7 @@ async fn start(seat: Seat, disk: Disk, plan: ClusterPlan) -> Node {
         clock,
         raft,
         queues,
-        caches: CacheParts::none(),
+        caches: plan.cache_parts(),
         records: Arc::new(disk),
         record,
         fresh_id: ClusterId(StdRng::seed_from_u64(seat.seed).random()),

@@ -80,10 +80,10 @@ pub enum SlotBody {
 /// What came of a [`SlotChange`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum SlotAnswer {
-    /// Done; the slot as it is now.
-    Done(Slot),
-    /// Void: the slot is in another epoch, or the change does not fit it.
-    Void(Slot),
+    /// Done; the slot is in this epoch now.
+    Done(Epoch),
+    /// Void: the slot is in this epoch, which is another one, or the change does not fit it.
+    Void(Epoch),
 }
 
 /// What a member is to the cache's slots.
@@ -137,17 +137,16 @@ impl Slots {
         match after {
             Some(after) => {
                 self.set(id, after);
-                SlotAnswer::Done(after)
+                SlotAnswer::Done(after.epoch)
             }
-            None => SlotAnswer::Void(now),
+            None => SlotAnswer::Void(now.epoch),
         }
     }
 
     /// Something happened to a member: the slots that it was home to, and is no more, get another home at once where
     /// there is one.
     pub fn member_changed(&mut self, members: &Membership, node: &NodeId) {
-        let is_orphan =
-            |slot: &Slot| slot.home.is_some_and(|home| home.node == *node && !is_home_now(members, home));
+        let is_orphan = |slot: &Slot| slot.home.is_some_and(|home| home.node == *node && !is_home_now(members, home));
         let orphans: Vec<(SlotId, Slot)> =
             self.table.iter().filter(|(_, slot)| is_orphan(slot)).map(|(id, slot)| (*id, *slot)).collect();
         if orphans.is_empty() {

@@ -15,12 +15,15 @@ use crate::{
 /// All slots that were ever placed. Those who share them share the memory.
 pub type SlotTable = Arc<BTreeMap<SlotId, Slot>>;
 
-/// Everyone, and what refers to them by their numbers: home, how it came, where it goes.
+/// Everyone, and what refers to them by their numbers.
 #[derive(Default, Serialize, Deserialize)]
 struct Packed {
     homes: Vec<HomeId>,
-    slots: Vec<(SlotId, Epoch, Option<u32>, PackedCame, Option<u32>)>,
+    slots: Vec<PackedSlot>,
 }
+
+/// Epoch, home, how it came, where it goes.
+type PackedSlot = (SlotId, Epoch, Option<u32>, PackedCame, Option<u32>);
 
 #[derive(Serialize, Deserialize)]
 enum PackedCame {

@@ -101,8 +101,7 @@ fn places(now: &Situation<'_>) -> Vec<SlotChange> {
 fn moves(now: &Situation<'_>) -> Vec<SlotChange> {
     let ring = ring(now, MOVE_AFTER_MS);
     let under_way = now.slots.values().filter(|slot| slot.to.is_some()).count();
-    let is_draining =
-        |home: HomeId| now.nodes.get(&home.node).is_some_and(|node| node.liveness == Liveness::Draining);
+    let is_draining = |home: HomeId| now.nodes.get(&home.node).is_some_and(|node| node.liveness == Liveness::Draining);
     let mut moves = Vec::new();
     for (id, slot) in all(now) {
         let Some(home) = slot.home.filter(|_| slot.to.is_none()) else { continue };

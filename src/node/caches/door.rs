@@ -83,7 +83,8 @@ impl Door {
         let Some(open) = self.0.as_ref().filter(|open| open.serves(from)) else { return };
         let Ok(batch) = decode::<InvBatch>(body) else { return };
         let view = open.route.view();
-        let said = |inv: &crate::machine::cache::Inv| open.of_home(&view, from, inv.home, (inv.line.slot(), inv.line.epoch));
+        let said =
+            |inv: &crate::machine::cache::Inv| open.of_home(&view, from, inv.home, (inv.line.slot(), inv.line.epoch));
         // What names a newer epoch comes again by unicast.
         if batch.invs.iter().all(|inv| said(inv) == Verdict::Now) {
             open.link.to_cache(ToCache::Gossip(batch));
@@ -146,9 +147,8 @@ impl Open {
         match ask {
             CoherenceAsk::Home(message) => {
                 let named = message.body.line().map(|line| (line.slot(), line.epoch));
-                let is_newer = |(slot, epoch): &(SlotId, Epoch)| {
-                    view.slots.get(slot).is_none_or(|known| known.epoch < *epoch)
-                };
+                let is_newer =
+                    |(slot, epoch): &(SlotId, Epoch)| view.slots.get(slot).is_none_or(|known| known.epoch < *epoch);
                 named.filter(is_newer).map_or(Verdict::Now, |(slot, epoch)| Verdict::Once(slot, epoch))
             }
             CoherenceAsk::Cache(message) => self.of_home(&view, from, message.home, named_by(message)),

@@ -1,11 +1,7 @@
 //! Brings an operation to a cache node from a node that is none: to one that is near, and then always to that one, so
 //! that its lines stay where they are used.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -74,7 +70,7 @@ impl Forward {
 
     /// Asks a cache node, and another one where it does not answer and that does no harm.
     pub(super) async fn ask(&self, ask: &CacheAsk, patience: Duration) -> Result<CacheReply, Error> {
-        let until = Instant::now() + PATIENCE;
+        let (until, last_moment) = (Instant::now() + PATIENCE, Instant::now() + PATIENCE + patience);
         let mut tried = BTreeSet::new();
         loop {
             let Some(node) = self.nearest(&tried) else {
@@ -89,6 +85,7 @@ impl Forward {
                 Asked::Answered(CacheReply::NoCache) | Asked::Undelivered => {}
                 Asked::Answered(reply) => return Ok(reply),
                 Asked::Unanswered if ask.changes() => return Err(unknown(node)),
+                Asked::Unanswered if Instant::now() >= last_moment => return Err(nobody(false)),
                 Asked::Unanswered => {}
             }
             tried.insert(node);
@@ -153,6 +150,8 @@ fn nobody(nobody_is_there: bool) -> Error {
 }
 
 fn unknown(node: NodeId) -> Error {
-    let detail = format!("{node}, which serves the cache for this node, did not answer: it may have been applied; look, or repeat it");
+    let detail = format!(
+        "{node}, which serves the cache for this node, did not answer: it may have been applied; look, or repeat it"
+    );
     Error::unavailable(Outcome::Unknown, detail)
 }

@@ -33,16 +33,16 @@ mod tests;
 pub mod types;
 pub(crate) mod wire;
 
-pub use self::{
-    library::Cache,
-    service::Caches,
-    types::{
-        CacheNodeView, CacheView, Counted, DirectoryView, InvalidationCounts, Invalidated, KeyState, LineView,
-        LinesByState, Only, Put, Read, Which,
-    },
-};
-pub use crate::machine::cache::{LineState, Protocol, Version, WritePolicy};
 pub(crate) use self::{
     door::Door,
     setup::{CacheParts, CutOff, Setup, set_up},
 };
+pub use self::{
+    library::Cache,
+    service::Caches,
+    types::{
+        CacheNodeView, CacheView, Counted, DirectoryView, Invalidated, InvalidationCounts, KeyState, LineView,
+        LinesByState, Only, Put, Read, Which,
+    },
+};
+pub use crate::machine::cache::{LineState, Protocol, Version, WritePolicy};

@@ -234,7 +234,7 @@ impl Caches {
     /// answer (R3b).
     async fn get_here(&self, here: &Here, key: CacheKey) -> Result<Option<Read>, Error> {
         let Some((outcome, reach)) = here.operate(key, Operation::Load, READ_PATIENCE).await else {
-            return self.cut_off(unreachable());
+            return self.cut_off(self.unreachable());
         };
         match outcome {
             Outcome::Loaded { version, body, state } => {
@@ -249,10 +249,17 @@ impl Caches {
         let Some(here) = &self.inner.here else { return Err(Error::internal("a write of a node without a cache")) };
         let ended = here.operate(key, operation, self.write_patience()).await;
         ended.map(|(outcome, _)| outcome).ok_or_else(|| {
+            if self.inner.record.borrow().is_none() {
+                return no_cluster();
+            }
             let detail = "the home of the key did not answer in time, or has too much to do: the write may have been \
                           applied, or be applied yet; look, or repeat it. `syncmesh status` shows who is missing";
             Error::unavailable(Effect::Unknown, detail)
         })
+    }
+
+    fn unreachable(&self) -> Error {
+        if self.inner.record.borrow().is_some() { unreachable() } else { no_cluster() }
     }
 
     /// What a read gets that can reach no home.
@@ -268,6 +275,13 @@ impl Caches {
         let terms = self.inner.record.borrow().as_ref().map(|record| record.cache.clone()).unwrap_or_default();
         WRITE_PATIENCE + Duration::from_millis(terms.member_lease_ms + 2 * terms.lease_ms)
     }
+}
+
+fn no_cluster() -> Error {
+    Error::no_quorum(
+        "this node has not joined a cluster yet, nothing was changed: start the founder with BOOTSTRAP_EXPECT, or name a \
+         member in BOOTSTRAP_PEERS",
+    )
 }
 
 fn unreachable() -> Error {

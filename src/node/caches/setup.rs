@@ -110,26 +110,36 @@ pub(crate) fn set_up(parts: CacheParts, setup: Setup) -> (Caches, Door, Vec<Task
     let (exchange, asked, exchange_task) =
         Exchange::new(Arc::clone(&setup.mesh), Wire::Coherence, setup.bounds.clone());
     let (cache, cache_inbox) = mpsc::channel(INBOX);
+    let (wanted, cache_wanted) = mpsc::channel(INBOX);
     let (home, home_inbox) = mpsc::channel(INBOX);
     let link = Link {
         me: setup.me,
         exchange: exchange.clone(),
         requests: Arc::clone(&setup.requests),
-        cache: cache.clone(),
+        cache,
         home: home.clone(),
         bounds: setup.bounds.clone(),
     };
     let table = Arc::new(Table::new(parts.capacity, Arc::clone(&setup.clock)));
     let counters = Arc::new(Counters::default());
-    let door =
-        Door::open(exchange, link.clone(), setup.route.clone(), setup.pull.clone(), setup.bounds.clone());
+    let door = Door::open(exchange, link.clone(), setup.route.clone(), setup.pull.clone(), setup.bounds.clone());
     let tasks = vec![
         ("coherence-exchange", until(setup.stop.clone(), exchange_task.run())),
         ("coherence", door.clone().run(asked, setup.stop.clone()).boxed()),
-        ("cache", run_cache(parts, &setup, link.clone(), Arc::clone(&table), Arc::clone(&counters), cache_inbox)),
+        (
+            "cache",
+            run_cache(
+                parts,
+                &setup,
+                link.clone(),
+                Arc::clone(&table),
+                Arc::clone(&counters),
+                (cache_inbox, cache_wanted),
+            ),
+        ),
         ("cache-home", run_home(parts, &setup, link, counters, home_inbox)),
     ];
-    let here = Here { table, cache, home, operations: Arc::new(AtomicU64::new(0)) };
+    let here = Here { table, cache: wanted, home, operations: Arc::new(AtomicU64::new(0)) };
     (Caches::new(parts, setup, Some(here), forward), door, tasks)
 }
 
@@ -154,7 +164,7 @@ fn run_cache(
     link: Link,
     table: Arc<Table>,
     counters: Arc<Counters>,
-    inbox: mpsc::Receiver<cache::ToCache>,
+    (inbox, wanted): (mpsc::Receiver<cache::ToCache>, mpsc::Receiver<cache::ToCache>),
 ) -> BoxFuture<'static, ()> {
     let Setup { me, incarnation, clock, route, pull, record, stop, .. } = setup;
     let (me, incarnation, record, stop) = (*me, *incarnation, record.clone(), stop.clone());
@@ -172,9 +182,8 @@ fn run_cache(
             ..Settings::default()
         };
         let (capacity, incarnation) = (parts.capacity, incarnation);
-        let parts =
-            cache::TaskParts { me, incarnation, settings, capacity, clock, route, pull, link, table, counters };
-        CacheTask::new(parts).run(inbox, stop).await;
+        let parts = cache::TaskParts { me, incarnation, settings, capacity, clock, route, pull, link, table, counters };
+        CacheTask::new(parts).run(inbox, wanted, stop).await;
     }
     .boxed()
 }

@@ -143,8 +143,14 @@ impl CacheTask {
         }
     }
 
-    /// Runs until `stop`.
-    pub(in crate::node::caches) async fn run(mut self, mut inbox: mpsc::Receiver<ToCache>, stop: CancellationToken) {
+    /// Runs until `stop`. What this node's clients want has a channel of its own, so that it never keeps out what others
+    /// wait for.
+    pub(in crate::node::caches) async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<ToCache>,
+        mut wanted: mpsc::Receiver<ToCache>,
+        stop: CancellationToken,
+    ) {
         let mut views = self.parts.route.views();
         views.mark_changed();
         loop {
@@ -155,6 +161,7 @@ impl CacheTask {
                 Ok(()) = views.changed() => self.heed(),
                 Some(back) = self.calls.next(), if !self.calls.is_empty() => self.back(back),
                 Some(said) = inbox.recv() => self.said(said),
+                Some(said) = wanted.recv() => self.said(said),
                 () = tokio::time::sleep(wake) => self.step(Input::Tick, Cause::LeaseLost),
             }
         }

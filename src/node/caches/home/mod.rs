@@ -218,7 +218,7 @@ impl HomeTask {
 
     fn said(&mut self, said: ToHomeTask) {
         match said {
-            ToHomeTask::FromCache { from, message, way } => self.from_cache(from, message, way),
+            ToHomeTask::FromCache { from, message, way } => self.cache_says(from, message, way),
             ToHomeTask::Part { from, part, answer } => {
                 let (now, slot) = (self.parts.clock.now(), self.heeded.slot(part.slot));
                 let taken = self.moves.arrives(now, (self.parts.me, slot), from, part);
@@ -230,7 +230,7 @@ impl HomeTask {
         }
     }
 
-    fn from_cache(&mut self, from: NodeId, message: ToHome, way: Option<Way<HomeReply>>) {
+    fn cache_says(&mut self, from: NodeId, message: ToHome, way: Option<Way<HomeReply>>) {
         match &message.body {
             HomeRequest::InvAck { line, version } => self.count_ack(from, &line.key, *version),
             HomeRequest::GetS { line, .. } | HomeRequest::GetM { line, .. } => self.entries.installed(&line.key),

@@ -216,7 +216,7 @@ async fn commit(gateway: &Gateway, route: &Route, me: HomeId, mut change: SlotCh
         let request = gateway.begin();
         match gateway.change(&request, None, ChangeBody::Slot(change), Duration::ZERO).await {
             Ok(ClientReply::Slot(SlotAnswer::Done(_))) => return,
-            Ok(ClientReply::Slot(SlotAnswer::Void(now))) if now.epoch > change.based_on => return,
+            Ok(ClientReply::Slot(SlotAnswer::Void(epoch))) if epoch > change.based_on => return,
             // The next home died meanwhile.
             Ok(ClientReply::Slot(SlotAnswer::Void(_))) => change.body = SlotBody::Handed(me),
             other => debug!(?other, "the epoch of a slot is not committed yet"),

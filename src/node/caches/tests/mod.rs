@@ -21,13 +21,16 @@ use crate::{
 /// How long anything may take here; the machine is shared.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+/// What is to be different of a node.
+type Change = dyn Fn(usize, &mut Config);
+
 /// Nodes of one cluster.
 struct Cluster {
     nodes: Vec<Option<Node>>,
     dirs: Vec<TempDir>,
     rendezvous: Vec<String>,
     founders: usize,
-    change: Box<dyn Fn(usize, &mut Config)>,
+    change: Box<Change>,
 }
 
 impl Cluster {
