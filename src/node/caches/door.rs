@@ -85,9 +85,12 @@ impl Door {
         let view = open.route.view();
         let said =
             |inv: &crate::machine::cache::Inv| open.of_home(&view, from, inv.home, (inv.line.slot(), inv.line.epoch));
-        // What names a newer epoch comes again by unicast.
-        if batch.invs.iter().all(|inv| said(inv) == Verdict::Now) {
+        let verdicts: Vec<Verdict> = batch.invs.iter().map(said).collect();
+        if verdicts.iter().all(|verdict| *verdict == Verdict::Now) {
             open.link.to_cache(ToCache::Gossip(batch));
+        } else if verdicts.iter().any(|verdict| matches!(verdict, Verdict::Once(..))) {
+            // It comes again by unicast.
+            open.pull.pull();
         }
     }
 

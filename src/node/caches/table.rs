@@ -11,7 +11,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -23,6 +23,7 @@ use crate::{
     clock::Clock,
     ids::{CacheKey, Tick},
     machine::cache::{HomeId, Installed, LineState, Nonce, Version},
+    mutant::{self, Mutant},
 };
 
 /// Below so many lines one shard keeps the bound exact; above, shards keep threads apart.
@@ -65,11 +66,37 @@ pub(super) enum Found {
     Nothing,
 }
 
+/// Counts in so many places that threads do not wait for each other.
+const STRIPES: usize = 16;
+
+/// A counter with a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Stripe(AtomicU64);
+
+/// Counts hits, each thread in its own place as far as there are enough.
+#[derive(Debug, Default)]
+struct Hits([Stripe; STRIPES]);
+
+impl Hits {
+    fn count(&self) {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static PLACE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES;
+        }
+        PLACE.with(|place| self.0[*place].0.fetch_add(1, Ordering::Relaxed));
+    }
+
+    fn sum(&self) -> u64 {
+        self.0.iter().map(|stripe| stripe.0.load(Ordering::Relaxed)).sum()
+    }
+}
+
 /// The table. Shared by all readers of a node.
 pub(super) struct Table {
     lines: Cache<CacheKey, Arc<Readable>, UnitWeighter, DefaultHashBuilder, PutOut>,
     clock: Arc<dyn Clock>,
-    hits: AtomicU64,
+    hits: Hits,
 }
 
 impl fmt::Debug for Table {
@@ -91,7 +118,7 @@ impl Table {
             .build()
             .expect("the number of items and their weight are given");
         let lines = Cache::with_options(options, UnitWeighter, DefaultHashBuilder::default(), PutOut);
-        Self { lines, clock, hits: AtomicU64::new(0) }
+        Self { lines, clock, hits: Hits::default() }
     }
 
     /// Reads a line, if that needs no message.
@@ -99,17 +126,18 @@ impl Table {
         let Some(line) = self.lines.get(key) else { return Found::Nothing };
         let end = line.session.load(Ordering::Acquire);
         let now = self.clock.now();
-        if now.0 >= end || line.expires.is_some_and(|expires| now >= expires) {
+        let is_over = now.0 >= end && !mutant::on(Mutant::LinesOutliveSessions);
+        if is_over || line.expires.is_some_and(|expires| now >= expires) {
             return Found::Nothing;
         }
-        self.hits.fetch_add(1, Ordering::Relaxed);
+        self.hits.count();
         let read = |body: &Bytes| Read { version: line.version, body: body.clone(), state: line.state, hit: true };
         Found::Hit(line.body.as_ref().map(read))
     }
 
     /// How many reads were hits.
     pub(super) fn hits(&self) -> u64 {
-        self.hits.load(Ordering::Relaxed)
+        self.hits.sum()
     }
 
     /// How many lines there are.
@@ -171,7 +199,9 @@ impl TableWriter {
 
     /// From now on the line may not be read.
     pub(super) fn drop_line(&mut self, key: &CacheKey) {
-        self.table.lines.remove(key);
+        if !mutant::on(Mutant::DroppedLinesAreRead) {
+            self.table.lines.remove(key);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     workload::Workload,
 };
 use crate::{
+    mutant::{self, Mutant},
     node::{
         Node,
         caches::{Protocol, WritePolicy},
@@ -15,13 +16,16 @@ use crate::{
         faults::{FaultKind, FaultPlan},
         machine::{self, CachePlan, ClusterPlan, Latecomers, Serves, show_logs},
         network::{Happened, Weather},
-        run::{RunPlan, expect_all_pass, seeds},
+        run::{RunPlan, expect_all_pass, expect_caught, seeds},
+        violation::Violation,
         world::Site,
     },
 };
 
 /// Seeds of an ordinary run. `docs/verification.md` tells of longer ones.
 const SEEDS: u64 = 12;
+/// Seeds after which a mutant that nothing noticed has survived.
+const MUTANT_SEEDS: u64 = 100;
 
 impl Serves for CacheService {
     fn perform(node: &Node, ask: Ask, _key: Option<String>) -> BoxFuture<'static, Answer> {
@@ -106,4 +110,46 @@ fn no_read_is_older_whatever_happens_to_the_nodes_of_a_mosi_cache_that_writes_th
 #[test]
 fn no_read_is_older_where_no_gossip_arrives() {
     survive(without_gossip, Protocol::Mesi, WritePolicy::Back);
+}
+
+/// The same nodes, seeds and checkers with one guarantee switched off; the seed that shows it passes with the guarantee.
+fn is_caught(mutant: Mutant, plan: fn(u64) -> RunPlan<Workload>) {
+    show_logs();
+    let site = |plan: &RunPlan<Workload>| cluster(plan, Protocol::Mesi, WritePolicy::Back);
+    let found = |violation: &Violation| matches!(violation, Violation::NotLinearizable(_) | Violation::Order(_));
+    let seed = mutant::with(Some(mutant), || expect_caught(&seeds(MUTANT_SEEDS), plan, site, found));
+    expect_all_pass(&[seed], plan, site);
+}
+
+/// Homes that are cut off, or do not run, for so long that others take their place, while clients still reach them.
+fn deposed(seed: u64) -> RunPlan<Workload> {
+    let mix = vec![
+        (FaultKind::Partition, 4),
+        (FaultKind::OneWay, 2),
+        (FaultKind::Cut, 2),
+        (FaultKind::Stop, 2),
+        (FaultKind::Suspend, 1),
+    ];
+    let ordinary = plan(seed);
+    RunPlan { faults: FaultPlan { mix, lasts_ms: 3_000..=6_000, ..ordinary.faults }, ..ordinary }
+}
+
+#[test]
+fn a_cache_that_reads_lines_after_their_session_is_caught() {
+    is_caught(Mutant::LinesOutliveSessions, deposed);
+}
+
+#[test]
+fn a_home_that_goes_on_after_its_lease_is_caught() {
+    is_caught(Mutant::HomesOutliveLeases, deposed);
+}
+
+#[test]
+fn a_home_that_does_not_wait_for_the_one_before_is_caught() {
+    is_caught(Mutant::SuccessorsDoNotWait, deposed);
+}
+
+#[test]
+fn a_cache_that_reads_what_it_gave_up_is_caught() {
+    is_caught(Mutant::DroppedLinesAreRead, plan);
 }

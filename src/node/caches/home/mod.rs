@@ -38,6 +38,7 @@ use crate::{
         },
         slots::{Came, Slot},
     },
+    mutant::{self, Mutant},
     net::{Lane, Mesh, Topic, deferred::AnswerSlot},
     node::{control::MemberLease, gateway::Gateway, hints::ViewPull, route::Route, wire::View},
 };
@@ -141,9 +142,7 @@ impl HomeTask {
                 Ok(()) = lease.changed() => self.lease_changed(),
                 Some(back) = self.work.next(), if !self.work.is_empty() => self.back(back),
                 Some(said) = inbox.recv() => self.said(said),
-                () = tokio::time::sleep(wake) => {
-                    self.step(HomeInput::Tick);
-                }
+                () = tokio::time::sleep(wake) => self.tick(),
             }
             self.after();
         }
@@ -154,6 +153,12 @@ impl HomeTask {
         let Some(at) = self.home.deadline() else { return LOOK };
         let due = Duration::from_millis(at.ms_since(now).max(1)).min(LOOK);
         if now < self.lease_until { due } else { due.max(IDLE) }
+    }
+
+    fn tick(&mut self) {
+        self.step(HomeInput::Tick);
+        let pending: Vec<CacheKey> = self.unacked.keys().cloned().collect();
+        pending.iter().for_each(|key| self.count_expired(key));
     }
 
     /// Takes up the view that is installed.
@@ -185,6 +190,7 @@ impl HomeTask {
         };
         let start = match (slot.came, handed) {
             (Came::Founded, _) => Start::Founded,
+            _ if mutant::on(Mutant::SuccessorsDoNotWait) => Start::Founded,
             (_, Some((over, at))) => {
                 over.entries.iter().for_each(|entry| self.entries.installed(&entry.key));
                 Start::Handed { over, stopped_ms_ago: now.ms_since(at) }
@@ -211,8 +217,9 @@ impl HomeTask {
         let lease = *self.parts.lease.borrow();
         self.heed();
         if self.parts.route.view().version >= lease.view {
-            self.lease_until = self.lease_until.max(lease.until);
-            self.step(HomeInput::Lease { until: lease.until });
+            let until = if mutant::on(Mutant::HomesOutliveLeases) { Tick(u64::MAX / 2) } else { lease.until };
+            self.lease_until = self.lease_until.max(until);
+            self.step(HomeInput::Lease { until });
         }
     }
 
@@ -302,7 +309,9 @@ impl HomeTask {
         let told: BTreeSet<NodeId> = sharers.into_iter().filter(|node| Some(*node) != inv.writer).collect();
         self.parts.counters.sent.add(told.len() as u64);
         self.count_expired(&inv.line.key);
-        self.unacked.insert(inv.line.key.clone(), (inv.version, told));
+        if !told.is_empty() {
+            self.unacked.insert(inv.line.key.clone(), (inv.version, told));
+        }
         self.invs.push(inv);
     }
 
@@ -373,6 +382,9 @@ impl HomeTask {
             && told.remove(&from)
         {
             self.parts.counters.acknowledged.add(1);
+            if told.is_empty() {
+                self.unacked.remove(key);
+            }
         }
     }
 

@@ -224,3 +224,80 @@ async fn commit(gateway: &Gateway, route: &Route, me: HomeId, mut change: SlotCh
         sleep(PAUSE).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::{CacheKey, Incarnation},
+        machine::{
+            cache::{Value, Version},
+            slots::Came,
+        },
+    };
+
+    const SLOT: SlotId = SlotId(3);
+    const NOW: Tick = Tick(70);
+
+    fn home(n: u8) -> HomeId {
+        HomeId { node: NodeId::from_bytes([n; 32]), incarnation: Incarnation(1), group: 0 }
+    }
+
+    /// As the view has it while home 1 is to hand the slot over to home 2.
+    fn moving() -> Slot {
+        Slot { epoch: Epoch(4), home: Some(home(1)), came: Came::Founded, to: Some(home(2)) }
+    }
+
+    /// A slot with so many values of this size.
+    fn over(entries: usize, bytes: usize) -> HandOver {
+        let entry = |n: usize| HandedEntry {
+            key: CacheKey::new(n.to_string()).unwrap(),
+            value: Some(Value { version: Version::default(), body: Some(vec![7; bytes].into()), ttl_ms: None }),
+            owner: None,
+        };
+        let entries = (0..entries).map(entry).collect();
+        HandOver { slot: SLOT, epoch: Epoch(4), home: home(1), caches: vec![home(9).node], entries }
+    }
+
+    fn arrive(moves: &mut Moves, part: Part) -> Taken {
+        moves.arrives(NOW, (home(2), moving()), home(1).node, part)
+    }
+
+    #[test]
+    fn what_is_sent_in_parts_arrives_as_it_was_in_any_order_and_more_than_once() {
+        for (entries, bytes, parts) in [(0, 0, 1), (10, 10, 1), (7, PART_BYTES / 2, 7), (3, 2 * PART_BYTES, 3)] {
+            let mut moves = Moves::default();
+            let sent = in_parts(over(entries, bytes));
+            assert_eq!(sent.len(), parts, "{entries} of {bytes} bytes");
+            for part in sent.iter().rev().chain(&sent) {
+                assert_eq!(arrive(&mut moves, part.clone()), Taken::Yes);
+            }
+            assert_eq!(moves.take(SLOT, Epoch(5), home(1)), Some((over(entries, bytes), NOW)));
+            assert_eq!(moves.take(SLOT, Epoch(5), home(1)), None, "once");
+        }
+    }
+
+    #[test]
+    fn a_slot_of_which_a_part_is_missing_or_which_another_had_is_not_taken_over() {
+        let mut moves = Moves::default();
+        let parts = in_parts(over(4, PART_BYTES));
+        parts.iter().skip(1).for_each(|part| _ = arrive(&mut moves, part.clone()));
+        assert_eq!(moves.take(SLOT, Epoch(5), home(1)), None);
+        parts.iter().for_each(|part| _ = arrive(&mut moves, part.clone()));
+        assert_eq!(moves.take(SLOT, Epoch(6), home(1)), None, "another epoch was between");
+        parts.iter().for_each(|part| _ = arrive(&mut moves, part.clone()));
+        assert_eq!(moves.take(SLOT, Epoch(5), home(7)), None, "of another home");
+    }
+
+    #[test]
+    fn nothing_is_taken_that_the_view_does_not_speak_of() {
+        let mut moves = Moves::default();
+        let part = in_parts(over(1, 1)).remove(0);
+        let mut says = |me, slot, from: HomeId| moves.arrives(NOW, (me, slot), from.node, part.clone());
+        assert_eq!(says(home(3), moving(), home(1)), Taken::No, "it is to go to another one");
+        assert_eq!(says(home(2), Slot { to: None, ..moving() }, home(1)), Taken::No);
+        assert_eq!(says(home(2), Slot { epoch: Epoch(5), ..moving() }, home(1)), Taken::No);
+        assert_eq!(says(home(2), moving(), home(3)), Taken::No, "from another node than its home");
+        assert_eq!(says(home(2), moving(), home(1)), Taken::Yes);
+    }
+}
