@@ -27,19 +27,22 @@ use super::{
     wire::{CacheAsk, CacheReply},
 };
 use crate::{
+    clock::Clock,
     error::{Error, ErrorCode, Outcome as Effect},
-    ids::{CacheKey, NodeId},
+    ids::{CacheKey, NodeId, Tick},
     machine::{
         cache::{Condition, Operation, Outcome, Protocol, Version, WritePolicy},
         membership::ClusterRecord,
     },
-    node::{limits::check_range, parking::Parking, route::Route},
+    node::{control::MemberLease, limits::check_range, parking::Parking, route::Route},
 };
 
 /// How long a read looks for a home that answers.
 const READ_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a write may take beyond the leases that it may have to outlive.
 const WRITE_PATIENCE: Duration = Duration::from_secs(4);
+/// The patience of either at a node that has heard of no leader for longer than its lease: most homes have none either.
+const CUT_OFF_PATIENCE: (Duration, Duration) = (Duration::from_millis(600), Duration::from_secs(3));
 /// What another node may take beyond the patience of the one that it asks.
 const ON_THE_WAY: Duration = Duration::from_secs(1);
 /// Range of a time to live, in milliseconds.
@@ -63,6 +66,8 @@ pub(super) struct Inner {
     pub(super) forward: Forward,
     pub(super) route: Route,
     record: watch::Receiver<Option<ClusterRecord>>,
+    lease: watch::Receiver<MemberLease>,
+    clock: Arc<dyn Clock>,
 }
 
 /// The cache of this node.
@@ -110,8 +115,8 @@ impl Here {
 
 impl Caches {
     pub(super) fn new(parts: CacheParts, setup: Setup, here: Option<Here>, forward: Forward) -> Self {
-        let Setup { me, route, record, .. } = setup;
-        Self { inner: Arc::new(Inner { me, parts, here, forward, route, record }) }
+        let Setup { me, route, record, lease, clock, .. } = setup;
+        Self { inner: Arc::new(Inner { me, parts, here, forward, route, record, lease, clock }) }
     }
 
     /// Reads a key. A hit is served from this process's memory, without a message or a system call.
@@ -233,7 +238,8 @@ impl Caches {
     /// A read that the table cannot serve. Each is an operation of its own: the machine decides which may share an
     /// answer (R3b).
     async fn get_here(&self, here: &Here, key: CacheKey) -> Result<Option<Read>, Error> {
-        let Some((outcome, reach)) = here.operate(key, Operation::Load, READ_PATIENCE).await else {
+        let patience = if self.is_cut_off() { CUT_OFF_PATIENCE.0 } else { READ_PATIENCE };
+        let Some((outcome, reach)) = here.operate(key, Operation::Load, patience).await else {
             return self.cut_off(self.unreachable());
         };
         match outcome {
@@ -247,7 +253,8 @@ impl Caches {
 
     async fn write(&self, key: CacheKey, operation: Operation) -> Result<Outcome, Error> {
         let Some(here) = &self.inner.here else { return Err(Error::internal("a write of a node without a cache")) };
-        let ended = here.operate(key, operation, self.write_patience()).await;
+        let patience = if self.is_cut_off() { CUT_OFF_PATIENCE.1 } else { self.write_patience() };
+        let ended = here.operate(key, operation, patience).await;
         ended.map(|(outcome, _)| outcome).ok_or_else(|| {
             if self.inner.record.borrow().is_none() {
                 return no_cluster();
@@ -256,6 +263,12 @@ impl Caches {
                           applied, or be applied yet; look, or repeat it. `syncmesh status` shows who is missing";
             Error::unavailable(Effect::Unknown, detail)
         })
+    }
+
+    /// Whether this node has heard of no leader for so long that it would be no home any more.
+    fn is_cut_off(&self) -> bool {
+        let until = self.inner.lease.borrow().until;
+        until > Tick(0) && self.inner.clock.now() >= until
     }
 
     fn unreachable(&self) -> Error {

@@ -134,6 +134,15 @@ fn deposed(seed: u64) -> RunPlan<Workload> {
     RunPlan { faults: FaultPlan { mix, lasts_ms: 3_000..=6_000, ..ordinary.faults }, ..ordinary }
 }
 
+/// Homes that are cut off for as long as it takes to replace them, while clients stay with them and read what they have.
+fn cut_off(seed: u64) -> RunPlan<Workload> {
+    let mix = vec![(FaultKind::Partition, 4), (FaultKind::Cut, 2)];
+    let ordinary = plan(seed);
+    let workload = Workload { clients: 10, keys: 12, think_ms: 0..=15, moves_percent: 2, ..Workload::default() };
+    let faults = FaultPlan { mix, gap_ms: 500..=1_500, lasts_ms: 3_000..=5_000, ..ordinary.faults };
+    RunPlan { faults, workload, ..ordinary }
+}
+
 #[test]
 fn a_cache_that_reads_lines_after_their_session_is_caught() {
     is_caught(Mutant::LinesOutliveSessions, deposed);
@@ -145,8 +154,9 @@ fn a_home_that_goes_on_after_its_lease_is_caught() {
 }
 
 #[test]
+#[ignore = "takes some thirty seeds, a minute and a half: on demand, see docs/verification.md"]
 fn a_home_that_does_not_wait_for_the_one_before_is_caught() {
-    is_caught(Mutant::SuccessorsDoNotWait, deposed);
+    is_caught(Mutant::SuccessorsDoNotWait, cut_off);
 }
 
 #[test]

@@ -34,9 +34,22 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// So many nodes with all roles, once all slots have a home.
+    /// So many nodes, once all slots have a home.
     async fn of(nodes: usize) -> Self {
         Self::with(nodes, |_, _| {}).await
+    }
+
+    /// The same, with leases so long that nothing is lost where this machine is held up.
+    async fn calm(nodes: usize) -> Self {
+        Self::calm_with(nodes, |_, _| {}).await
+    }
+
+    async fn calm_with(nodes: usize, change: impl Fn(usize, &mut Config) + 'static) -> Self {
+        Self::with(nodes, move |index, config| {
+            (config.failure_timeout, config.cache_lease) = (Duration::from_secs(5), Duration::from_secs(30));
+            change(index, config);
+        })
+        .await
     }
 
     async fn with(nodes: usize, change: impl Fn(usize, &mut Config) + 'static) -> Self {

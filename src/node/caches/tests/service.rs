@@ -13,7 +13,7 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_stores_all_others_read_and_a_hit_needs_no_message() {
-    let cluster = Cluster::of(3).await;
+    let cluster = Cluster::calm(3).await;
     let home = 0;
     let k = cluster.key_at(home, "k");
     let version = put(&cluster.at(1), &k, "a").await;
@@ -38,7 +38,7 @@ async fn what_one_node_stores_all_others_read_and_a_hit_needs_no_message() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_of_one_serves_by_itself_and_every_read_is_a_hit() {
-    let cluster = Cluster::of(1).await;
+    let cluster = Cluster::calm(1).await;
     let cache = cluster.at(0);
     let k = key("k");
     assert_eq!(cache.get(k.clone()).await.unwrap(), None);
@@ -53,7 +53,7 @@ async fn a_cluster_of_one_serves_by_itself_and_every_read_is_a_hit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conditions_counters_and_times_to_live_hold_on_every_node() {
-    let cluster = Cluster::of(3).await;
+    let cluster = Cluster::calm(3).await;
     let k = key("k");
     let only = |only| Put { only, ..value("a") };
     let version = cluster.at(0).put(k.clone(), only(Only::IfAbsent)).await.unwrap();
@@ -99,7 +99,7 @@ async fn every_protocol_and_policy_reads_what_was_written_last() {
         (CacheProtocol::Moesi, CacheWritePolicy::Back),
         (CacheProtocol::Moesi, CacheWritePolicy::Through),
     ] {
-        let cluster = Cluster::with(3, move |_, config| {
+        let cluster = Cluster::calm_with(3, move |_, config| {
             (config.cache_protocol, config.cache_write_policy) = (protocol, policy);
         })
         .await;
@@ -117,7 +117,7 @@ async fn every_protocol_and_policy_reads_what_was_written_last() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_lines_are_kept_than_there_may_be_and_none_is_lost_by_that() {
-    let cluster = Cluster::with(2, |_, config| config.cache_capacity = 50).await;
+    let cluster = Cluster::calm_with(2, |_, config| config.cache_capacity = 50).await;
     for n in 0..80 {
         put(&cluster.at(0), &key(&n.to_string()), &n.to_string()).await;
     }
@@ -132,7 +132,7 @@ async fn no_more_lines_are_kept_than_there_may_be_and_none_is_lost_by_that() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_operator_invalidates_is_gone_everywhere() {
-    let cluster = Cluster::of(3).await;
+    let cluster = Cluster::calm(3).await;
     for n in 0..40 {
         let k = key(&format!("{}-{n}", if n % 2 == 0 { "even" } else { "odd" }));
         put(&cluster.at(n % 3), &k, "x").await;
@@ -155,7 +155,7 @@ async fn what_an_operator_invalidates_is_gone_everywhere() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_a_cache_has_another_one_serve_it() {
-    let cluster = Cluster::with(3, |index, config| {
+    let cluster = Cluster::calm_with(3, |index, config| {
         if index == 2 {
             config.node_roles = [Role::LockManager].into();
         }
@@ -178,7 +178,7 @@ async fn a_node_without_a_cache_has_another_one_serve_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_another_protocol_or_policy_is_refused_and_told_the_cure() {
-    let mut cluster = Cluster::of(1).await;
+    let mut cluster = Cluster::calm(1).await;
     for (wrong, cure) in [(0, "CACHE_PROTOCOL=MESI"), (1, "CACHE_WRITE_POLICY=back")] {
         cluster.change = Box::new(move |index, config| match (index, wrong) {
             (0, _) => {}
