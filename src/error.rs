@@ -166,6 +166,9 @@ pub struct Details {
     /// published again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<MessageId>,
+    /// `version-mismatch`: the version that the key has; none where it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 /// A failed operation: what kind, what happened and what to do about it.

@@ -23,6 +23,14 @@ pub enum Mutant {
     AckedBeforeCommit,
     /// A journal that has lost its tail counts as one that has everything.
     ShortenedJournalTrusted,
+    /// A line of the cache is read though the session under which it came is over.
+    LinesOutliveSessions,
+    /// A home of the cache goes on though its lease as a member is over.
+    HomesOutliveLeases,
+    /// A home of the cache takes a slot over without waiting for what the one before it granted.
+    SuccessorsDoNotWait,
+    /// A line of the cache that was given up may still be read.
+    DroppedLinesAreRead,
 }
 
 /// Whether the guarantee is switched off.

@@ -1,7 +1,7 @@
 //! The replicated state of the control plane as a whole: what Raft applies its log to.
 //!
-//! Owns the [`LockTable`], the [`Membership`], the [`Placement`] of the queues and the [`AnswerMemory`]
-//! that makes repeated requests harmless, and is the only place where they meet. Called by `raft/apply.rs` with committed entries
+//! Owns the [`LockTable`], the [`Membership`], the [`Placement`] of the queues, the [`Slots`] of the cache and the
+//! [`AnswerMemory`] that makes repeated requests harmless, and is the only place where they meet. Called by `raft/apply.rs` with committed entries
 //! in their order, and read by whoever serves linearizable reads.
 
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use super::{
     membership::{ClusterRecord, Liveness, MemberAnswer, MemberChange, MemberNews, Membership},
     placement::{Placement, PlacementAnswer, PlacementChange},
     requests::{Abandonment, Admission, AnswerMemory, Done, MemoryBound, STEP_MS},
+    slots::{SlotAnswer, SlotChange, Slots},
 };
 use crate::{
     error::{Error, ErrorCode, Outcome},
@@ -50,6 +51,8 @@ pub enum ChangeBody {
     Member(MemberChange),
     /// Who keeps a partition of the queues.
     Placement(PlacementChange),
+    /// Who is home to a slot of the cache.
+    Slot(SlotChange),
     /// Nothing but a note, under a client's name, of what is about to be done outside this state.
     Intent,
 }
@@ -57,11 +60,12 @@ pub enum ChangeBody {
 impl ChangeBody {
     /// Whether a node may ask for this: it gives up only requests of its own, of membership it changes
     /// nothing but its own leaving and what an operator does by way of any node, and of the placement
-    /// what a primary or a replica may say.
-    fn may_come_from(&self, request: &RequestId, placement: &Placement) -> bool {
+    /// what a primary, a replica or a home may say.
+    fn may_come_from(&self, request: &RequestId, placement: &Placement, slots: &Slots) -> bool {
         let node = &request.node;
         match self {
             Self::Placement(change) => placement.may_come_from(node, request.incarnation, change),
+            Self::Slot(change) => slots.may_come_from(node, request.incarnation, change),
             Self::Lock(LockRequest::Abandon { request }) => request.node == *node,
             Self::Intent | Self::Lock(_) | Self::Member(MemberChange::Remove(_) | MemberChange::Admit(_)) => true,
             Self::Member(MemberChange::Leave(leaving)) => leaving == node,
@@ -89,6 +93,8 @@ pub enum Command {
     Member(MemberChange),
     /// Who is to keep the queues, by the leader's judgement.
     Placement(Vec<PlacementChange>),
+    /// Who is to be home to the cache's slots, by the leader's judgement.
+    Slots(Vec<SlotChange>),
     /// [`STEP_MS`] have passed in office, by the boot-time clock of the leader. Void unless the entry's
     /// term is this.
     Passed(Term),
@@ -103,6 +109,8 @@ pub enum Answer {
     Member(MemberAnswer),
     /// Of the placement of the queues.
     Placement(PlacementAnswer),
+    /// Of the placement of the cache's slots.
+    Slot(SlotAnswer),
     /// Noted; under a name that was known, the first to be noted, and in which term it was.
     Noted {
         /// The first.
@@ -123,7 +131,7 @@ pub enum Effect {
     Lock(LockEffect),
     /// About members.
     Member(MemberNews),
-    /// Some partition is placed otherwise.
+    /// Some partition or slot is placed otherwise.
     Placement,
 }
 
@@ -134,6 +142,8 @@ pub struct ControlState {
     locks: LockTable,
     members: Membership,
     placement: Placement,
+    #[serde(default)]
+    slots: Slots,
     answers: AnswerMemory<Answer>,
     /// The time that leaders have counted: what answers age by, whatever the wall clocks say.
     passed: Tick,
@@ -160,9 +170,14 @@ impl ControlState {
         &self.placement
     }
 
+    /// Who is home to the cache's slots.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
     /// Grows with every change of members or placement.
     pub fn view_version(&self) -> u64 {
-        self.members.version() + self.placement.version()
+        self.members.version() + self.placement.version() + self.slots.version()
     }
 
     /// Whether anything ages: whether the leader is to count the time.
@@ -200,6 +215,12 @@ impl ControlState {
                 }
                 Answer::None
             }
+            Command::Slots(changes) => {
+                for change in changes {
+                    self.place_slots(effects, |slots, members| slots.apply(members, change));
+                }
+                Answer::None
+            }
             Command::Passed(judged) => {
                 if judged == term {
                     self.passed = self.passed.plus_ms(STEP_MS);
@@ -218,7 +239,7 @@ impl ControlState {
                 "the node that serves this request is no member of the cluster: ask another one",
             ));
         }
-        if !body.may_come_from(&request, &self.placement) {
+        if !body.may_come_from(&request, &self.placement, &self.slots) {
             return Answer::Refused(Error::new(
                 ErrorCode::Forbidden,
                 format!("{} may not change this for another node: let that node ask, or an operator", request.node),
@@ -243,6 +264,9 @@ impl ControlState {
             ChangeBody::Member(body) => Answer::Member(self.member(at, term, body, effects)),
             ChangeBody::Placement(body) => {
                 Answer::Placement(self.place(effects, |placement, members| placement.apply(members, body)))
+            }
+            ChangeBody::Slot(body) => {
+                Answer::Slot(self.place_slots(effects, |slots, members| slots.apply(members, body)))
             }
             ChangeBody::Intent => Answer::Noted { first: request, term },
         };
@@ -304,6 +328,7 @@ impl ControlState {
             let node = item.node;
             effects.push(Effect::Member(item));
             self.place(effects, |placement, members| placement.member_changed(members, &node));
+            self.place_slots(effects, |slots, members| slots.member_changed(members, &node));
         }
         answer
     }
@@ -313,6 +338,16 @@ impl ControlState {
         let before = self.placement.version();
         let outcome = step(&mut self.placement, &self.members);
         if self.placement.version() != before {
+            effects.push(Effect::Placement);
+        }
+        outcome
+    }
+
+    /// Runs a step of the slots and tells where it changed something.
+    fn place_slots<T>(&mut self, effects: &mut Vec<Effect>, step: impl FnOnce(&mut Slots, &Membership) -> T) -> T {
+        let before = self.slots.version();
+        let outcome = step(&mut self.slots, &self.members);
+        if self.slots.version() != before {
             effects.push(Effect::Placement);
         }
         outcome
@@ -350,7 +385,7 @@ mod tests {
         ids::{ClusterId, Epoch, Incarnation, LockName, NodeId, PartitionId, SessionId},
         machine::{
             lock::{Acquire, Mode, NewSession, Want},
-            membership::Joiner,
+            membership::{CacheTerms, Joiner},
             placement::PlacementBody,
         },
     };
@@ -451,6 +486,7 @@ mod tests {
             founders: vec![],
             queue_partitions: 1,
             cache_protocol: String::new(),
+            cache: CacheTerms::default(),
             founded_at: Tick(0),
         };
         let place = PlacementBody::Place(vec![NODE, other]);

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::membership::ClusterRecord;
+use super::membership::{CacheTerms, ClusterRecord};
 use crate::ids::{ClusterId, NodeId, Role, Tick};
 
 /// Most peers without a cluster that are remembered.
@@ -27,6 +27,8 @@ pub struct Founder {
     pub cluster_name: String,
     /// `CACHE_PROTOCOL`.
     pub cache_protocol: String,
+    /// `CACHE_WRITE_POLICY`, and the terms of leases.
+    pub cache: CacheTerms,
     /// `QUEUE_PARTITIONS`.
     pub queue_partitions: u32,
     /// `BOOTSTRAP_EXPECT`; none on all nodes but one.
@@ -58,6 +60,8 @@ pub struct Report {
     pub cluster_name: String,
     /// Its cache protocol.
     pub cache_protocol: String,
+    /// When its caches acknowledge a write.
+    pub cache_write_policy: String,
     /// Whether it can be a founder.
     pub lock_manager: Candidacy,
     /// Its cluster, if it has one.
@@ -103,6 +107,35 @@ pub enum Mismatch {
         /// Ours.
         ours: String,
     },
+    /// Another `CACHE_WRITE_POLICY`.
+    #[error(
+        "the cluster of {peer} has CACHE_WRITE_POLICY={theirs}, this node {ours}: all nodes must agree, set CACHE_WRITE_POLICY={theirs} here"
+    )]
+    CacheWritePolicy {
+        /// The peer.
+        peer: NodeId,
+        /// Its cluster's policy.
+        theirs: String,
+        /// Ours.
+        ours: String,
+    },
+}
+
+impl Mismatch {
+    /// With whom.
+    pub fn peer(&self) -> NodeId {
+        match self {
+            Self::Name { peer, .. }
+            | Self::Cluster { peer, .. }
+            | Self::CacheProtocol { peer, .. }
+            | Self::CacheWritePolicy { peer, .. } => *peer,
+        }
+    }
+
+    /// Whether it is about a setting that the node which is no member yet has to change.
+    pub fn is_of_settings(&self) -> bool {
+        matches!(self, Self::CacheProtocol { .. } | Self::CacheWritePolicy { .. })
+    }
 }
 
 /// What is to be done, in order.
@@ -229,6 +262,7 @@ impl Founding {
             founders: self.candidates().take(expect).collect(),
             queue_partitions: self.founder.queue_partitions,
             cache_protocol: self.founder.cache_protocol.clone(),
+            cache: self.founder.cache.clone(),
             founded_at: wall,
         };
         self.storing = Some(record.clone());
@@ -251,6 +285,10 @@ impl Founding {
             let theirs = report.cache_protocol.clone();
             return Some(Mismatch::CacheProtocol { peer, theirs, ours: ours.cache_protocol.clone() });
         }
+        if report.cache_write_policy != ours.cache.write_policy {
+            let theirs = report.cache_write_policy.clone();
+            return Some(Mismatch::CacheWritePolicy { peer, theirs, ours: ours.cache.write_policy.clone() });
+        }
         None
     }
 }
@@ -269,6 +307,7 @@ mod tests {
             lock_manager,
             cluster_name: "default".into(),
             cache_protocol: "MESI".into(),
+            cache: CacheTerms::default(),
             queue_partitions: 64,
             expect,
             fresh_id: ClusterId(42),
@@ -282,6 +321,7 @@ mod tests {
         Report {
             cluster_name: "default".into(),
             cache_protocol: "MESI".into(),
+            cache_write_policy: "back".into(),
             lock_manager: Candidacy::LockManager,
             record,
         }
@@ -294,6 +334,7 @@ mod tests {
             founders: founders.iter().map(|n| node(*n)).collect(),
             queue_partitions: 64,
             cache_protocol: "MESI".into(),
+            cache: CacheTerms::default(),
             founded_at: Tick(9),
         }
     }
@@ -389,6 +430,10 @@ mod tests {
         moesi.cache_protocol = "MOESI".into();
         let effects = heard(&mut founding, 1, moesi);
         assert!(matches!(&effects[..], [FoundingEffect::Refuse(Mismatch::CacheProtocol { .. })]), "{effects:?}");
+        let mut through = report(Some(record(7, &[1])));
+        through.cache_write_policy = "through".into();
+        let effects = heard(&mut founding, 1, through);
+        assert!(matches!(&effects[..], [FoundingEffect::Refuse(Mismatch::CacheWritePolicy { .. })]), "{effects:?}");
     }
 
     #[test]

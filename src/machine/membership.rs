@@ -34,8 +34,29 @@ pub struct ClusterRecord {
     pub queue_partitions: u32,
     /// `CACHE_PROTOCOL` of all its nodes.
     pub cache_protocol: String,
+    /// What else its caches agree on.
+    #[serde(default)]
+    pub cache: CacheTerms,
     /// Unix milliseconds by the founder's clock.
     pub founded_at: Tick,
+}
+
+/// What the caches of a cluster agree on: the founder's settings.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CacheTerms {
+    /// `CACHE_WRITE_POLICY` of all its nodes.
+    pub write_policy: String,
+    /// `CACHE_LEASE` at founding, in milliseconds: the term of a cache's session with a home. Who gives a lease and who
+    /// waits for its end must count alike.
+    pub lease_ms: u64,
+    /// The term of a member's lease, in milliseconds: 0.65 of `FAILURE_TIMEOUT` at founding.
+    pub member_lease_ms: u64,
+}
+
+impl Default for CacheTerms {
+    fn default() -> Self {
+        Self { write_policy: "back".into(), lease_ms: 2_000, member_lease_ms: 1_300 }
+    }
 }
 
 /// Whether a member is there.

@@ -19,3 +19,4 @@ pub mod placement;
 pub mod queue;
 pub mod replication;
 pub mod requests;
+pub mod slots;

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use tokio::sync::oneshot;
 
 use super::{
-    leader::{LeaderHandle, LeaderState},
+    leader::{LeaderHandle, LeaderState, view_of},
     limits::check_page,
     lock_events::Told,
     locks::{Page, SessionInfo},
@@ -69,6 +69,9 @@ impl Authority {
                 self.watch(lock, after, parking).await.unwrap_or_else(|error| self.read_failed(&error))
             }
             ClientAsk::Queue(_) => ClientReply::Failed(Error::bad_request("queue", "queues are served by primaries")),
+            ClientAsk::Cache(_) => {
+                ClientReply::Failed(Error::bad_request("cache", "the cache is served by cache nodes"))
+            }
             ClientAsk::Transfer(to) => match hand_over(&self.raft, to).await {
                 Ok(()) => ClientReply::Done,
                 Err(reason) => ClientReply::Failed(Error::unavailable(reason.outcome(), reason.to_string())),
@@ -129,6 +132,7 @@ impl Authority {
             Answer::Lock(answer) => self.lock_reply(answer).await,
             Answer::Member(answer) => member_reply(&answer),
             Answer::Placement(answer) => ClientReply::Placement(answer),
+            Answer::Slot(answer) => ClientReply::Slot(answer),
             Answer::Refused(error) => ClientReply::Failed(error),
             Answer::Noted { first, term } => ClientReply::Noted { first, term },
             Answer::None => ClientReply::Done,
@@ -271,22 +275,27 @@ impl Authority {
         }
     }
 
-    /// The answer renews the asker's member lease, so it waits for a quorum round that began after
-    /// the heartbeat came: a leader that was deposed unnoticed renews nothing.
+    /// The answer renews the asker's member lease, so it waits for a quorum round that began after the heartbeat came: a
+    /// leader that was deposed unnoticed renews nothing. And it names a version of the view that has everything that was
+    /// committed anywhere before: who was home to a slot and is no more hears of it before its lease is longer.
     async fn heartbeat(&self, from: NodeId, incarnation: Incarnation, installed: u64) -> ControlReply {
         match self.leader.heard(from, incarnation).await {
             None => return ControlReply::NotLeader(self.not_leader()),
             Some(LeaderState::Unknown) => return ControlReply::JoinFirst,
             Some(LeaderState::Heard) => {}
         }
-        if self.raft.quorum_round().await.is_err() {
+        if self.raft.read_barrier(ReadPolicy::Index).await.is_err() {
             return ControlReply::NotLeader(self.not_leader());
         }
-        let route = self.leader.route();
         let Some(leader) = self.leader.led() else { return ControlReply::NotLeader(self.not_leader()) };
-        let view = route.view();
-        let newer = (view.version != installed).then(|| Box::new((*view).clone()));
-        ControlReply::Alive { leader, view: newer }
+        match self.raft.with_state(|state, _| state.view_version()) {
+            Ok(version) if version == installed => ControlReply::Alive { leader, version, view: None },
+            Ok(_) => match view_of(&self.raft) {
+                Some(view) => ControlReply::Alive { leader, version: view.version, view: Some(Box::new(view)) },
+                None => ControlReply::NotLeader(None),
+            },
+            Err(_) => ControlReply::NotLeader(None),
+        }
     }
 
     async fn member(&self, change: MemberChange) -> ControlReply {

@@ -12,6 +12,10 @@ use tracing::debug;
 
 use super::{
     authority::Authority,
+    caches::{
+        Caches, Door,
+        wire::{CacheAsk, CacheReply},
+    },
     control::ControlEvent,
     hints::Hinted,
     parking::Parking,
@@ -24,7 +28,7 @@ use super::{
 };
 use crate::{
     codec::{decode, encode},
-    error::Error,
+    error::{Error, Outcome},
     ids::NodeId,
     machine::control::ControlState,
     net::{
@@ -48,6 +52,7 @@ pub(super) struct Dispatch {
     pub(super) raft: Option<RaftNode<ControlState>>,
     pub(super) hints: mpsc::Sender<Hinted>,
     pub(super) hosting: Hosting,
+    pub(super) door: Door,
     pub(super) route: Route,
     /// Peers whose greeting matched: of our cluster, or of none yet.
     pub(super) greeted: watch::Receiver<Arc<BTreeMap<NodeId, Hello>>>,
@@ -70,6 +75,7 @@ impl Dispatch {
                 MeshEvent::Up(peer) => self.tell_control(ControlEvent::Up(peer)).await,
                 MeshEvent::Down(peer) => {
                     self.client.repeat(peer).await;
+                    self.door.repeat(peer).await;
                     if let Some(raft) = self.raft.clone() {
                         raft_calls.spawn(async move { raft.leader_lost(peer).await });
                     }
@@ -78,7 +84,7 @@ impl Dispatch {
                 MeshEvent::Call(call) => self.call(call, &mut raft_calls),
                 // Lost where hints are not read fast enough: nothing depends on one.
                 MeshEvent::Gossip { from, topic: Topic::View, body } => _ = self.hints.try_send((from, body)),
-                MeshEvent::Gossip { topic: Topic::Invalidations, .. } => {}
+                MeshEvent::Gossip { from, topic: Topic::Invalidations, body } => self.door.on_gossip(from, &body),
             }
         }
     }
@@ -99,7 +105,8 @@ impl Dispatch {
             Protocol::Raft => self.raft_call(call, raft_calls),
             Protocol::Client if self.route.is_member(call.from) => self.client.on_call(call),
             Protocol::Replication if self.route.is_member(call.from) => self.hosting.on_replication(call),
-            Protocol::Client | Protocol::Replication | Protocol::Coherence => {
+            Protocol::Coherence => self.door.on_call(call),
+            Protocol::Client | Protocol::Replication => {
                 debug!(peer = %call.from, protocol = ?call.protocol, "refused a call");
             }
         }
@@ -128,6 +135,7 @@ pub(super) struct Server {
     /// Set on lock managers.
     pub(super) authority: Option<Authority>,
     pub(super) hosting: Hosting,
+    pub(super) caches: Caches,
     pub(super) route: Route,
 }
 
@@ -135,6 +143,7 @@ impl Server {
     async fn serve(&self, from: NodeId, body: &[u8], parking: &Parking, stop: &CancellationToken) -> Bytes {
         match decode::<ClientAsk>(body) {
             Ok(ClientAsk::Queue(ask)) => self.queue(*ask, parking, stop).await,
+            Ok(ClientAsk::Cache(ask)) => self.cache(*ask, parking, stop).await,
             Ok(ask) => {
                 let Some(authority) = &self.authority else {
                     return encode(&ClientReply::NotLeader(self.route.leader()));
@@ -148,6 +157,18 @@ impl Server {
             }
             Err(reason) => encode(&ClientReply::Failed(Error::bad_request("body", reason.to_string()))),
         }
+    }
+
+    async fn cache(&self, ask: CacheAsk, parking: &Parking, stop: &CancellationToken) -> Bytes {
+        let reply = tokio::select! {
+            reply = self.caches.serve(ask, parking) => reply,
+            // It may have been done already.
+            () = stop.cancelled() => CacheReply::Failed(Error::unavailable(
+                Outcome::Unknown,
+                "the cache node that was asked stops: the operation may have been applied; look, or repeat it",
+            )),
+        };
+        fitting(encode(&reply)).unwrap_or_else(|error| encode(&CacheReply::Failed(error)))
     }
 
     async fn queue(&self, ask: QueueAsk, parking: &Parking, stop: &CancellationToken) -> Bytes {

@@ -2,6 +2,7 @@
 
 use std::{sync::PoisonError, time::Duration};
 
+use futures::FutureExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
@@ -17,7 +18,7 @@ use crate::{
     machine::{
         autopilot::FEWEST_AFTER_DRAIN,
         control::ChangeBody,
-        membership::{Liveness, MemberChange},
+        membership::{Liveness, Member, MemberChange},
         placement::{Partition, PartitionStatus},
     },
 };
@@ -29,6 +30,8 @@ const STEP: Duration = Duration::from_secs(6);
 /// How long the steps of the hand-over look for a leader, all together: without one there is nobody to
 /// hand anything to.
 const LEADERLESS: Duration = Duration::from_secs(3);
+/// How long a node waits for others to take over the slots of the cache that it is home to.
+const SLOTS: Duration = Duration::from_secs(10);
 /// What is left of the grace for saying that the node stops once its queues could not be handed over in time.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -48,7 +51,8 @@ pub(super) async fn drain(node: &Running, grace: Duration) -> Drained {
     }
     node.draining.cancel();
     let deadline = Instant::now() + grace.saturating_sub(CLOSING.min(grace / 4));
-    let handed_over = timeout_at(deadline, hand_over(node, deadline)).await.unwrap_or(Drained::Cut);
+    // Boxed: whoever stops a node is not to meet the depth of its futures.
+    let handed_over = timeout_at(deadline, hand_over(node, deadline).boxed()).await.unwrap_or(Drained::Cut);
     if handed_over == Drained::Cut {
         warn!("could not hand everything over in time: the others will notice by silence");
     }
@@ -96,7 +100,7 @@ async fn hand_over(node: &Running, deadline: Instant) -> Drained {
     if must_lose_vote(node) && !lose_vote(node).await && !leaves {
         warn!("still has a vote and stops: it counts as down until it is back");
     }
-    let queues = hand_queues_over(node, leaves, deadline).await;
+    let (queues, ()) = tokio::join!(hand_queues_over(node, leaves, deadline), hand_cache_over(node, deadline));
     if leaves {
         let why = match queues {
             Queues::HandedOver => return leave(node).await,
@@ -166,6 +170,26 @@ async fn hand_queues_over(node: &Running, leaves: bool, deadline: Instant) -> Qu
 /// or has said how far its journal goes of one that waits for others. If those do not come back, it may have most.
 fn may_be_missed(view: &View, node: NodeId) -> bool {
     view.partitions.values().any(|partition| partition.is_held_by(&node) || has_reported(partition, &node))
+}
+
+/// Waits until this node is home to no slot of the cache, where others can be, and gives its lines back to their homes.
+/// What does not come about costs values that only this node has, and the others the time that its leases last.
+async fn hand_cache_over(node: &Running, deadline: Instant) {
+    let mut views = node.gateway.route().views();
+    let me = node.id;
+    let until = deadline.checked_sub(LAST_WORDS).unwrap_or(deadline).min(Instant::now() + SLOTS);
+    let is_home = |view: &View| view.slots.values().any(|slot| slot.home.is_some_and(|home| home.node == me));
+    if timeout_at(until, views.wait_for(|view| !is_home(view) || !others_take_slots(view, me))).await.is_err() {
+        warn!("could not hand all slots of the cache over: their keys are not served until its leases are over");
+    }
+    if timeout_at(deadline, node.caches.give_back()).await.is_err() {
+        warn!("could not give all lines of the cache back: what only this node has is lost");
+    }
+}
+
+fn others_take_slots(view: &View, node: NodeId) -> bool {
+    let is_up = |member: &Member| member.liveness == Liveness::Up && member.has_role(Role::CacheNode);
+    view.members.iter().any(|(id, member)| *id != node && is_up(member))
 }
 
 fn has_reported(partition: &Partition, node: &NodeId) -> bool {

@@ -237,7 +237,8 @@ fn lane(ask: &ClientAsk) -> Lane {
         | ClientAsk::Read(_)
         | ClientAsk::Watch { .. }
         | ClientAsk::Members
-        | ClientAsk::Queue(_) => Lane::Ask,
+        | ClientAsk::Queue(_)
+        | ClientAsk::Cache(_) => Lane::Ask,
         ClientAsk::Change(_) | ClientAsk::KeepAlive(_) | ClientAsk::Transfer(_) => Lane::End,
     }
 }

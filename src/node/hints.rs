@@ -138,7 +138,7 @@ mod tests {
     impl Running {
         fn start() -> Self {
             let leader = Leader { term: Term(2), node: node(2) };
-            let answer = Some(encode(&ControlReply::Alive { leader, view: Some(Box::new(view(9))) }));
+            let answer = Some(encode(&ControlReply::Alive { leader, version: 9, view: Some(Box::new(view(9))) }));
             let mesh = Arc::new(Recording { answer, ..Recording::default() });
             let route = Route::new();
             route.learn(leader);

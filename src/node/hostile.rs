@@ -15,16 +15,30 @@ use crate::{
         hostile::{bytes, is_decoded_or_refused},
     },
     error::{Error, Outcome},
-    ids::{ClusterId, Epoch, Incarnation, JournalId, LockName, PartitionId, RequestId, Role, SessionId, Term, Tick},
+    ids::{
+        CacheKey, ClusterId, Epoch, Incarnation, JournalId, LockName, PartitionId, RequestId, Role, SessionId, Term,
+        Tick,
+    },
     machine::{
+        cache::{
+            CacheRequest, Fetch, FromHome, HandedEntry, HandedOwner, HomeAnswer, HomeId, HomeReply, HomeRequest, Inv,
+            InvBatch, LineId, LineState, Moved, Nonce, PutAck, Right, SlotId, ToHome, Value, Version,
+        },
         control::{Change, ChangeBody, IdempotencyKey},
         lock::{Acquire, LockRequest, LockView, Mode, NewSession, Want},
-        membership::{ClusterRecord, Joiner, JournalSafety, Liveness, Member, MemberChange},
+        membership::{CacheTerms, ClusterRecord, Joiner, JournalSafety, Liveness, Member, MemberChange},
         placement::{Partition, PartitionStatus},
         replication::Replica,
         requests::Done,
+        slots::{Came, Slot, SlotTable, table},
     },
-    node::locks::PageRequest,
+    node::{
+        caches::{
+            Invalidated, Read as CacheRead, Which,
+            wire::{CacheAsk, CacheReply, CoherenceAsk, Part},
+        },
+        locks::PageRequest,
+    },
 };
 
 fn joiner() -> Joiner {
@@ -60,7 +74,14 @@ fn view() -> View {
         voters: vec![node(1)],
         learners: vec![node(3)],
         partitions: Arc::new(BTreeMap::from([(PartitionId(1), partition())])),
+        slots: slots(),
     }
+}
+
+fn slots() -> SlotTable {
+    let home = HomeId { node: node(1), incarnation: Incarnation(7), group: 0 };
+    let slot = Slot { epoch: Epoch(2), home: Some(home), came: Came::Handed(home), to: Some(home) };
+    table([(SlotId(3), slot)])
 }
 
 fn hello() -> Hello {
@@ -70,12 +91,14 @@ fn hello() -> Hello {
         founders: vec![node(1)],
         queue_partitions: 64,
         cache_protocol: "moesi".into(),
+        cache: CacheTerms::default(),
         founded_at: Tick(1),
     };
     Hello {
         incarnation: Incarnation(7),
         cluster_name: "default".into(),
         cache_protocol: "moesi".into(),
+        cache_write_policy: "back".into(),
         roles: Role::ALL.to_vec(),
         version: "0.1.0".into(),
         record: Some(record),
@@ -99,7 +122,7 @@ fn control_replies() -> Vec<Bytes> {
     let replies = [
         ControlReply::Hello(Box::new(hello())),
         ControlReply::Joined(Box::new(view())),
-        ControlReply::Alive { leader: Leader::default(), view: Some(Box::new(view())) },
+        ControlReply::Alive { leader: Leader::default(), version: 3, view: Some(Box::new(view())) },
         ControlReply::NotLeader(Some(Leader::default())),
         ControlReply::Info("{}".into()),
         ControlReply::Refused(Refused::Barred),
@@ -133,6 +156,8 @@ fn asks() -> Vec<Bytes> {
         ClientAsk::Read(Read::Locks(page)),
         ClientAsk::Watch { lock: LockName::new("printer").unwrap(), after: None },
         ClientAsk::Transfer(Some(node(2))),
+        ClientAsk::Cache(Box::new(CacheAsk::Increment(CacheKey::new("hits").unwrap(), -1))),
+        ClientAsk::Cache(Box::new(CacheAsk::Clear(Which::Prefix("user:".into())))),
     ];
     asks.iter().map(encode).collect()
 }
@@ -149,6 +174,70 @@ fn client_replies() -> Vec<Bytes> {
         ClientReply::View(Some(shown)),
         ClientReply::Kept { ttl_ms: 30_000 },
         ClientReply::Failed(Error::bad_request("ttl_ms", "too short")),
+    ];
+    replies.iter().map(encode).collect()
+}
+
+fn line() -> LineId {
+    LineId { key: CacheKey::new("hits").unwrap(), epoch: Epoch(2) }
+}
+
+fn value() -> Value {
+    Value { version: Version { epoch: Epoch(2), seq: 3, n: 1 }, body: Some(Bytes::from_static(b"7")), ttl_ms: Some(9) }
+}
+
+fn home() -> HomeId {
+    HomeId { node: node(1), incarnation: Incarnation(7), group: 0 }
+}
+
+fn coherence_asks() -> Vec<Bytes> {
+    let nonce = Nonce { incarnation: Incarnation(7), count: 4 };
+    let (version, writer) = (value().version, Some(node(2)));
+    let to_home = |body| CoherenceAsk::Home(ToHome { home: home(), session: nonce, body });
+    let from_home = |body| CoherenceAsk::Cache(FromHome { home: home(), put_acks: Vec::new(), body });
+    let owner = Some(HandedOwner { node: node(2), grant: nonce, session: nonce });
+    let entry = HandedEntry { key: line().key, value: Some(value()), owner };
+    let part = Part {
+        slot: SlotId(3),
+        epoch: Epoch(2),
+        home: home(),
+        part: 0,
+        of: 1,
+        caches: vec![node(2)],
+        entries: vec![entry],
+    };
+    let asks = [
+        to_home(HomeRequest::GetM { line: line(), nonce, held: Some(nonce), need_value: true }),
+        to_home(HomeRequest::Put { line: line(), grant: nonce, stamp: version, value: Some(value()) }),
+        from_home(CacheRequest::Inv(Inv { line: line(), version, writer, home: home() })),
+        from_home(CacheRequest::Recover { slot: SlotId(3), epoch: Epoch(2), after: None, before: Some(home()) }),
+        CoherenceAsk::Owner(Fetch { line: line(), grant: nonce, nonce }),
+        CoherenceAsk::HandOver(part),
+    ];
+    asks.iter().map(encode).collect()
+}
+
+fn coherence_answers() -> Vec<Bytes> {
+    let nonce = Nonce { incarnation: Incarnation(7), count: 4 };
+    let body = HomeAnswer::Data { nonce, stamp: value().version, value: value(), right: Right::Exclusive };
+    let put_acks = vec![PutAck { line: line(), grant: nonce }];
+    let moved = vec![Moved { slot: SlotId(3), epoch: Epoch(2) }];
+    let reply = HomeReply { session: nonce, lease_ms: Some(2_000), moved, put_acks, body };
+    vec![encode(&reply)]
+}
+
+fn gossip() -> Vec<Bytes> {
+    let inv = Inv { line: line(), version: value().version, writer: None, home: home() };
+    vec![encode(&InvBatch { home_seq: 3, invs: vec![inv.clone(), inv] })]
+}
+
+fn cache_replies() -> Vec<Bytes> {
+    let read = CacheRead { version: value().version, body: Bytes::from_static(b"7"), state: LineState::M, hit: false };
+    let cleared = Invalidated { invalidated: 3, unanswered: vec![node(2)] };
+    let replies = [
+        CacheReply::Read(Some(read)),
+        CacheReply::Cleared(cleared),
+        CacheReply::Failed(Error::unavailable(Outcome::Unknown, "later")),
     ];
     replies.iter().map(encode).collect()
 }
@@ -179,6 +268,26 @@ proptest! {
     #[test]
     fn hints_of_the_view_are_decoded_or_refused(bytes in bytes(vec![encode(&ViewHint { term: Term(1), version: 2 })])) {
         is_decoded_or_refused::<ViewHint>(&bytes);
+    }
+
+    #[test]
+    fn what_caches_ask_each_other_is_decoded_or_refused(bytes in bytes(coherence_asks())) {
+        is_decoded_or_refused::<CoherenceAsk>(&bytes);
+    }
+
+    #[test]
+    fn what_homes_answer_is_decoded_or_refused(bytes in bytes(coherence_answers())) {
+        is_decoded_or_refused::<HomeReply>(&bytes);
+    }
+
+    #[test]
+    fn what_is_gossiped_of_the_cache_is_decoded_or_refused(bytes in bytes(gossip())) {
+        is_decoded_or_refused::<InvBatch>(&bytes);
+    }
+
+    #[test]
+    fn what_cache_nodes_answer_for_others_is_decoded_or_refused(bytes in bytes(cache_replies())) {
+        is_decoded_or_refused::<CacheReply>(&bytes);
     }
 
     #[test]

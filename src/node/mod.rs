@@ -12,6 +12,7 @@
 //! sockets, files) is brought together in [`start`]; the simulation brings its own.
 
 mod authority;
+pub mod caches;
 pub(crate) mod control;
 mod dispatch;
 mod drain;
@@ -60,6 +61,7 @@ use crate::{
         membership::{Liveness, MemberChange},
     },
     node::{
+        caches::{Cache, Caches},
         locks::{IdempotencyKey, Locks},
         queues::{Queue, Queues},
         running::Running,
@@ -162,6 +164,16 @@ impl Node {
     /// The queue service.
     pub fn queues(&self) -> Queues {
         self.running.queues.clone()
+    }
+
+    /// The cache service.
+    pub fn caches(&self) -> Caches {
+        self.running.caches.clone()
+    }
+
+    /// The cache, for an application that embeds this node.
+    pub fn cache(&self) -> Cache {
+        Cache::new(self.caches())
     }
 
     /// One queue.

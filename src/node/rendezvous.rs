@@ -106,6 +106,7 @@ mod tests {
             founders: Vec::new(),
             queue_partitions: 64,
             cache_protocol: "MESI".into(),
+            cache: Default::default(),
             founded_at: Tick(0),
         }
     }

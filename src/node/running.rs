@@ -16,7 +16,8 @@ use tracing::error;
 use super::{
     Departure, Drained,
     authority::Authority,
-    control::{self, ControlParts, ControlSettings, Standing},
+    caches::{self, CacheParts, Caches},
+    control::{self, ControlParts, ControlSettings, MemberLease, Standing},
     dispatch::{self, Dispatch, Server},
     events::{self, Events},
     gateway::Gateway,
@@ -105,6 +106,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) raft: Option<RaftPart>,
     pub(crate) queues: QueueParts,
+    pub(crate) caches: CacheParts,
     pub(crate) records: Arc<dyn ClusterStore>,
     pub(crate) record: Option<ClusterRecord>,
     pub(crate) fresh_id: ClusterId,
@@ -121,6 +123,7 @@ pub(crate) struct Running {
     pub(crate) settings: ControlSettings,
     pub(crate) locks: Locks,
     pub(crate) queues: Queues,
+    pub(crate) caches: Caches,
     pub(crate) gateway: Gateway,
     pub(crate) observer: Observer,
     pub(crate) events: Events,
@@ -227,7 +230,30 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         };
         tokio::select! { () = exchange_task.run() => {}, () = last_words => {} }
     });
-    let server = Server { authority: authority.clone(), hosting: hosting.clone(), route: route.clone() };
+    let requests = OpenRequests::new(id, parts.control.incarnation);
+    let gateway = Gateway::new(id, route.clone(), exchange.clone(), authority.clone(), Arc::clone(&requests));
+    let (lease, lease_watch) = watch::channel(MemberLease::default());
+    let (caches, door, cache_tasks) = caches::set_up(
+        parts.caches,
+        caches::Setup {
+            me: id,
+            incarnation: parts.control.incarnation,
+            clock: Arc::clone(&parts.clock),
+            mesh: Arc::clone(&parts.mesh),
+            route: route.clone(),
+            pull: pull.clone(),
+            gateway: gateway.clone(),
+            client: exchange.clone(),
+            requests: Arc::clone(&requests),
+            lease: lease_watch,
+            record: record_watch.clone(),
+            bounds: bounds.clone(),
+            stop: stop.clone(),
+        },
+    );
+    cache_tasks.into_iter().for_each(|(name, task)| tasks.spawn(name, task));
+    let server =
+        Server { authority: authority.clone(), hosting: hosting.clone(), caches: caches.clone(), route: route.clone() };
     tasks.spawn("operations", dispatch::serve(asked, server, bounds.clone(), stop.clone(), answered));
 
     let (asked_to_leave, draining) = (CancellationToken::new(), CancellationToken::new());
@@ -262,6 +288,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         known_record,
         greeted,
         standing,
+        lease,
         asked_to_leave: asked_to_leave.clone(),
         draining: draining.clone(),
     };
@@ -282,6 +309,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         raft: raft.clone(),
         hints,
         hosting: hosting.clone(),
+        door,
         route: route.clone(),
         greeted: greeted_watch,
         bounds: bounds.clone(),
@@ -295,8 +323,6 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
     };
     tasks.spawn("rendezvous", rendezvous.run(stop.clone()));
     let events = Events::new(bounds, parts.clock.wall());
-    let requests = OpenRequests::new(id, parts.control.incarnation);
-    let gateway = Gateway::new(id, route.clone(), exchange.clone(), authority.clone(), Arc::clone(&requests));
     let router =
         Router { me: id, route: route.clone(), exchange, requests, hosting: hosting.clone(), pull: pull.clone() };
     let queue_metrics = parts.metrics.queues().clone();
@@ -341,6 +367,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         settings: parts.control,
         locks: Locks::new(gateway.clone(), parts.clock, parts.lock_delay_ms),
         queues,
+        caches,
         gateway,
         observer,
         events,

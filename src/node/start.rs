@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::{
     Node,
+    caches::{CacheParts, CutOff},
     control::{ControlSettings, Search},
     leader::LeaderSettings,
     observe,
@@ -17,9 +18,14 @@ use super::{
 };
 use crate::{
     clock::{Clock, SystemClock},
-    config::{Config, LockReads},
+    config::{CacheCutOff, CacheProtocol, CacheWritePolicy, Config, LockReads},
     ids::{ClusterId, NodeId, Role},
-    machine::{control::ControlState, membership::ClusterRecord, replication::Settings as ReplicationSettings},
+    machine::{
+        cache,
+        control::ControlState,
+        membership::{CacheTerms, ClusterRecord},
+        replication::Settings as ReplicationSettings,
+    },
     net::{
         Mdns, Mesh, NetError, NetLimits, NetSettings, Protocol,
         identity::{DataDir, DataDirError, Identity, Slots},
@@ -35,6 +41,8 @@ use crate::{
 
 /// Entries of the log that may wait for those who follow it.
 const APPLIED_BUFFER: usize = 4_096;
+/// The lease of a member, in hundredths of `FAILURE_TIMEOUT`: it is over before its silence is noticed.
+const MEMBER_LEASE_PERCENT: u64 = 65;
 /// A node heartbeats so many times within the failure timeout.
 const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 
@@ -111,6 +119,7 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
         clock,
         raft,
         queues: queue_parts(&config, identity.node_id, dir.path()),
+        caches: cache_parts(&config),
         records: Arc::new(records),
         record,
         fresh_id: ClusterId(rand::random()),
@@ -119,6 +128,40 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
         held: Some(dir),
     };
     Ok(Node::of(parts))
+}
+
+/// Most bytes of a value of the cache: with what goes along with it, it must fit a message of 9 MiB between caches.
+const MOST_VALUE_BYTES: usize = 8 << 20;
+
+fn cache_parts(config: &Config) -> CacheParts {
+    let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    CacheParts {
+        role: config.has_role(Role::CacheNode),
+        capacity: size(config.cache_capacity),
+        value_bytes: size(config.max_value_bytes).min(MOST_VALUE_BYTES),
+        protocol: match config.cache_protocol {
+            CacheProtocol::Mesi => cache::Protocol::Mesi,
+            CacheProtocol::Mosi => cache::Protocol::Mosi,
+            CacheProtocol::Moesi => cache::Protocol::Moesi,
+        },
+        policy: match config.cache_write_policy {
+            CacheWritePolicy::Back => cache::WritePolicy::Back,
+            CacheWritePolicy::Through => cache::WritePolicy::Through,
+        },
+        cut_off: match config.cache_cut_off {
+            CacheCutOff::Miss => CutOff::Miss,
+            CacheCutOff::Unavailable => CutOff::Unavailable,
+        },
+    }
+}
+
+/// What the caches of a cluster agree on, where this node founds it.
+fn cache_terms(config: &Config) -> CacheTerms {
+    CacheTerms {
+        write_policy: config.cache_write_policy.as_str().to_owned(),
+        lease_ms: millis(config.cache_lease),
+        member_lease_ms: millis(config.failure_timeout) * MEMBER_LEASE_PERCENT / 100,
+    }
 }
 
 fn queue_parts(config: &Config, node: NodeId, dir: &Path) -> QueueParts {
@@ -191,6 +234,17 @@ fn check_record(record: &ClusterRecord, config: &Config, dir: &Path) -> Result<(
     }
     if record.cache_protocol != protocol {
         return Err(wrong("CACHE_PROTOCOL", protocol, &record.cache_protocol));
+    }
+    let policy = config.cache_write_policy.as_str();
+    if record.cache.write_policy != policy {
+        return Err(wrong("CACHE_WRITE_POLICY", policy, &record.cache.write_policy));
+    }
+    if record.cache.lease_ms != millis(config.cache_lease) {
+        warn!(
+            "CACHE_LEASE={} is ignored: the cluster was founded with {} ms",
+            millis(config.cache_lease),
+            record.cache.lease_ms
+        );
     }
     if record.queue_partitions != config.queue_partitions {
         warn!(
@@ -293,6 +347,7 @@ fn control_settings(config: &Config, identity: &Identity, has_left: bool) -> Con
         incarnation: identity.incarnation,
         cluster_name: config.cluster_name.clone(),
         cache_protocol: config.cache_protocol.as_str().to_owned(),
+        cache: cache_terms(config),
         queue_partitions: config.queue_partitions,
         roles: config.node_roles.clone(),
         expect: expect.filter(|_| !has_left),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    caches::wire::CacheAsk,
     locks::{Page, PageRequest, SessionInfo},
     queues::wire::QueueAsk,
 };
@@ -19,6 +20,7 @@ use crate::{
         lock::{LockAnswer, LockEvent, LockView},
         membership::{ClusterRecord, Joiner, MAX_ADDRS, Member},
         placement::{Partitions, PlacementAnswer, packed},
+        slots::{SlotAnswer, SlotTable, packed as packed_slots},
     },
 };
 
@@ -28,6 +30,7 @@ pub(crate) struct Hello {
     pub(crate) incarnation: Incarnation,
     pub(crate) cluster_name: String,
     pub(crate) cache_protocol: String,
+    pub(crate) cache_write_policy: String,
     pub(crate) roles: Vec<Role>,
     pub(crate) version: String,
     pub(crate) record: Option<ClusterRecord>,
@@ -66,7 +69,7 @@ pub(crate) struct Leader {
     pub(crate) node: NodeId,
 }
 
-/// The members and the placement of the queues as of a version: what every node acts on.
+/// The members and the placement of queues and cache as of a version: what every node acts on.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct View {
     pub(crate) version: u64,
@@ -78,6 +81,9 @@ pub(crate) struct View {
     /// Who keeps the queues. Shared with the replicated state where this node has it.
     #[serde(with = "packed")]
     pub(crate) partitions: Partitions,
+    /// Who is home to the slots of the cache. Likewise shared.
+    #[serde(with = "packed_slots")]
+    pub(crate) slots: SlotTable,
 }
 
 /// What a leader broadcasts when it has installed a newer view.
@@ -113,9 +119,11 @@ pub(crate) enum ControlReply {
     Hello(Box<Hello>),
     /// Joined; the view has it.
     Joined(Box<View>),
-    /// The heartbeat counts. A view comes along where the asker's is older.
+    /// The heartbeat counts. It renews the asker's lease as a member, from when it was sent, once the asker has installed
+    /// the view of this version, which comes along where the asker's is older.
     Alive {
         leader: Leader,
+        version: u64,
         view: Option<Box<View>>,
     },
     /// The leader does not know this run of the node as serving: it must join (again).
@@ -178,6 +186,9 @@ pub(crate) enum ClientAsk {
     /// About queues: of the primary of a partition, not of the leader. Answered by a
     /// [`QueueReply`](super::queues::wire::QueueReply).
     Queue(Box<QueueAsk>),
+    /// About the cache: of a cache node, not of the leader. Answered by a
+    /// [`CacheReply`](super::caches::wire::CacheReply).
+    Cache(Box<CacheAsk>),
 }
 
 /// A linearizable read.
@@ -226,6 +237,8 @@ pub(crate) enum ClientReply {
     Members(Box<MembersReport>),
     /// What came of a change of placement.
     Placement(PlacementAnswer),
+    /// What came of a change of a slot.
+    Slot(SlotAnswer),
     /// Noted under its key, at first by this request, in this term.
     Noted {
         first: RequestId,

@@ -30,7 +30,12 @@ impl Serves for LockService {
 }
 
 fn cluster(plan: &RunPlan<Workload>) -> Site<LockService> {
-    machine::cluster(ClusterPlan { founders: plan.founders, latecomers: Latecomers::LockManagers, queues: None })
+    machine::cluster(ClusterPlan {
+        founders: plan.founders,
+        latecomers: Latecomers::LockManagers,
+        queues: None,
+        caches: None,
+    })
 }
 
 /// Three machines stay three, or four or five in the end.

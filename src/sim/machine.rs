@@ -22,10 +22,15 @@ use super::{
 use crate::{
     clock::Clock,
     ids::{ClusterId, Incarnation, JournalId, NodeId, Role},
-    machine::{control::ControlState, membership::ClusterRecord, placement::Partitions},
+    machine::{
+        control::ControlState,
+        membership::{CacheTerms, ClusterRecord},
+        placement::Partitions,
+    },
     mutant::{self, Mutant},
     node::{
         Node,
+        caches::{CacheParts, Protocol, WritePolicy},
         control::{ControlSettings, Search},
         leader::LeaderSettings,
         queues::keeper::StoreSource,
@@ -63,6 +68,8 @@ pub struct ClusterPlan {
     pub latecomers: Latecomers,
     /// Whether all of them keep queues, and how.
     pub queues: Option<QueuePlan>,
+    /// Whether all of them are cache nodes, and how.
+    pub caches: Option<CachePlan>,
 }
 
 /// What machines are that come later.
@@ -70,8 +77,17 @@ pub struct ClusterPlan {
 pub enum Latecomers {
     /// As the others.
     LockManagers,
-    /// They only keep queues.
-    QueueNodes,
+    /// They only keep queues, or lines of the cache.
+    Workers,
+}
+
+/// How the cache does it.
+#[derive(Clone, Copy, Debug)]
+pub struct CachePlan {
+    /// `CACHE_PROTOCOL`.
+    pub protocol: Protocol,
+    /// `CACHE_WRITE_POLICY`.
+    pub policy: WritePolicy,
 }
 
 /// How queues are kept.
@@ -88,8 +104,21 @@ pub struct QueuePlan {
 impl ClusterPlan {
     fn roles(&self, index: usize) -> BTreeSet<Role> {
         let manages = index < self.founders || self.latecomers == Latecomers::LockManagers;
-        let roles = [(Role::LockManager, manages), (Role::QueueNode, self.queues.is_some())];
+        let roles = [
+            (Role::LockManager, manages),
+            (Role::QueueNode, self.queues.is_some()),
+            (Role::CacheNode, self.caches.is_some()),
+        ];
         roles.into_iter().filter(|(_, has)| *has).map(|(role, _)| role).collect()
+    }
+
+    fn cache_parts(&self) -> CacheParts {
+        match self.caches {
+            Some(CachePlan { protocol, policy }) => {
+                CacheParts { role: true, capacity: 64, protocol, policy, ..CacheParts::none() }
+            }
+            None => CacheParts::none(),
+        }
     }
 
     fn queue_parts(&self, disk: &Disk) -> QueueParts {
@@ -259,6 +288,7 @@ async fn start(seat: Seat, disk: Disk, plan: ClusterPlan) -> Node {
             incarnation: Incarnation(seat.restarts + 1),
             cluster_name: "simulated".into(),
             cache_protocol: "MESI".into(),
+            cache: CacheTerms::default(),
             queue_partitions: plan.queues.map_or(64, |queues| queues.partitions),
             roles,
             expect: (seat.index == 0).then_some(plan.founders),
@@ -281,6 +311,7 @@ async fn start(seat: Seat, disk: Disk, plan: ClusterPlan) -> Node {
         clock,
         raft,
         queues,
+        caches: plan.cache_parts(),
         records: Arc::new(disk),
         record,
         fresh_id: ClusterId(StdRng::seed_from_u64(seat.seed).random()),

@@ -16,7 +16,7 @@
 //!        workload  seeded clients that acquire, hold, release, look, crash
 //!        check     mutual exclusion by belief, token order, linearizability per lock
 //!        cluster   the runs, and mutants that must be caught
-//! queues: the same in a folder of its own
+//! queues, caches: the same in folders of their own
 //! ```
 //!
 //! The code under test cannot tell that it is here: it gets a [`Mesh`](crate::net::Mesh), a
@@ -31,6 +31,7 @@
 #![allow(clippy::print_stdout, reason = "runs tell their seeds and faults")]
 
 mod api;
+mod caches;
 mod check;
 mod clock;
 mod cluster;

@@ -5,7 +5,10 @@
 //! n-th of the partitions and moves nothing else. Its results must never change between versions: all nodes of a
 //! cluster agree on them, and a change would move everything.
 
-use crate::ids::{NodeId, PartitionId, QueueName};
+use crate::{
+    ids::{NodeId, PartitionId, QueueName},
+    machine::cache::SlotId,
+};
 
 /// Places of a node on the ring: more even out the shares of the nodes, and cost as much more to sort.
 pub const POINTS: u32 = 128;
@@ -46,6 +49,17 @@ impl Ring {
             }
         }
         owners
+    }
+}
+
+impl Ring {
+    /// The home of a slot of the cache; `None` where there are no nodes.
+    pub fn home_of(&self, slot: SlotId) -> Option<NodeId> {
+        let mut bytes = *b"slot\0\0";
+        bytes[4..].copy_from_slice(&slot.0.to_be_bytes());
+        let place = stable_hash(&bytes);
+        let next = self.points.partition_point(|(at, _)| *at < place);
+        self.points.get(next).or_else(|| self.points.first()).map(|(_, node)| *node)
     }
 }
 

@@ -52,6 +52,11 @@ pub struct Deferred {
 }
 
 impl Deferred {
+    /// Whether the asker waits no longer.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
+    }
+
     /// Gives the answer.
     pub fn complete(self, body: Bytes) {
         // Err says that the question was cancelled.

@@ -30,6 +30,7 @@ pub(super) fn of(parts: &ControlParts) -> Founding {
         lock_manager: Candidacy::of(&settings.roles),
         cluster_name: settings.cluster_name.clone(),
         cache_protocol: settings.cache_protocol.clone(),
+        cache: settings.cache.clone(),
         queue_partitions: settings.queue_partitions,
         expect: settings.expect,
         fresh_id: parts.fresh_id,
@@ -90,12 +91,11 @@ impl ControlTask {
     }
 
     fn refuse(&mut self, mismatch: &Mismatch) {
-        let (Mismatch::Name { peer, .. } | Mismatch::Cluster { peer, .. } | Mismatch::CacheProtocol { peer, .. }) =
-            mismatch;
-        if self.warned.len() < MAX_WARNED && self.warned.insert(*peer) {
+        let peer = mismatch.peer();
+        if self.warned.len() < MAX_WARNED && self.warned.insert(peer) {
             warn!(%peer, "refused: {mismatch}");
         }
-        self.parts.mesh.disconnect(*peer);
+        self.parts.mesh.disconnect(peer);
     }
 
     pub(super) fn say_so(&mut self) {

@@ -9,7 +9,7 @@ use crate::{
     codec::encode,
     ids::{NodeId, Role},
     machine::{
-        founding::{Candidacy, FoundingEffect, Mismatch, Report},
+        founding::{Candidacy, FoundingEffect, Report},
         membership::MAX_ADDRS,
     },
     net::{DiscoveredBy, Lane, Protocol},
@@ -28,6 +28,7 @@ impl ControlTask {
             incarnation: settings.incarnation,
             cluster_name: settings.cluster_name.clone(),
             cache_protocol: settings.cache_protocol.clone(),
+            cache_write_policy: settings.cache.write_policy.clone(),
             roles: settings.roles.iter().copied().collect(),
             version: VERSION.to_owned(),
             record: self.founding.record().cloned(),
@@ -80,6 +81,7 @@ impl ControlTask {
         let report = Report {
             cluster_name: hello.cluster_name.clone(),
             cache_protocol: hello.cache_protocol.clone(),
+            cache_write_policy: hello.cache_write_policy.clone(),
             lock_manager: Candidacy::of(&hello.roles),
             record: hello.record.clone(),
         };
@@ -89,7 +91,8 @@ impl ControlTask {
         self.founding.heard(self.parts.clock.wall(), peer, report, &mut effects);
         let refused = effects.iter().any(|effect| matches!(effect, FoundingEffect::Refuse(_)));
         // A stranger to a cluster has to change; of two strangers nobody knows which.
-        if let Some(FoundingEffect::Refuse(mismatch @ Mismatch::CacheProtocol { .. })) = effects.first()
+        if let Some(FoundingEffect::Refuse(mismatch)) = effects.first()
+            && mismatch.is_of_settings()
             && same_cluster
             && self.founding.record().is_none()
         {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::{debug, error, info};
 
-use super::{ControlTask, Done, Standing, VERSION, reply};
+use super::{ControlTask, Done, MemberLease, Standing, VERSION, reply};
 use crate::{
     codec::encode,
-    ids::NodeId,
-    machine::membership::Joiner,
+    ids::{NodeId, Tick},
+    machine::{cache::believed_ms, membership::Joiner},
     net::{CallError, Lane, Mesh, Protocol},
     node::{
         authority::Authority,
@@ -60,6 +60,7 @@ impl ControlTask {
         self.told_at = Instant::now();
         let (me, authority) = (self.me(), self.parts.authority.clone());
         let mesh = Arc::clone(&self.parts.mesh);
+        let sent = self.parts.clock.now();
         let (route, patience) = (self.parts.route.clone(), self.parts.settings.heartbeat * 2);
         self.work.spawn(async move {
             // A leader that is silent must not keep this node from telling the next one.
@@ -68,11 +69,16 @@ impl ControlTask {
                 () = route.other_leader_than(leader) => Err(CallError::Timeout(leader.node)),
                 () = tokio::time::sleep(patience) => Err(CallError::Timeout(leader.node)),
             };
-            Done::Told { leader, call: told, outcome }
+            Done::Told { leader, call: told, sent, outcome }
         });
     }
 
-    pub(super) fn answered(&mut self, leader: Leader, call: Told, outcome: Result<ControlReply, CallError>) {
+    pub(super) fn answered(
+        &mut self,
+        leader: Leader,
+        (call, sent): (Told, Tick),
+        outcome: Result<ControlReply, CallError>,
+    ) {
         match outcome {
             Ok(ControlReply::Joined(view)) => {
                 self.parts.route.install(*view);
@@ -81,11 +87,12 @@ impl ControlTask {
                 }
                 self.parts.standing.send_replace(Standing::Member);
             }
-            Ok(ControlReply::Alive { leader, view }) => {
+            Ok(ControlReply::Alive { leader, version, view }) => {
                 self.learn(leader);
                 if let Some(view) = view {
                     self.parts.route.install(*view);
                 }
+                self.extend_lease(sent, version);
             }
             Ok(ControlReply::JoinFirst) => self.joined_as = None,
             Ok(ControlReply::Refused(reason @ (Refused::Barred | Refused::OlderIncarnation | Refused::Full))) => {
@@ -112,6 +119,21 @@ impl ControlTask {
                 self.parts.route.doubt(leader);
             }
         }
+    }
+
+    /// The leader has renewed this node's lease as a member: from when the heartbeat was sent, and only as far as the
+    /// view is known that the leader knew.
+    fn extend_lease(&self, sent: Tick, version: u64) {
+        let installed = self.parts.route.view().version;
+        let Some(record) = self.founding.record().filter(|_| installed >= version) else { return };
+        let until = sent.plus_ms(believed_ms(record.cache.member_lease_ms));
+        self.parts.lease.send_if_modified(|lease| {
+            let is_longer = until > lease.until;
+            if is_longer {
+                *lease = MemberLease { until, view: version };
+            }
+            is_longer
+        });
     }
 
     fn forget_join(&mut self, call: Told) {

@@ -40,11 +40,11 @@ use super::{
 use crate::{
     clock::Clock,
     codec::decode,
-    ids::{ClusterId, Incarnation, JournalId, NodeId, Role},
+    ids::{ClusterId, Incarnation, JournalId, NodeId, Role, Tick},
     machine::{
         control::ControlState,
         founding::Founding,
-        membership::{ClusterRecord, Joiner, JournalSafety},
+        membership::{CacheTerms, ClusterRecord, Joiner, JournalSafety},
     },
     net::{CallError, Inbound, Mesh},
     raft::RaftNode,
@@ -92,6 +92,15 @@ pub(crate) enum Search {
     Nowhere,
 }
 
+/// The lease of this node as a member: what it does for others under a lease of its own, it does within this one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct MemberLease {
+    /// It is over then, on this node's clock.
+    pub(crate) until: Tick,
+    /// It counts only once the view of this version, which is installed, is heeded.
+    pub(crate) view: u64,
+}
+
 /// A queue node's journal, as far as the others have to know it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct OwnJournal {
@@ -105,6 +114,7 @@ pub(crate) struct ControlSettings {
     pub(crate) incarnation: Incarnation,
     pub(crate) cluster_name: String,
     pub(crate) cache_protocol: String,
+    pub(crate) cache: CacheTerms,
     pub(crate) queue_partitions: u32,
     pub(crate) roles: BTreeSet<Role>,
     pub(crate) expect: Option<usize>,
@@ -130,6 +140,7 @@ pub(crate) struct ControlParts {
     pub(crate) known_record: watch::Sender<Option<ClusterRecord>>,
     pub(crate) greeted: watch::Sender<Arc<BTreeMap<NodeId, Hello>>>,
     pub(crate) standing: watch::Sender<Standing>,
+    pub(crate) lease: watch::Sender<MemberLease>,
     /// Cancelled when this node has been asked to leave for good.
     pub(crate) asked_to_leave: CancellationToken,
     /// Cancelled when the node drains: it does not join again, but is heard of until it stops.
@@ -141,7 +152,7 @@ enum Done {
     Greeted(NodeId, Result<ControlReply, CallError>),
     Stored(Result<(), String>),
     Initialised(Result<(), String>),
-    Told { leader: Leader, call: Told, outcome: Result<ControlReply, CallError> },
+    Told { leader: Leader, call: Told, sent: Tick, outcome: Result<ControlReply, CallError> },
     Served,
 }
 
@@ -254,9 +265,9 @@ impl ControlTask {
                     error!(%reason, "could not initialise Raft");
                 }
             }
-            Done::Told { leader, call, outcome } => {
+            Done::Told { leader, call, sent, outcome } => {
                 self.telling = false;
-                self.answered(leader, call, outcome);
+                self.answered(leader, (call, sent), outcome);
             }
             Done::Served => self.served -= 1,
         }

@@ -196,14 +196,15 @@ impl LeaderTask {
 }
 
 /// Members and placement as the state has them, and who votes by this node's log; `None`: Raft has stopped.
-pub(super) fn view_of(raft: &RaftNode<ControlState>) -> Option<View> {
+pub(crate) fn view_of(raft: &RaftNode<ControlState>) -> Option<View> {
     let read = |state: &ControlState, _: u64| {
         let members = state.members();
         let barred = members.barred().keys().copied().collect();
-        (state.view_version(), members.members().clone(), barred, state.placement().partitions().clone())
+        let placement = (state.placement().partitions().clone(), state.slots().table().clone());
+        (state.view_version(), members.members().clone(), barred, placement)
     };
-    let (version, members, barred, partitions) = raft.with_state(read).ok()?;
+    let (version, members, barred, (partitions, slots)) = raft.with_state(read).ok()?;
     let RaftStatus { voters, learners, .. } = raft.status().borrow().clone();
     let (voters, learners) = (voters.into_iter().collect(), learners.into_iter().collect());
-    Some(View { version, members, barred, voters, learners, partitions })
+    Some(View { version, members, barred, voters, learners, partitions, slots })
 }

@@ -52,6 +52,7 @@ impl LeaderTask {
             self.seen.insert(*node, known.unwrap_or((member.liveness, now)));
         }
         self.placement.saw(now, &view);
+        self.slots.saw(now, &view);
     }
 
     pub(super) fn change_voters(&mut self, now: Tick) {

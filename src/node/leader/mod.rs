@@ -7,13 +7,14 @@
 //!
 //! Here is the task and its loop. [`handle`] is how others speak to it, [`office`] how it comes to lead
 //! and ceases to, [`effects`] what it does about what was applied, [`members`] how it judges members and
-//! voters, [`placement`] how it places the queues.
+//! voters, [`placement`] how it places the queues, [`slots`] how it places the slots of the cache.
 
 mod effects;
 mod handle;
 mod members;
 mod office;
 mod placement;
+mod slots;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,12 +31,13 @@ use tracing::{debug, info, warn};
 
 pub(crate) use self::{
     effects::session_expired,
-    handle::{LeaderHandle, LeaderState},
+    handle::{LeaderHandle, LeaderState, view_of},
 };
 use self::{
     handle::{Ask, Registration},
     office::{Office, Quorum},
     placement::PlacementDesk,
+    slots::SlotDesk,
 };
 use super::{
     lock_events::LockEvents,
@@ -91,6 +93,7 @@ enum Outcome {
     ViewRead(Option<Box<View>>),
     Forgot,
     Placed,
+    SlotsPlaced,
     Counted,
 }
 
@@ -140,6 +143,7 @@ struct LeaderTask {
     change_at: Tick,
     forgetting: bool,
     placement: PlacementDesk,
+    slots: SlotDesk,
     /// Whether an entry that says that time has passed is on its way.
     counting: bool,
     /// Up to when time was counted.
@@ -180,6 +184,7 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         change_at: Tick::default(),
         forgetting: false,
         placement: PlacementDesk::default(),
+        slots: SlotDesk::default(),
         counting: false,
         counted: Tick::default(),
         reading_view: false,
@@ -251,6 +256,7 @@ impl LeaderTask {
         self.change_voters(now);
         self.forget(now);
         self.place_queues(now);
+        self.place_slots(now);
         self.count_time(now, term);
     }
 
@@ -287,6 +293,7 @@ impl LeaderTask {
             }
             Outcome::Forgot => self.forgetting = false,
             Outcome::Placed => self.placement.proposed(),
+            Outcome::SlotsPlaced => self.slots.proposed(),
             Outcome::Counted => {
                 self.counting = false;
                 self.counted = self.parts.clock.now();

@@ -34,8 +34,9 @@ impl Serves for QueueService {
 fn cluster(plan: &RunPlan<Workload>) -> Site<QueueService> {
     machine::cluster(ClusterPlan {
         founders: plan.founders,
-        latecomers: Latecomers::QueueNodes,
+        latecomers: Latecomers::Workers,
         queues: Some(QueuePlan { partitions: 4, replicas: 2, keep_records: 40 }),
+        caches: None,
     })
 }
 

@@ -1,0 +1,188 @@
+//! What applications say to the cache and are told: the shapes behind HTTP, the command line and the library.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::{CacheKey, NodeId},
+    machine::cache::{LineState, Protocol, Version, WritePolicy},
+};
+
+/// A value that was read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Read {
+    /// Its version: the ETag.
+    pub version: Version,
+    /// The value, shared with the cache.
+    pub body: Bytes,
+    /// The state of the line at the cache that served it.
+    pub state: LineState,
+    /// Whether no message left the node that was called.
+    pub hit: bool,
+}
+
+/// On which condition a value is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Only {
+    /// On none.
+    #[default]
+    Always,
+    /// The key has this version (`If-Match`).
+    If(Version),
+    /// The key is absent (`If-None-Match: *`).
+    IfAbsent,
+}
+
+/// A value to store.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Put {
+    /// The value: at most `MAX_VALUE_BYTES`.
+    pub body: Bytes,
+    /// Absent again after so long: 1 to 31,536,000,000 ms.
+    pub ttl_ms: Option<u64>,
+    /// On which condition.
+    pub only: Only,
+}
+
+/// An integer that was added to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Counted {
+    /// What it is now.
+    pub value: i64,
+    /// As this version.
+    pub version: Version,
+}
+
+/// What is to be absent everywhere.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Which {
+    /// One key.
+    Key(CacheKey),
+    /// All keys that begin so.
+    Prefix(String),
+    /// All keys.
+    All,
+}
+
+/// What came of an invalidation.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Invalidated {
+    /// How many keys that had a line somewhere have none now: every copy is gone, or its lease is over.
+    pub invalidated: u64,
+    /// Nodes that did not answer.
+    pub unanswered: Vec<NodeId>,
+}
+
+/// What its home knows of a key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DirectoryView {
+    /// `I`, `S`, `E/M` or `O`.
+    pub state: String,
+    /// Who may write it.
+    pub owner: Option<NodeId>,
+    /// Who has a copy beside the owner.
+    pub sharers: Vec<NodeId>,
+}
+
+/// One node's line of a key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LineView {
+    /// The node.
+    pub peer: NodeId,
+    /// Its state.
+    pub state: LineState,
+    /// Of its value.
+    pub version: Version,
+    /// What remains of the session under which it is readable.
+    pub lease_ms: u64,
+    /// RFC 3339: from then on it is absent.
+    pub expires_at: Option<String>,
+}
+
+/// Where a key is: the body of `GET /v1/cache/{key}/state`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeyState {
+    /// The key.
+    pub key: CacheKey,
+    /// The node that is home to it; `None`: nobody now.
+    pub home: Option<NodeId>,
+    /// The newest version that the home knows.
+    pub version: Option<Version>,
+    /// What the home knows.
+    pub directory: DirectoryView,
+    /// The lines that there are.
+    pub lines: Vec<LineView>,
+}
+
+/// How many lines are in each state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names of the states")]
+pub struct LinesByState {
+    #[serde(rename = "M")]
+    pub modified: u64,
+    #[serde(rename = "O")]
+    pub owned: u64,
+    #[serde(rename = "E")]
+    pub exclusive: u64,
+    #[serde(rename = "S")]
+    pub shared: u64,
+}
+
+/// What became of a node's invalidations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct InvalidationCounts {
+    /// As a home: told to sharers.
+    pub sent: u64,
+    /// As a cache: heard, by gossip or unicast.
+    pub received: u64,
+    /// As a home: acknowledged by sharers.
+    pub acknowledged: u64,
+    /// As a home: said again by unicast.
+    pub repeated: u64,
+    /// As a home: ended by a lease instead of an acknowledgement.
+    pub expired: u64,
+}
+
+/// A cache node's figures since it started.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CacheNodeView {
+    /// The node.
+    pub peer: NodeId,
+    /// `CACHE_CAPACITY`.
+    pub capacity: u64,
+    /// Lines that it holds.
+    pub entries: u64,
+    /// Bytes of their values.
+    pub bytes: u64,
+    /// By state.
+    pub lines: LinesByState,
+    /// Reads that no message was needed for.
+    pub hits: u64,
+    /// Reads that needed one, by cause: `cold` (never here), `evicted`, `invalidated`, `expired`, `lease-lost`.
+    pub misses: BTreeMap<String, u64>,
+    /// Lines that had to make room.
+    pub evictions: u64,
+    /// Changes of state, as `S>M`.
+    pub transitions: BTreeMap<String, u64>,
+    /// Acknowledged values that are gone, because their owner died or lost its session.
+    pub dirty_lost: u64,
+    /// Invalidations.
+    pub invalidations: InvalidationCounts,
+    /// Messages sent, by kind.
+    pub messages: BTreeMap<String, u64>,
+}
+
+/// The cache of the cluster: the body of `GET /v1/cache`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CacheView {
+    /// `CACHE_PROTOCOL`.
+    pub protocol: Protocol,
+    /// `CACHE_WRITE_POLICY`.
+    pub write_policy: WritePolicy,
+    /// The cache nodes that answered.
+    pub nodes: Vec<CacheNodeView>,
+    /// Those that did not.
+    pub unanswered: Vec<NodeId>,
+}

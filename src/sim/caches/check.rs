@@ -1,0 +1,211 @@
+//! No read is older than what was acknowledged before it was asked, and all operations on a key have one order.
+//!
+//! A value may be gone at any time, for the reasons that the cache's protocol names, and come back where nobody could be
+//! asked for it: a miss says nothing here. What remains is an atomic register whose writes all differ, for which the test
+//! of Gibbons and Korach ("Testing Shared Memories", SIAM J. Comput. 26(4), 1997, theorem 4.1) is exact: each value has a
+//! *zone*, from the first end to the last beginning of the operations that wrote or read it. It is *forward* where these
+//! are in this order, and then nothing else was there between; else *backward*. No two forward zones overlap, and no
+//! backward zone lies within a forward one. A delete is a write of something that nobody reads.
+
+use std::collections::BTreeMap;
+
+use super::api::{Answer, Ask, Record};
+use crate::{
+    ids::CacheKey,
+    node::caches::Version,
+    sim::{history::Moment, violation::Violation},
+};
+
+/// What was written: a value, or nothing, by one delete.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Written {
+    Value(u64),
+    Nothing(usize),
+}
+
+/// The operations on one value.
+#[derive(Clone, Debug)]
+struct Zone {
+    /// When it was begun to be written; `None`: nobody did.
+    asked: Option<Moment>,
+    first_end: Option<Moment>,
+    last_begin: Moment,
+}
+
+impl Zone {
+    fn note(zones: &mut BTreeMap<Written, Self>, what: Written, begin: Moment, end: Option<Moment>, writes: Writes) {
+        let zone = zones.entry(what).or_insert(Self { asked: None, first_end: None, last_begin: begin });
+        zone.last_begin = zone.last_begin.max(begin);
+        zone.first_end = zone.first_end.into_iter().chain(end).min();
+        if writes == Writes::Yes {
+            zone.asked = Some(begin);
+        }
+    }
+
+    /// Nothing else was there from then until then.
+    fn forward(&self) -> Option<(Moment, Moment)> {
+        self.first_end.filter(|end| *end < self.last_begin).map(|end| (end, self.last_begin))
+    }
+
+    /// Why it cannot be with the other one.
+    fn contradicts(&self, other: &Self) -> bool {
+        let Some((from, until)) = self.forward() else { return false };
+        match other.forward() {
+            Some((other_from, other_until)) => from < other_until && other_from < until,
+            None => from < other.last_begin && other.first_end.is_some_and(|end| end < until),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    Yes,
+    No,
+}
+
+/// What is wrong with a history.
+pub(super) fn check(history: &[Record]) -> Vec<Violation> {
+    let mut keys: BTreeMap<&CacheKey, Vec<&Record>> = BTreeMap::new();
+    for record in history {
+        keys.entry(record.ask.key()).or_default().push(record);
+    }
+    keys.values().flat_map(|records| check_key(records)).collect()
+}
+
+fn check_key(records: &[&Record]) -> Vec<Violation> {
+    let mut zones = BTreeMap::new();
+    for (number, record) in records.iter().enumerate() {
+        let (begin, end) = (record.invoked, record.returned);
+        match (&record.ask, &record.answer) {
+            (Ask::Get(_), Answer::Read(n, _)) => Zone::note(&mut zones, Written::Value(*n), begin, end, Writes::No),
+            (Ask::Put(_, n) | Ask::Swap(_, n, _), Answer::Stored(_) | Answer::Unknown) => {
+                Zone::note(&mut zones, Written::Value(*n), begin, end, Writes::Yes);
+            }
+            (Ask::Delete(_), Answer::Deleted) => {
+                Zone::note(&mut zones, Written::Nothing(number), begin, end, Writes::Yes);
+            }
+            _ => {}
+        }
+    }
+    let mut wrong: Vec<Violation> = zones
+        .iter()
+        .filter(|(_, zone)| zone.asked.is_none_or(|asked| zone.first_end.is_some_and(|end| end < asked)))
+        .map(|(what, _)| Violation::Invented(tell(records, &[*what])))
+        .collect();
+    let all: Vec<_> = zones.iter().collect();
+    for (what, zone) in all.iter().filter(|(_, zone)| zone.forward().is_some()) {
+        let other = all.iter().find(|(other, against)| other != what && zone.contradicts(against));
+        if let Some((other, _)) = other {
+            wrong.push(Violation::NotLinearizable(tell(records, &[**what, **other])));
+        }
+    }
+    wrong.extend(stale(records));
+    wrong
+}
+
+/// Versions grow: none that was asked for later is below, or the same as, what was acknowledged before.
+fn stale(records: &[&Record]) -> Vec<Violation> {
+    let known = |record: &&&Record| match record.answer {
+        Answer::Stored(version) | Answer::Read(_, version) => Some((record.returned?, version)),
+        _ => None,
+    };
+    let mut known: Vec<(Moment, Version)> = records.iter().filter_map(|record| known(&record)).collect();
+    known.sort_unstable();
+    let mut highest = Version::default();
+    for (_, version) in &mut known {
+        highest = highest.max(*version);
+        *version = highest;
+    }
+    let mut wrong = Vec::new();
+    for record in records {
+        let before = known.partition_point(|(returned, _)| *returned < record.invoked);
+        let Some((_, least)) = before.checked_sub(1).map(|last| known[last]) else { continue };
+        let is_older = match record.answer {
+            Answer::Read(_, version) => version < least,
+            Answer::Stored(version) => version <= least,
+            _ => false,
+        };
+        if is_older {
+            let at = record.invoked;
+            let near = records.iter().filter(|other| other.invoked <= at).rev().take(24).collect::<Vec<_>>();
+            let lines = near.iter().rev().map(|record| format!("\n    {}", record.tell())).collect::<String>();
+            wrong.push(Violation::Order(format!("{} is below {least:?}, after{lines}", record.tell())));
+        }
+    }
+    wrong
+}
+
+/// What was asked and told of these, and of all that was written meanwhile.
+fn tell(records: &[&Record], what: &[Written]) -> String {
+    let is_it = |(number, record): &(usize, &&Record)| {
+        let written = match (&record.ask, &record.answer) {
+            (Ask::Put(_, n) | Ask::Swap(_, n, _), _) | (Ask::Get(_), Answer::Read(n, _)) => Written::Value(*n),
+            _ => Written::Nothing(*number),
+        };
+        what.contains(&written)
+    };
+    let lines = records.iter().enumerate().filter(is_it).map(|(_, record)| format!("\n    {}", record.tell()));
+    format!("of {}:{}", records[0].ask.key(), lines.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Epoch;
+
+    fn key() -> CacheKey {
+        CacheKey::new("k").unwrap()
+    }
+
+    fn version(seq: u64) -> Version {
+        Version { epoch: Epoch(1), seq, n: 0 }
+    }
+
+    fn record(ask: Ask, from: u64, until: u64, answer: Answer) -> Record {
+        let moment = |ms| Moment { ms, order: ms };
+        let returned = (answer != Answer::Unknown).then(|| moment(until));
+        Record { client: 0, ask, invoked: moment(from), returned, answer, unanswered: 0, lease_until_ms: None }
+    }
+
+    fn put(n: u64, from: u64, until: u64) -> Record {
+        record(Ask::Put(key(), n), from, until, Answer::Stored(version(n)))
+    }
+
+    fn get(n: u64, from: u64, until: u64) -> Record {
+        record(Ask::Get(key()), from, until, Answer::Read(n, version(n)))
+    }
+
+    #[test]
+    fn what_was_written_last_may_be_read_and_what_is_written_meanwhile_too() {
+        assert_eq!(check(&[put(1, 0, 5), get(1, 6, 7), put(2, 8, 20), get(1, 9, 10), get(2, 11, 12)]), vec![]);
+        let miss = record(Ask::Get(key()), 6, 7, Answer::Miss);
+        assert_eq!(check(&[put(1, 0, 5), miss, get(1, 8, 9)]), vec![], "a miss says nothing");
+    }
+
+    #[test]
+    fn a_read_that_is_older_than_what_was_acknowledged_or_read_is_noticed() {
+        let old = check(&[put(1, 0, 5), put(2, 6, 8), get(1, 9, 10)]);
+        assert!(old.iter().any(|wrong| matches!(wrong, Violation::NotLinearizable(_))), "{old:?}");
+        assert!(old.iter().any(|wrong| matches!(wrong, Violation::Order(_))), "{old:?}");
+        let back = check(&[put(1, 0, 5), put(2, 6, 30), get(2, 9, 10), get(1, 11, 12)]);
+        assert!(!back.is_empty(), "it was newer before");
+    }
+
+    #[test]
+    fn a_write_of_unknown_outcome_may_come_later_and_only_once() {
+        let unknown = |n, from| record(Ask::Put(key(), n), from, 0, Answer::Unknown);
+        let versions = |n, v, from, until| record(Ask::Get(key()), from, until, Answer::Read(n, version(v)));
+        assert_eq!(check(&[unknown(1, 0), put(2, 6, 8), get(2, 9, 10), versions(1, 3, 11, 12)]), vec![]);
+        let twice = check(&[unknown(1, 0), versions(1, 1, 2, 3), put(2, 6, 8), versions(1, 3, 11, 12)]);
+        assert!(matches!(&twice[..], [Violation::NotLinearizable(_), ..]), "{twice:?}");
+    }
+
+    #[test]
+    fn what_was_deleted_does_not_come_back_and_nothing_is_invented() {
+        let delete = |from, until| record(Ask::Delete(key()), from, until, Answer::Deleted);
+        let back = check(&[put(1, 0, 5), delete(6, 8), get(1, 9, 10)]);
+        assert!(matches!(&back[..], [Violation::NotLinearizable(_)]), "{back:?}");
+        assert_eq!(check(&[put(1, 0, 5), get(1, 7, 9), delete(6, 8)]), vec![]);
+        assert!(matches!(&check(&[get(7, 0, 1)])[..], [Violation::Invented(_)]));
+    }
+}
