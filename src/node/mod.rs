@@ -12,6 +12,7 @@
 //! sockets, files) is brought together in [`start`]; the simulation brings its own.
 
 mod authority;
+pub mod caches;
 pub(crate) mod control;
 mod dispatch;
 mod drain;
@@ -60,6 +61,7 @@ use crate::{
         membership::{Liveness, MemberChange},
     },
     node::{
+        caches::Caches,
         locks::{IdempotencyKey, Locks},
         queues::{Queue, Queues},
         running::Running,
@@ -150,6 +152,11 @@ impl Node {
     /// The queue service.
     pub fn queues(&self) -> Queues {
         self.running.queues.clone()
+    }
+
+    /// The cache service.
+    pub fn caches(&self) -> Caches {
+        self.running.caches.clone()
     }
 
     /// One queue.

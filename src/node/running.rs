@@ -16,6 +16,7 @@ use tracing::error;
 use super::{
     Departure, Drained,
     authority::Authority,
+    caches::Caches,
     control::{self, ControlParts, ControlSettings, Standing},
     dispatch::{self, Dispatch, Server},
     events::{self, Events},
@@ -121,6 +122,7 @@ pub(crate) struct Running {
     pub(crate) settings: ControlSettings,
     pub(crate) locks: Locks,
     pub(crate) queues: Queues,
+    pub(crate) caches: Caches,
     pub(crate) gateway: Gateway,
     pub(crate) observer: Observer,
     pub(crate) events: Events,
@@ -231,6 +233,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
     tasks.spawn("operations", dispatch::serve(asked, server, bounds.clone(), stop.clone(), answered));
 
     let (asked_to_leave, draining) = (CancellationToken::new(), CancellationToken::new());
+    let caches = Caches;
     let observer = Observer {
         fixed: Arc::new(Fixed {
             cluster_name: parts.control.cluster_name.clone(),
@@ -341,6 +344,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         settings: parts.control,
         locks: Locks::new(gateway.clone(), parts.clock, parts.lock_delay_ms),
         queues,
+        caches,
         gateway,
         observer,
         events,
