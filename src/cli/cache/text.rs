@@ -220,7 +220,10 @@ mod tests {
         };
         let said = stats(&cache);
         assert!(said.contains("hit rate       75.0% of 80 reads\n"), "{said}");
-        assert!(said.contains("misses         cold 20\n") && said.contains("lines          M 2 O 0 E 0 S 4\n"), "{said}");
+        assert!(
+            said.contains("misses         cold 20\n") && said.contains("lines          M 2 O 0 E 0 S 4\n"),
+            "{said}"
+        );
         assert!(said.contains("messages       get-s 22\n") && !said.contains("silent"), "{said}");
         cache.nodes.clear();
         cache.unanswered = vec![node(3)];
