@@ -111,6 +111,22 @@ impl Call {
 
 /// The cache, through a node elsewhere. Cheap to clone. Nothing is repeated by itself: a store or an increment whose
 /// outcome is unknown may have been done.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use syncmesh::{Client, client::{StoreIf, StoreOptions}, ids::CacheKey};
+///
+/// let (cache, key) = (Client::new("http://127.0.0.1:8080", None)?.cache(), CacheKey::new("user/7")?);
+/// let hour = StoreOptions { ttl: Some(Duration::from_secs(3600)), only: StoreIf::Absent };
+/// cache.put(&key, "Ada", &hour).await?;
+/// if let Some(read) = cache.get(&key).await? {
+///     let same = StoreOptions { only: StoreIf::Version(read.version), ..StoreOptions::default() };
+///     cache.put(&key, "Ada Lovelace", &same).await?; // version-mismatch if somebody wrote meanwhile
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RemoteCache {
     client: Client,

@@ -73,7 +73,7 @@ pub(super) struct Put {
     /// Absent again after so long, 1ms to 365d [default: never by itself].
     #[arg(long, value_name = "DURATION", value_parser = suffixed_duration)]
     ttl: Option<Duration>,
-    /// Store it only if the key has this version, as get and put print it.
+    /// Store it only if the key has this version, as put prints it, and get with --output json.
     #[arg(long, value_name = "VERSION", value_parser = version, conflicts_with = "if_absent")]
     if_version: Option<String>,
     /// Store it only if the key is absent.
@@ -111,7 +111,7 @@ fn version(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
     match !bare.is_empty() && bare.chars().all(|c| c.is_ascii_graphic() && c != '"') {
         true => Ok(bare.to_owned()),
-        false => Err("expected a version that get or put has printed".to_owned()),
+        false => Err("expected a version as put prints it, and get with --output json".to_owned()),
     }
 }
 
