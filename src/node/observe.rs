@@ -41,7 +41,7 @@ use crate::{
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long for the figures of the caches: each is waited for, a node that is silent too.
-const CACHES_PATIENCE: Duration = Duration::from_secs(2);
+const CACHES_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What never changes while a node runs.
 #[derive(Clone, Debug)]
