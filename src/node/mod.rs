@@ -27,6 +27,7 @@ mod limits;
 mod lock_events;
 pub mod locks;
 mod observe;
+mod observe_caches;
 mod observe_queues;
 mod parking;
 mod probe;
@@ -183,7 +184,7 @@ impl Node {
 
     /// What this node says of itself.
     pub async fn info(&self) -> NodeInfo {
-        self.running.observer.info()
+        self.running.observer.info().await
     }
 
     /// What this node knows of the cluster, from the leader where one can be reached.
@@ -316,8 +317,8 @@ impl Node {
     }
 
     /// All metrics in the Prometheus text format (OpenMetrics).
-    pub fn metrics_text(&self) -> String {
-        self.running.metrics_text()
+    pub async fn metrics_text(&self) -> String {
+        self.running.metrics_text().await
     }
 
     /// The handles to this node's metrics.
