@@ -1,4 +1,5 @@
-//! What the queue machine costs by itself: operations a second, and memory for each message.
+//! What the queue machine costs by itself: operations a second, memory for each message, and how long a checkpoint keeps
+//! it from its work.
 //!
 //! `cargo bench --bench queue_machine`. The memory is what the kernel counts for this process (Linux
 //! only), before and after a million messages of 256 bytes lie in a queue.
@@ -8,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fs,
     hint::black_box,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -15,13 +17,15 @@ use bytes::Bytes;
 use syncmesh::{
     ids::{Epoch, MessageId, PartitionId, QueueName, Tick},
     machine::{
-        queue::{Batch, NewMessage, Op, OpAnswer, Queues},
+        queue::{Batch, Loader, MAX_IDS_REMEMBERED, NewMessage, Op, OpAnswer, Queues},
         replication::Position,
     },
 };
 
 const MESSAGES: u64 = 1_000_000;
 const BODY: usize = 256;
+/// Messages of a record, where a checkpoint is looked at.
+const RECORD: u64 = 256;
 const HERE: PartitionId = PartitionId(0);
 
 /// One record of one operation.
@@ -33,11 +37,15 @@ fn apply(queues: &mut Queues, seq: u64, at: u64, op: Op) -> OpAnswer {
     answer
 }
 
-/// As it comes out of a record: id, body and all are its own.
 fn message(n: u64) -> NewMessage {
+    message_of(n, BODY)
+}
+
+/// As it comes out of a record: id, body and all are its own.
+fn message_of(n: u64, body: usize) -> NewMessage {
     NewMessage {
         id: MessageId::new(format!("{n:036}")).expect("digits"),
-        body: Bytes::from(vec![7; BODY]),
+        body: Bytes::from(vec![7; body]),
         content_type: None,
         attributes: BTreeMap::new(),
         delay_ms: 0,
@@ -96,8 +104,16 @@ fn round_trips(standing: u64, by: u64) {
 }
 
 fn memory() {
-    let before = resident_bytes();
     let queue = QueueName::new("orders").expect("a name");
+    let before = resident_bytes();
+    let mut remembered = Course { queues: Queues::new(HERE), seq: 0, next: 0 };
+    for _ in 0..MAX_IDS_REMEMBERED as u64 / RECORD {
+        remembered.publish(&queue, BODY);
+        remembered.consume(&queue);
+    }
+    let after = resident_bytes();
+    println!("{} ids of 36 that are remembered: {} bytes each", remembered.next, (after - before) / remembered.next);
+    let before = after;
     let mut queues = Queues::new(HERE);
     for n in 0..MESSAGES {
         apply(&mut queues, n, 1_000_000 + n / 60, Op::Publish { queue: queue.clone(), messages: vec![message(n)] });
@@ -111,11 +127,90 @@ fn memory() {
     let begun = Instant::now();
     let loaded = Queues::load(HERE, &saved).expect("what was saved");
     println!("loaded in {:?}", begun.elapsed());
+    black_box((loaded, remembered.queues));
+}
+
+/// The queues, and where their log and their messages have got to.
+struct Course {
+    queues: Queues,
+    seq: u64,
+    next: u64,
+}
+
+impl Course {
+    fn apply(&mut self, op: Op) -> (OpAnswer, Duration) {
+        self.seq += 1;
+        let begun = Instant::now();
+        let answer = apply(&mut self.queues, self.seq, 1_000_000, op);
+        (answer, begun.elapsed())
+    }
+
+    fn publish(&mut self, queue: &QueueName, body: usize) -> Duration {
+        let messages = (self.next..self.next + RECORD).map(|n| message_of(n, body)).collect();
+        self.next += RECORD;
+        self.apply(Op::Publish { queue: queue.clone(), messages }).1
+    }
+
+    /// Leases and acknowledges as many; the longer of both.
+    fn consume(&mut self, queue: &QueueName) -> Duration {
+        let lease = Op::Lease { queue: queue.clone(), max: RECORD as u32, visibility_ms: None };
+        let (OpAnswer::Leased(deliveries), leased) = self.apply(lease) else { panic!("no lease") };
+        let receipts = deliveries.iter().filter_map(|delivery| delivery.receipt).collect();
+        leased.max(self.apply(Op::Ack { queue: queue.clone(), receipts }).1)
+    }
+}
+
+/// Three queues remember as many ids as they may, in a fourth a million messages wait: how long it takes to begin a
+/// checkpoint, and the longest record that is applied while it is made by another thread.
+fn checkpoint() {
+    let [busy @ .., backlog] = ["a", "b", "c", "backlog"].map(|name| QueueName::new(name).expect("a name"));
+    let mut course = Course { queues: Queues::new(HERE), seq: 0, next: 0 };
+    for queue in &busy {
+        for _ in 0..MAX_IDS_REMEMBERED as u64 / RECORD {
+            course.publish(queue, BODY);
+            course.consume(queue);
+        }
+    }
+    for _ in 0..MESSAGES / RECORD {
+        course.publish(&backlog, 1_000);
+    }
+    for round in 0..2 {
+        let begun = Instant::now();
+        let snapshot = course.queues.snapshot();
+        let began = begun.elapsed();
+        let making = thread::spawn(move || snapshot.pieces().map(|piece| piece.len()).sum::<usize>());
+        let (mut longest, mut records) = (Duration::ZERO, 0u64);
+        while !making.is_finished() {
+            for queue in busy.iter().chain([&backlog]) {
+                longest = longest.max(course.publish(queue, BODY)).max(course.consume(queue));
+                records += 3;
+            }
+        }
+        let (took, bytes) = (begun.elapsed(), making.join().expect("no panic"));
+        println!(
+            "checkpoint {round} of 4 million ids and a million messages of 1,000 bytes: begun in {began:?}, {bytes} bytes in \
+             {took:?}, {records} records of {RECORD} messages meanwhile, the longest in {longest:?}"
+        );
+    }
+    let saved = course.queues.save();
+    let (mut loader, mut longest, begun) = (Loader::new(HERE, saved), Duration::ZERO, Instant::now());
+    loop {
+        let step = Instant::now();
+        let more = loader.step().expect("what was saved");
+        longest = longest.max(step.elapsed());
+        if !more {
+            break;
+        }
+    }
+    let last = Instant::now();
+    let loaded = loader.finish().expect("what was saved");
+    println!("loaded in {:?}, the longest step in {longest:?}, the last in {:?}", begun.elapsed(), last.elapsed());
     black_box(loaded);
 }
 
 fn main() {
     memory();
+    checkpoint();
     for (standing, by) in [(0, 1), (0, 100), (500_000, 1), (500_000, 100)] {
         round_trips(standing, by);
     }

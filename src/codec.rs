@@ -29,9 +29,12 @@ impl From<Unreadable> for io::Error {
 
 /// Encodes a value. The types of this crate that travel have no case that cannot be encoded.
 pub fn encode<T: Serialize>(value: &T) -> Bytes {
-    let bytes = cbor4ii::serde::to_vec(Vec::with_capacity(128), value)
-        .expect("derived encodings of plain data into memory do not fail");
-    Bytes::from(bytes)
+    append(Vec::with_capacity(128), value).into()
+}
+
+/// Encodes a value after these bytes.
+pub fn append<T: Serialize>(bytes: Vec<u8>, value: &T) -> Vec<u8> {
+    cbor4ii::serde::to_vec(bytes, value).expect("derived encodings of plain data into memory do not fail")
 }
 
 /// How many bytes [`encode`] makes of a value, without making them.

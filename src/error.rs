@@ -166,7 +166,8 @@ pub struct Details {
     /// published again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<MessageId>,
-    /// `version-mismatch`: the version that the key has; none where it is absent.
+    /// `version-mismatch`: the version that the key has, as a text; `None` where it is absent, which a problem document
+    /// says as null.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
@@ -200,6 +201,13 @@ impl Error {
     pub fn unavailable(outcome: Outcome, detail: impl Into<String>) -> Self {
         let mut error = Self::new(ErrorCode::Unavailable, detail);
         error.details.outcome = Some(outcome);
+        error
+    }
+
+    /// `version-mismatch`: the key has this version, or is absent, and nothing was changed.
+    pub fn version_mismatch(version: Option<String>, detail: impl Into<String>) -> Self {
+        let mut error = Self::new(ErrorCode::VersionMismatch, detail);
+        error.details.version = version;
         error
     }
 

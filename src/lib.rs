@@ -1,7 +1,7 @@
 //! Syncmesh: distributed locks, queues and a coherent cache in one peer-to-peer program.
 //!
-//! The crate is the node: [`Node::start`] makes the application itself a peer, and [`Node::locks`]
-//! gives it the lock service. [`Client`] speaks the HTTP API to a node elsewhere. The binary
+//! The crate is the node: [`Node::start`] makes the application itself a peer, and [`Node::locks`],
+//! [`Node::queues`] and [`Node::caches`] give it the services. [`Client`] speaks the HTTP API to a node elsewhere. The binary
 //! `syncmesh` is [`cli`] around both.
 //!
 //! # A lock

@@ -17,9 +17,7 @@ pub enum Mutant {
     VotesForgottenOnRestart,
     /// A primary of queues takes for committed what it holds itself, whatever the others hold.
     CommittedByPrimaryAlone,
-    /// A replica of queues takes what a primary of an older epoch sends.
-    OlderEpochsTaken,
-    /// A primary of queues goes on without a silent copy before it is known that this one is out of the in-sync set.
+    /// A primary of queues goes on without a silent copy before it is confirmed that this one counts no more.
     ShrinkCountsFromProposal,
     /// An ack is answered before it is committed.
     AckedBeforeCommit,

@@ -4,6 +4,8 @@
 //! nothing of what is counted but the names. Every label is a word from the code, a status or a mode, so
 //! the number of series is bounded; never a name that a client chose.
 
+mod caches;
+
 use std::{
     fmt,
     io::{self, IsTerminal},
@@ -23,6 +25,7 @@ use prometheus_client::{
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
+pub use self::caches::{CacheFigures, CacheMetrics};
 use crate::config::LogFormat;
 
 /// What talks too much at `info`: added where RUST_LOG is unset or a bare level. A list of directives
@@ -142,6 +145,7 @@ pub struct Metrics {
     bounds: Bounds,
     locks: LockMetrics,
     queues: QueueMetrics,
+    caches: CacheMetrics,
 }
 
 impl Default for Metrics {
@@ -167,8 +171,9 @@ impl Metrics {
         registry.register("bound_hits", "How often a bound refused or delayed work", bounds.0.clone());
         let locks = LockMetrics::registered(&mut registry);
         let queues = QueueMetrics::registered(&mut registry);
+        let caches = CacheMetrics::registered(&mut registry);
         let registries = Arc::new(Mutex::new(vec![registry]));
-        Self { registries, http_requests, http_seconds, bounds, locks, queues }
+        Self { registries, http_requests, http_seconds, bounds, locks, queues, caches }
     }
 
     /// Takes in what others count themselves, such as libp2p, under names of their own.
@@ -207,6 +212,11 @@ impl Metrics {
     /// What is counted about queues.
     pub fn queues(&self) -> &QueueMetrics {
         &self.queues
+    }
+
+    /// What is counted about the cache.
+    pub fn caches(&self) -> &CacheMetrics {
+        &self.caches
     }
 }
 

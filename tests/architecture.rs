@@ -48,16 +48,18 @@ const ARROWS: &[Arrow] = &[
     Arrow { from: "node", leaves: Leaves::All, to: &["machine", "net", "raft", "store"] },
     Arrow { from: "sim", leaves: Leaves::All, to: &["machine", "net", "raft", "store", "node"] },
     // The views of a lock are the machine's own data; the rest of what is shown is in node::status.
-    Arrow { from: "api", leaves: Leaves::All, to: &["node", "machine::lock", "machine::queue"] },
+    Arrow { from: "api", leaves: Leaves::All, to: &["node", "machine::lock", "machine::queue", "machine::cache"] },
     // The client reads the bodies and problems that the API writes.
     Arrow {
         from: "client",
         leaves: Leaves::All,
         to: &[
             "api::bodies",
+            "api::cache_bodies",
             "api::problem",
             "api::queue_bodies",
             "machine::lock",
+            "node::caches",
             "node::locks",
             "node::queues",
             "node::status",

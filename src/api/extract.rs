@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorCode, Outcome},
-    ids::{LockName, NodeId, QueueName, SessionId},
+    ids::{CacheKey, LockName, NodeId, QueueName, SessionId},
     node::{
         ResumeFrom,
         locks::{IdempotencyKey, PageRequest},
@@ -84,6 +84,12 @@ path_extractor!(
     /// `{q}` in a path.
     QueuePath(QueueName),
     "q"
+);
+
+path_extractor!(
+    /// `{key}` in a path.
+    CachePath(CacheKey),
+    "key"
 );
 
 /// `{peer}` in a path, `any` standing for `None`.
@@ -247,7 +253,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Err
     Ok(Some(String::from_utf8_lossy(bytes).into_owned()))
 }
 
-/// Bytes of the bodies of messages that are under way, of all connections together: what a request of many
+/// Bytes of the bodies of messages and values that are under way, of all connections together: what a request of many
 /// bytes takes is counted, until it is answered.
 #[derive(Clone, Debug)]
 pub(super) struct BodyRoom {
@@ -269,7 +275,7 @@ impl BodyRoom {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let more = Arc::clone(&self.left_kib).try_acquire_many_owned(kib).map_err(|_| {
             let detail =
-                "this node is taking as many bytes of messages as it can at a time: try again, or ask another node";
+                "this node is taking as many bytes of messages and values as it can at a time: try again, or ask another node";
             Error::unavailable(Outcome::NotApplied, detail)
         })?;
         match &mut taken.0 {

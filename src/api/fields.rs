@@ -94,6 +94,12 @@ impl Fields {
         value.as_u64().map(Some).ok_or_else(|| self.mismatch(name, "an integer that is not negative or huge", &value))
     }
 
+    /// An integer of a JSON body, of 64 bits with a sign.
+    pub(super) fn signed(&mut self, name: &str) -> Result<Option<i64>, Error> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        value.as_i64().map(Some).ok_or_else(|| self.mismatch(name, "an integer of 64 bits with a sign", &value))
+    }
+
     /// An integer of a query string, 0 or more.
     pub(super) fn query_integer(&mut self, name: &str) -> Result<Option<u64>, Error> {
         let Some(value) = self.take(name) else { return Ok(None) };
@@ -295,6 +301,17 @@ mod tests {
         }
         assert_eq!(json(r#"{"ttl_ms":5}"#).integer("ttl_ms").unwrap(), Some(5));
         assert_eq!(json(r#"{"ttl_ms":null}"#).integer("ttl_ms").unwrap(), None);
+    }
+
+    #[test]
+    fn integers_with_a_sign_have_64_bits() {
+        for (text, number) in [("-9223372036854775808", i64::MIN), ("9223372036854775807", i64::MAX), ("0", 0)] {
+            assert_eq!(json(&format!(r#"{{"by":{text}}}"#)).signed("by").unwrap(), Some(number));
+        }
+        for bad in ["9223372036854775808", "-9223372036854775809", "1.0", "\"1\"", "1e3"] {
+            assert_eq!(field(json(&format!(r#"{{"by":{bad}}}"#)).signed("by")), "by", "{bad}");
+        }
+        assert_eq!(json("{}").signed("by").unwrap(), None);
     }
 
     #[test]

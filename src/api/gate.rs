@@ -99,20 +99,25 @@ fn same_secret(given: &[u8], secret: &[u8]) -> bool {
 pub(super) async fn unknown_route(uri: Uri) -> Problem {
     let path = quote(uri.path());
     let path = path.as_str();
-    let named =
-        [("/v1/locks/", "name"), ("/v1/sessions/", "name"), ("/v1/queues/", "q"), ("/v1/cluster/members/", "name")];
+    let named = [
+        ("/v1/locks/", "name"),
+        ("/v1/sessions/", "name"),
+        ("/v1/queues/", "q"),
+        ("/v1/cache/", "key"),
+        ("/v1/cluster/members/", "name"),
+    ];
     let named = named.into_iter().find(|(prefix, _)| path.starts_with(prefix));
     if let Some((_, field)) = named
-        && (path.contains("//") || ["/v1/locks/", "/v1/queues/"].contains(&path))
+        && (path.contains("//") || ["/v1/locks/", "/v1/queues/", "/v1/cache/"].contains(&path))
     {
         return Error::bad_request(field, "the name is empty: expected 1 to 512 bytes").into();
     }
     let hint = match path {
         "/" => "this version has no dashboard; /openapi.json describes the API".to_owned(),
-        _ if path.starts_with("/v1/locks/") || path.starts_with("/v1/queues/") => {
+        _ if ["/v1/locks/", "/v1/queues/", "/v1/cache/"].iter().any(|p| path.starts_with(p)) => {
             format!("nothing is served at {path}; write a '/' in a name as %2F")
         }
-        _ if ["/v1/cache", "/v1/cluster/snapshot"].iter().any(|p| path.starts_with(p)) => {
+        _ if path.starts_with("/v1/cluster/snapshot") => {
             format!("this version does not serve {path}; /openapi.json lists what it serves")
         }
         _ => format!("nothing is served at {path}; /openapi.json lists what is"),

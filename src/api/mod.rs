@@ -6,6 +6,9 @@
 //! here: ranges, sessions and quorums are the services' to judge.
 
 pub mod bodies;
+pub mod cache_bodies;
+mod cache_requests;
+mod caches;
 mod cluster;
 mod connection;
 mod extract;
@@ -47,7 +50,7 @@ pub const MAX_JSON_BYTES: usize = 256 * 1024;
 /// Most connections at a time. A lock wait occupies one for as long as it lasts.
 pub const MAX_CONNECTIONS: usize = 8192;
 
-/// Most bytes of messages that are being published at a time, unless four batches take more.
+/// Most bytes of messages and values that are being stored at a time, unless four batches take more.
 pub const MAX_BODIES_BYTES: usize = 256 * 1024 * 1024;
 
 /// How the API is served.
@@ -57,7 +60,7 @@ pub struct ApiSettings {
     pub token: Option<Secret>,
     /// Most bytes of a JSON body.
     pub max_json_bytes: usize,
-    /// Most bytes of the body of one message.
+    /// Most bytes of the body of one message, and of a value of the cache.
     pub max_value_bytes: usize,
     /// Most bytes of the request that publishes a batch.
     pub max_batch_bytes: usize,
@@ -91,7 +94,7 @@ struct ApiState {
     max_json_bytes: usize,
     max_value_bytes: usize,
     max_batch_bytes: usize,
-    /// For the bodies of messages that are under way.
+    /// For the bodies of messages and values that are under way.
     room: extract::BodyRoom,
     metrics: Metrics,
     templates: Arc<extract::RouteTemplates>,
@@ -112,6 +115,7 @@ fn described_routes() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
     let (routes, mut document) = OpenApiRouter::with_openapi(openapi::head())
         .merge(locks::routes())
         .merge(queues::routes())
+        .merge(caches::routes())
         .merge(cluster::routes())
         .merge(process::routes())
         .split_for_parts();

@@ -30,6 +30,7 @@ const BEARER: &str = "bearer";
     tags(
         (name = "locks", description = "Sessions and locks"),
         (name = "queues", description = "Queues and their messages, delivered at least once"),
+        (name = "cache", description = "Values that all cache nodes agree on: MESI, MOSI or MOESI"),
         (name = "cluster", description = "The node, the cluster and its members"),
         (name = "process", description = "Served without a token")
     ),
@@ -59,8 +60,9 @@ pub(super) fn add_idempotency_key(document: &mut utoipa::openapi::OpenApi) {
         .description(Some("A repeat within 10 minutes, at whichever node, gets the first answer and changes nothing."))
         .schema(Some(ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255))))
         .build();
-    // A message has an id of its own, and what else changes a queue can be repeated.
-    let named = document.paths.paths.iter_mut().filter(|(path, _)| !path.starts_with("/v1/queues"));
+    // A message has an id of its own, and what else changes a queue or the cache can be repeated, or is conditional.
+    let takes_one = |path: &str| !["/v1/queues", "/v1/cache"].iter().any(|prefix| path.starts_with(prefix));
+    let named = document.paths.paths.iter_mut().filter(|(path, _)| takes_one(path));
     for (_, item) in named {
         for operation in [&mut item.post, &mut item.put, &mut item.delete].into_iter().flatten() {
             operation.parameters.get_or_insert_default().push(RefOr::T(header.clone()));
@@ -121,7 +123,17 @@ fn problem() -> Value {
         ("limit?", number()),
         ("outcome?", words(&["not-applied", "unknown"])),
         ("id?", text()),
+        ("version?", nullable("string")),
     ])
+}
+
+fn protocol() -> Value {
+    words(&["MESI", "MOSI", "MOESI"])
+}
+
+/// Lines of the cache by state.
+fn lines() -> Value {
+    object(&[("M", number()), ("O", number()), ("E", number()), ("S", number())])
 }
 
 fn readiness() -> Value {
@@ -150,6 +162,17 @@ fn node_info() -> Value {
         ("voters", list(text())),
         ("learners", list(text())),
     ]);
+    let queue =
+        object(&[("journal", text()), ("durable", flag()), ("primaries", list(number())), ("backups", list(number()))]);
+    let cache = object(&[
+        ("protocol", protocol()),
+        ("write_policy", words(&["back", "through"])),
+        ("capacity", number()),
+        ("entries", number()),
+        ("lines", lines()),
+        ("hit_rate", nullable("number")),
+        ("dirty_lost", number()),
+    ]);
     object(&[
         ("peer_id", text()),
         ("agent", text()),
@@ -165,6 +188,8 @@ fn node_info() -> Value {
         ("protocols", list(text())),
         ("peers", list(peer)),
         ("raft?", raft),
+        ("queue?", queue),
+        ("cache?", cache),
     ])
 }
 
@@ -187,7 +212,6 @@ fn cluster_view() -> Value {
         ("epoch", number()),
         ("status", words(&["unplaced", "serving", "waiting", "journal-lost"])),
     ]);
-    let lines = object(&[("M", number()), ("O", number()), ("E", number()), ("S", number())]);
     object(&[
         ("cluster_id", nullable("string")),
         ("cluster_name", text()),
@@ -199,9 +223,10 @@ fn cluster_view() -> Value {
         (
             "cache",
             object(&[
-                ("protocol", words(&["MESI", "MOSI", "MOESI"])),
+                ("protocol", protocol()),
                 ("hit_rate", nullable("number")),
-                ("lines", lines),
+                ("lines", lines()),
+                ("dirty_lost", number()),
             ]),
         ),
         ("warnings", list(object(&[("code", text()), ("detail", text())]))),
@@ -244,6 +269,10 @@ problems!(
 problems!(
     /// The state of the lock or the cluster does not allow it.
     Conflict { "409" => "not-holder, lock-timeout, lock-deadlock or conflict" }
+);
+problems!(
+    /// The key has another version.
+    Mismatch { "412" => "version-mismatch" }
 );
 problems!(
     /// The session is over.

@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::fields::quote;
 use crate::error::{Details, Error, ErrorCode};
@@ -23,7 +23,7 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A problem document as it stands in a body.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct Problem {
     /// The slug.
     #[serde(rename = "type")]
@@ -38,6 +38,28 @@ pub struct Problem {
     /// The members that API.md names for the slug.
     #[serde(flatten)]
     pub details: Box<Details>,
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            #[serde(rename = "type")]
+            code: ErrorCode,
+            title: &'a str,
+            status: u16,
+            detail: &'a str,
+            #[serde(flatten)]
+            details: &'a Details,
+            /// Where the details have none and the slug promises one: null.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            version: Option<Option<&'a str>>,
+        }
+        let is_absent = self.code == ErrorCode::VersionMismatch && self.details.version.is_none();
+        let Self { code, title, status, detail, details } = self;
+        let version = is_absent.then_some(None);
+        Document { code: *code, title, status: *status, detail, details, version }.serialize(serializer)
+    }
 }
 
 impl From<Error> for Problem {
@@ -154,6 +176,18 @@ mod tests {
         let error = Error::unavailable(Outcome::Unknown, "no answer");
         let text = serde_json::to_string(&Problem::from(error.clone())).unwrap();
         assert_eq!(Error::from(serde_json::from_str::<Problem>(&text).unwrap()), error);
+    }
+
+    #[test]
+    fn a_mismatch_names_the_version_or_says_null() {
+        for (version, expected) in [(Some("0102"), serde_json::json!("0102")), (None, serde_json::Value::Null)] {
+            let error = Error::version_mismatch(version.map(str::to_owned), "another one");
+            let json = serde_json::to_value(Problem::from(error.clone())).unwrap();
+            assert_eq!(json.get("version"), Some(&expected), "{json}");
+            assert_eq!(Error::from(serde_json::from_value::<Problem>(json).unwrap()), error);
+        }
+        let other = serde_json::to_value(Problem::from(Error::no_quorum("no leader"))).unwrap();
+        assert_eq!(other.get("version"), None);
     }
 
     #[test]

@@ -52,7 +52,7 @@ async fn readiness(State(api): State<ApiState>) -> (StatusCode, Json<Readiness>)
 #[utoipa::path(get, path = "/metrics", tag = "process", security(()),
     responses((status = 200, content_type = "application/openmetrics-text", body = String)))]
 async fn metrics(State(api): State<ApiState>) -> Response {
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], api.node.metrics_text()).into_response()
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], api.node.metrics_text().await).into_response()
 }
 
 /// This description of the API.

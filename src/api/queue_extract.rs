@@ -1,5 +1,5 @@
-//! Extractors of the calls about queues, which take no `Idempotency-Key`: messages have ids of their own,
-//! and what else changes a queue can be repeated.
+//! Extractors of the calls about queues and the cache, which take no `Idempotency-Key`: messages have ids of their own,
+//! and what else changes a queue, or the cache, can be repeated.
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Request},
@@ -40,7 +40,7 @@ impl<T: KeylessBody> FromRequest<ApiState> for Keyless<T> {
     }
 }
 
-fn refuse_name(headers: &HeaderMap) -> Result<(), Error> {
+pub(super) fn refuse_name(headers: &HeaderMap) -> Result<(), Error> {
     match headers.contains_key(IDEMPOTENCY_KEY) {
         true => Err(Error::bad_request(
             "Idempotency-Key",

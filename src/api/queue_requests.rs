@@ -47,7 +47,7 @@ const MESSAGE_ID: HeaderName = HeaderName::from_static("x-message-id");
 const DELAY_MS: HeaderName = HeaderName::from_static("x-delay-ms");
 const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
 
-/// The body of a call that takes no name for itself: most about queues.
+/// The body of a call that takes no name for itself: most about queues, and all about the cache.
 pub(super) trait KeylessBody: FromFields {
     /// Most bytes of it.
     fn max_bytes(api: &ApiState) -> usize {
@@ -420,7 +420,7 @@ pub(super) fn described_message(headers: &HeaderMap) -> Result<Publish, Error> {
 }
 
 /// The text of a header that is given at most once.
-fn one_header(headers: &HeaderMap, name: &HeaderName, field: &str) -> Result<Option<String>, Error> {
+pub(super) fn one_header(headers: &HeaderMap, name: &HeaderName, field: &str) -> Result<Option<String>, Error> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {

@@ -1,6 +1,7 @@
 //! The edge over real sockets: what it refuses, and how. Nothing here needs a cluster: what passes
 //! the edge meets a node that has none.
 
+mod caches;
 mod queues;
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
@@ -58,6 +59,14 @@ impl Edge {
 
     async fn post(&self, path: &str, body: &str) -> Refused {
         refused(self.request(Method::POST, path).body(body.to_owned())).await
+    }
+
+    async fn put(&self, path: &str, body: &str) -> Refused {
+        refused(self.request(Method::PUT, path).body(body.to_owned())).await
+    }
+
+    async fn get(&self, path: &str) -> Refused {
+        refused(self.request(Method::GET, path)).await
     }
 
     /// Sends bytes as they are and reads what comes back until the end.
@@ -158,7 +167,7 @@ async fn names_are_decoded_and_checked() {
 async fn unknown_routes_and_methods_are_problems() {
     let edge = open_edge().await;
     let long = format!("/v1/{}", "a".repeat(50_000));
-    for path in ["/", "/v2", "/v1", "/v1/cache/k", "/v1/locks%3Aacquire", &long] {
+    for path in ["/", "/v2", "/v1", "/v1/cluster/snapshot", "/v1/locks%3Aacquire", &long] {
         let refusal = refused(edge.request(Method::GET, path)).await;
         refusal.is("not-found", "");
         assert!(refusal.problem["detail"].as_str().unwrap().len() < 300, "{refusal:?}");
@@ -302,6 +311,13 @@ async fn the_description_lists_every_route_and_every_reference_resolves() {
         "post /v1/queues/{q}/redrive",
         "get /v1/queues",
         "post /v1/queues:recover",
+        "get /v1/cache/{key}",
+        "put /v1/cache/{key}",
+        "delete /v1/cache/{key}",
+        "post /v1/cache/{key}/increment",
+        "get /v1/cache/{key}/state",
+        "post /v1/cache:invalidate",
+        "get /v1/cache",
         "get /v1/node",
         "get /v1/cluster",
         "get /v1/events",
@@ -323,6 +339,7 @@ async fn the_description_lists_every_route_and_every_reference_resolves() {
     assert_eq!(takes_key("/v1/sessions", "post"), 1);
     assert_eq!(takes_key("/v1/queues/{q}/messages", "post"), 1);
     assert_eq!(takes_key("/v1/queues/{q}/ack", "post"), 0);
+    assert_eq!((takes_key("/v1/cache/{key}", "put"), takes_key("/v1/cache:invalidate", "post")), (0, 0));
     let schemas = document["components"]["schemas"].as_object().unwrap();
     for reference in document.to_string().split("#/components/schemas/").skip(1) {
         let name = reference.split('"').next().unwrap();

@@ -11,12 +11,12 @@ use super::{
     leave::Leave,
     output::{Format, table},
     queue_placement,
-    remote::{Remote, cell},
+    remote::{Remote, cell, percent},
 };
 use crate::{
     client::{Call, ServerEvent},
-    ids::NodeId,
-    node::status::{Check, ClusterView, MemberStatus, MemberView, RaftStanding},
+    ids::{NodeId, Role},
+    node::status::{CacheSummary, Check, ClusterView, MemberStatus, MemberView, RaftStanding},
 };
 
 /// How often `--watch` looks.
@@ -216,6 +216,9 @@ fn status_text(cluster: ClusterView) -> String {
     if let Some(queues) = queue_placement::summary(&cluster.queue) {
         text.push_str(&format!("queues   {queues}\n"));
     }
+    if cluster.members.iter().any(|member| member.roles.contains(&Role::CacheNode)) {
+        text.push_str(&format!("cache    {}\n", cache_summary(&cluster.cache)));
+    }
     if !cluster.members.is_empty() {
         text.push('\n');
         text.push_str(&members_text(&cluster));
@@ -230,6 +233,24 @@ fn status_text(cluster: ClusterView) -> String {
     }
     for warning in &cluster.warnings {
         text.push_str(&format!("warning  {}: {}\n", warning.code, warning.detail));
+    }
+    text
+}
+
+/// How the caches do, in a few words.
+fn cache_summary(cache: &CacheSummary) -> String {
+    let lines = &cache.lines;
+    let mut text = format!(
+        "{}, hit rate {}, lines M {} O {} E {} S {}",
+        cache.protocol,
+        percent(cache.hit_rate),
+        lines.m,
+        lines.o,
+        lines.e,
+        lines.s
+    );
+    if cache.dirty_lost > 0 {
+        text.push_str(&format!("; {} acknowledged values lost with their owners", cache.dirty_lost));
     }
     text
 }
@@ -289,7 +310,7 @@ fn raft_word(standing: RaftStanding) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::status::{CacheSummary, QueuePlacement, Warning};
+    use crate::node::status::{CacheLines, QueuePlacement, Warning};
 
     fn voter(number: u8, status: MemberStatus) -> MemberView {
         MemberView {
@@ -339,6 +360,20 @@ mod tests {
         assert!(text.contains("leader   none answers (term 2, view 3)"), "{text}");
         assert!(text.contains("  seen    voter") && text.contains("  unseen  voter"), "{text}");
         assert!(text.ends_with("warning  no-quorum: start the others\n"), "{text}");
+    }
+
+    #[test]
+    fn a_status_tells_of_the_cache_where_there_is_one() {
+        let mut member = voter(1, MemberStatus::Up);
+        let leader = Some(member.peer_id);
+        assert!(!status_text(cluster(leader, vec![member.clone()], &[])).contains("cache "));
+        member.roles.push(Role::CacheNode);
+        let mut cluster = cluster(leader, vec![member], &[]);
+        let lines = CacheLines { m: 1, o: 0, e: 2, s: 3 };
+        cluster.cache = CacheSummary { protocol: "MESI".into(), hit_rate: Some(0.5), lines, dirty_lost: 0 };
+        assert!(status_text(cluster.clone()).contains("cache    MESI, hit rate 50.0%, lines M 1 O 0 E 2 S 3\n"));
+        cluster.cache.dirty_lost = 2;
+        assert!(status_text(cluster).contains("S 3; 2 acknowledged values lost with their owners\n"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! [`output`] alone prints. Commands talk HTTP to a node; only `node` and `dev` start one.
 
 mod bench;
+mod cache;
 mod cluster;
 mod config;
 mod dev;
@@ -83,12 +84,11 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Peer-to-peer nodes that give applications distributed locks and queues.
+/// Peer-to-peer nodes that give applications distributed locks, queues and a coherent cache.
 ///
 /// Begin with `syncmesh dev`: a whole cluster on this machine. When something is wrong, ask `syncmesh
 /// status` at any node what the cluster knows, `syncmesh peer-info` what one node sees, and `syncmesh
-/// health --ready` why it is not ready. The cache comes with a later version; its settings are checked
-/// already.
+/// health --ready` why it is not ready.
 #[derive(Debug, Parser)]
 #[command(name = "syncmesh", version, arg_required_else_help = true, propagate_version = true)]
 #[command(after_long_help = EXIT_CODES)]
@@ -105,8 +105,9 @@ Exit codes:
   0    done
   1    failed
   2    wrong usage
-  3    not found, nothing to receive
-  4    session expired, not the holder, not granted in time, deadlock, a receipt that is too late
+  3    not found, nothing to receive, a key that is absent
+  4    session expired, not the holder, not granted in time, deadlock, a receipt that is too late, another
+       version
   5    queue full, not durable now, no quorum, no node, no answer
   78   invalid configuration
   130  Ctrl-C (0 for what goes on until then: node, dev, events, lock watch, queue consume, --watch)
@@ -156,6 +157,9 @@ enum Command {
     /// Publish, receive and acknowledge messages; look after queues.
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Read, store and invalidate values that all cache nodes agree on; look where they are.
+    #[command(subcommand)]
+    Cache(cache::CacheCommand),
     /// The cluster at a glance, with what an operator ought to look at.
     ///
     /// The verdict comes first, warnings with their next steps last. Where no leader answers, it shows what
@@ -192,6 +196,7 @@ impl Command {
             Self::Init(command) => command.run(context),
             Self::Lock(command) => command.run(context),
             Self::Queue(command) => command.run(context),
+            Self::Cache(command) => command.run(context),
             Self::Status(command) => command.run(context),
             Self::Members(command) => command.run(context),
             Self::PeerInfo(command) => command.run(context),
@@ -319,7 +324,7 @@ mod tests {
         all(&mut command, &mut helps);
         for help in helps {
             assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
-            for absent in ["debug bundle", "syncmesh snapshot", "syncmesh cache", "syncmesh man"] {
+            for absent in ["debug bundle", "syncmesh snapshot", "syncmesh man"] {
                 assert!(!help.contains(absent), "{absent} in {help}");
             }
         }

@@ -190,6 +190,9 @@ pub fn problem(error: &Error) -> Value {
         (document.as_object_mut(), serde_json::to_value(&error.details))
     {
         document.extend(details);
+        if error.code == ErrorCode::VersionMismatch {
+            document.entry("version").or_insert(Value::Null);
+        }
     }
     document
 }
@@ -229,7 +232,8 @@ fn told_beside(details: &Details) -> String {
             one_line(id.as_str())
         )
     });
-    holders.chain(cycle).chain(id).collect()
+    let version = details.version.iter().map(|version| format!("\n  it has version {}", one_line(version)));
+    holders.chain(cycle).chain(id).chain(version).collect()
 }
 
 /// An error and its causes, but for those that it has told itself.
@@ -302,6 +306,17 @@ mod tests {
         let mut error = Error::new(ErrorCode::LockTimeout, "it is held");
         error.details.holders = Some(vec![crate::ids::SessionId::new("s1").unwrap()]);
         assert_eq!(text_of(&error.into()).unwrap(), "lock-timeout: it is held\n  held by session s1");
+    }
+
+    #[test]
+    fn who_expected_another_version_is_told_which_there_is() {
+        let text = |version: Option<&str>| {
+            text_of(&Error::version_mismatch(version.map(str::to_owned), "it is another one").into()).unwrap()
+        };
+        assert_eq!(text(Some("0102")), "version-mismatch: it is another one\n  it has version 0102");
+        assert_eq!(text(None), "version-mismatch: it is another one");
+        let document = problem(&Error::version_mismatch(None, "absent"));
+        assert_eq!(document.get("version"), Some(&Value::Null), "{document}");
     }
 
     #[test]

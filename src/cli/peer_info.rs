@@ -9,13 +9,13 @@ use super::{
     Context, Failure, OnInterrupt,
     flags::KeyFlags,
     output::table,
-    remote::{Remote, cell, for_people},
+    remote::{Remote, cell, for_people, percent},
 };
 use crate::{
     client::Call,
     config::Config,
     error::{Error, ErrorCode},
-    node::status::{NodeInfo, PeerView, RaftView},
+    node::status::{CacheNodeInfo, NodeInfo, PeerView, QueueNodeView, RaftView},
 };
 
 /// The arguments of `peer-info`.
@@ -72,6 +72,12 @@ pub(super) fn text(info: &NodeInfo) -> String {
     if let Some(raft) = &info.raft {
         text.push_str(&raft_text(raft));
     }
+    if let Some(queue) = &info.queue {
+        text.push_str(&queue_text(queue));
+    }
+    if let Some(cache) = &info.cache {
+        text.push_str(&cache_text(cache));
+    }
     if info.peers.is_empty() {
         text.push_str("peers       none connected\n");
         return text;
@@ -96,6 +102,29 @@ fn raft_text(raft: &RaftView) -> String {
     )
 }
 
+fn queue_text(queue: &QueueNodeView) -> String {
+    format!(
+        "queue       {} journal{}, primary of {} partitions, backup of {}\n",
+        queue.journal,
+        if queue.durable { "" } else { " that may lose what it acknowledged with the machine" },
+        queue.primaries.len(),
+        queue.backups.len()
+    )
+}
+
+fn cache_text(cache: &CacheNodeInfo) -> String {
+    let CacheNodeInfo { protocol, write_policy, capacity, entries, lines, hit_rate, dirty_lost } = cache;
+    format!(
+        "cache       {protocol}, writes {write_policy}, hit rate {}\n            {entries} of {capacity} lines: M {} O {} E {} S \
+         {}\n            {dirty_lost} acknowledged values lost with their owners\n",
+        percent(*hit_rate),
+        lines.m,
+        lines.o,
+        lines.e,
+        lines.s
+    )
+}
+
 fn peers_text(peers: &[PeerView]) -> String {
     let row = |peer: &PeerView| {
         [
@@ -109,4 +138,26 @@ fn peers_text(peers: &[PeerView]) -> String {
         ]
     };
     table(["PEER", "ROLES", "ADDRESS", "TRANSPORT", "DIRECTION", "RTT", "FOUND BY"], peers.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::status::CacheLines;
+
+    #[test]
+    fn a_cache_node_tells_of_its_cache() {
+        let cache = CacheNodeInfo {
+            protocol: "MOESI".into(),
+            write_policy: "back".into(),
+            capacity: 10_000,
+            entries: 7,
+            lines: CacheLines { m: 1, o: 2, e: 0, s: 4 },
+            hit_rate: Some(0.931),
+            dirty_lost: 0,
+        };
+        let text = cache_text(&cache);
+        assert!(text.starts_with("cache       MOESI, writes back, hit rate 93.1%\n"), "{text}");
+        assert!(text.contains("7 of 10000 lines: M 1 O 2 E 0 S 4\n"), "{text}");
+    }
 }

@@ -134,6 +134,11 @@ pub(super) fn for_people(duration: Duration) -> String {
     }
 }
 
+/// A share of 1 as people read it.
+pub(super) fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:.1}%", share * 100.0))
+}
+
 /// A list in a cell of a table.
 pub(super) fn cell<T: ToString>(items: &[T]) -> String {
     if items.is_empty() {

@@ -5,6 +5,7 @@
 //! be held for longer than its first term is a [`RemoteGuard`]. Knows `api` only by the shapes of the
 //! bodies.
 
+mod caches;
 mod calls;
 mod events;
 mod guard;
@@ -14,11 +15,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use reqwest::{Method, StatusCode, header};
+use reqwest::{Method, StatusCode, header, header::HeaderMap};
 use serde::de::DeserializeOwned;
 
 use self::calls::Payload;
 pub use self::{
+    caches::{RemoteCache, RemoteRead, StoreIf, StoreOptions},
     calls::{AcquireOptions, Call},
     events::{EventParser, ServerEvent, ServerEvents},
     guard::{LockBuilder, RemoteGuard},
@@ -69,6 +71,14 @@ impl From<ClientError> for Error {
     }
 }
 
+/// What a node answered, of whatever status.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
 /// A client of one node. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -117,11 +127,8 @@ impl Client {
     /// # Errors
     /// The node's problem; `unavailable` where there is no connection or no answer in time.
     pub async fn text(&self, call: &Call) -> Result<String, ClientError> {
-        let (status, body) = self.exchange(call).await?;
-        if !status.is_success() {
-            return Err(self.problem(status, &body));
-        }
-        self.utf8(body)
+        let answer = self.answer(call).await?;
+        self.utf8(answer.body)
     }
 
     /// Sends a call and reads its answer.
@@ -135,10 +142,19 @@ impl Client {
         })
     }
 
-    async fn exchange(&self, call: &Call) -> Result<(StatusCode, Bytes), ClientError> {
+    /// The answer to a call that succeeds.
+    async fn answer(&self, call: &Call) -> Result<Answer, ClientError> {
+        let answer = self.exchange(call).await?;
+        if !answer.status.is_success() {
+            return Err(self.problem(answer.status, &answer.body));
+        }
+        Ok(answer)
+    }
+
+    async fn exchange(&self, call: &Call) -> Result<Answer, ClientError> {
         let unreachable = |error: reqwest::Error| self.unreachable(&error, &call.method);
         let response = self.request(call).timeout(call.timeout).send().await.map_err(unreachable)?;
-        let status = response.status();
+        let (status, headers) = (response.status(), response.headers().clone());
         let mut body = Vec::new();
         let mut chunks = response.bytes_stream();
         while let Some(chunk) = chunks.next().await {
@@ -149,7 +165,7 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok((status, body.into()))
+        Ok(Answer { status, headers, body: body.into() })
     }
 
     fn request(&self, call: &Call) -> reqwest::RequestBuilder {
@@ -305,8 +321,8 @@ impl Client {
     /// # Errors
     /// `unavailable` where there is no answer.
     pub async fn readiness(&self) -> Result<Readiness, ClientError> {
-        let (status, body) = self.exchange(&Call::readiness()).await?;
-        serde_json::from_slice(&body).map_err(|_| self.problem(status, &body))
+        let answer = self.exchange(&Call::readiness()).await?;
+        serde_json::from_slice(&answer.body).map_err(|_| self.problem(answer.status, &answer.body))
     }
 
     /// A lock that is to be held: acquired, then kept alive until it is released or lost.

@@ -521,7 +521,8 @@ mod tests {
         let shrink = || placement(1, PlacementBody::Shrink(vec![away]));
         let done = propose(&mut state, NODE, 1, shrink());
         assert!(matches!(&done, Answer::Placement(PlacementAnswer::Done(now)) if now.in_sync.len() == 1));
-        propose(&mut state, NODE, 2, placement(2, PlacementBody::Grow(away)));
+        propose(&mut state, NODE, 2, placement(2, PlacementBody::Confirm));
+        propose(&mut state, NODE, 4, placement(3, PlacementBody::Grow(away)));
         assert_eq!(propose(&mut state, NODE, 1, shrink()), done, "though it is in another epoch by now");
         let void = propose(&mut state, NODE, 3, shrink());
         assert!(matches!(void, Answer::Placement(PlacementAnswer::Void(now)) if now.in_sync.len() == 2));

@@ -101,13 +101,19 @@ async fn hand_over(node: &Running, deadline: Instant) -> Drained {
         warn!("still has a vote and stops: it counts as down until it is back");
     }
     let (queues, ()) = tokio::join!(hand_queues_over(node, leaves, deadline), hand_cache_over(node, deadline));
-    if leaves && queues == Queues::OnlyHere {
-        let why = "it stays a member: it holds what no other node has of the queues. Start another queue node, start this one \
-                   again and try again, or give up what is queued here with `syncmesh members remove`";
-        return stays(node, why.to_owned());
-    }
     if leaves {
-        return leave(node).await;
+        let why = match queues {
+            Queues::HandedOver => return leave(node).await,
+            Queues::FewerCopies => {
+                "it stays a member: other nodes have not taken all of its queues over in time. Look what they are short of \
+                 with `syncmesh status`, start this one again and try again"
+            }
+            Queues::OnlyHere => {
+                "it stays a member: it holds what no other node has of the queues. Start another queue node, start this one \
+                 again and try again, or give up what is queued here with `syncmesh members remove`"
+            }
+        };
+        return stays(node, why.to_owned());
     }
     tell_leader(node, ControlCall::Stop { incarnation }).await;
     if queues == Queues::HandedOver { Drained::Whole } else { Drained::Cut }
@@ -118,7 +124,7 @@ async fn hand_over(node: &Running, deadline: Instant) -> Drained {
 enum Queues {
     /// Others have them, or nobody is there to take them.
     HandedOver,
-    /// Others have copies, but not as many as they should.
+    /// Others have copies, but not as many as they should, or they may still need this node's.
     FewerCopies,
     /// Nobody else has all of some partition.
     OnlyHere,
@@ -131,8 +137,7 @@ async fn hand_queues_over(node: &Running, leaves: bool, deadline: Instant) -> Qu
     let mut views = node.gateway.route().views();
     let me = node.id;
     let until = deadline.checked_sub(LAST_WORDS).unwrap_or(deadline);
-    let done =
-        |view: &View| if leaves { !is_in_sync(view, me) && !is_waited_with(view, me) } else { !is_needed(view, me) };
+    let done = |view: &View| if leaves { !may_be_missed(view, me) } else { !is_needed(view, me) };
     let settled = views.wait_for(|view| done(view) || !others_take_queues(view, me));
     let held = match timeout_at(until, settled).await {
         Ok(Ok(view)) => (view.clone(), true),
@@ -143,14 +148,14 @@ async fn hand_queues_over(node: &Running, leaves: bool, deadline: Instant) -> Qu
         return Queues::HandedOver;
     }
     let only_here = view.partitions.values().filter(|partition| {
-        let alone = partition.is_in_sync(&me) && partition.in_sync.iter().all(|replica| replica.node == me);
+        let alone = partition.is_held_by(&me) && partition.holders.iter().all(|replica| replica.node == me);
         alone || has_reported(partition, &me)
     });
     match (only_here.count(), settled) {
-        (0, true) => Queues::HandedOver,
-        (0, false) => Queues::FewerCopies,
+        (0, true) if !leaves => Queues::HandedOver,
+        (0, _) => Queues::FewerCopies,
         // Who only stops comes back with what it holds.
-        (partitions, true) if !node.asked_to_leave.is_cancelled() => {
+        (partitions, true) if !leaves => {
             warn!(partitions, "stops, and nobody else keeps its queues: they are not served until it is back");
             Queues::HandedOver
         }
@@ -159,6 +164,12 @@ async fn hand_queues_over(node: &Running, leaves: bool, deadline: Instant) -> Qu
             Queues::OnlyHere
         }
     }
+}
+
+/// Whether something could be lost if this node went for good now: it counts as holding everything of some partition,
+/// or has said how far its journal goes of one that waits for others. If those do not come back, it may have most.
+fn may_be_missed(view: &View, node: NodeId) -> bool {
+    view.partitions.values().any(|partition| partition.is_held_by(&node) || has_reported(partition, &node))
 }
 
 /// Waits until this node is home to no slot of the cache, where others can be, and gives its lines back to their homes.
@@ -179,16 +190,6 @@ async fn hand_cache_over(node: &Running, deadline: Instant) {
 fn others_take_slots(view: &View, node: NodeId) -> bool {
     let is_up = |member: &Member| member.liveness == Liveness::Up && member.has_role(Role::CacheNode);
     view.members.iter().any(|(id, member)| *id != node && is_up(member))
-}
-
-fn is_in_sync(view: &View, node: NodeId) -> bool {
-    view.partitions.values().any(|partition| partition.is_in_sync(&node))
-}
-
-/// Whether some partition waits for others, and this node has said how far its journal goes: if those do not come back,
-/// it may be the one that has most.
-fn is_waited_with(view: &View, node: NodeId) -> bool {
-    view.partitions.values().any(|partition| has_reported(partition, &node))
 }
 
 fn has_reported(partition: &Partition, node: &NodeId) -> bool {
@@ -330,4 +331,72 @@ async fn close(node: &Running) {
         net.close().await;
     }
     node.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use super::*;
+    use crate::{
+        ids::{Epoch, PartitionId, Tick},
+        machine::{
+            membership::{Joiner, Member},
+            placement::Report,
+            replication::{Position, Replica},
+        },
+    };
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    fn member(n: u8) -> Member {
+        Member { joiner: Joiner::of_queue_node(node(n), 1, n.into()), liveness: Liveness::Up, since: Tick(0) }
+    }
+
+    fn replica(n: u8) -> Replica {
+        member(n).replica().unwrap()
+    }
+
+    fn partition(in_sync: &[u8], holders: &[u8], status: PartitionStatus) -> Partition {
+        let replicas = |nodes: &[u8]| nodes.iter().map(|n| replica(*n)).collect::<Vec<_>>();
+        Partition {
+            epoch: Epoch(1),
+            primary: in_sync.first().map(|n| replica(*n)).filter(|_| status == PartitionStatus::Serving),
+            in_sync: replicas(in_sync),
+            holders: replicas(holders),
+            replicas: vec![node(1), node(2)],
+            status,
+        }
+    }
+
+    fn view(partition: Partition) -> View {
+        let members = [1, 2, 3].map(|n| (node(n), member(n))).into();
+        View { members, partitions: Arc::new(BTreeMap::from([(PartitionId(0), partition)])), ..View::default() }
+    }
+
+    #[test]
+    fn who_holds_everything_stays_until_the_others_go_on_without_it() {
+        let missed = |holders: &[u8]| may_be_missed(&view(partition(&[1], holders, PartitionStatus::Serving)), node(2));
+        assert!(missed(&[1, 2]), "it is in sync no more, but nobody has served without it");
+        assert!(!missed(&[1]));
+    }
+
+    #[test]
+    fn who_has_said_what_it_has_of_a_partition_that_waits_stays() {
+        let report = Report { replica: replica(2), last: Position::default(), verified: true };
+        let waiting = |reports| view(partition(&[1], &[1], PartitionStatus::Waiting { reports }));
+        assert!(may_be_missed(&waiting([(node(2), report)].into()), node(2)));
+        assert!(!may_be_missed(&waiting(BTreeMap::new()), node(2)), "it has nothing");
+    }
+
+    #[test]
+    fn who_only_stops_is_needed_as_a_primary_and_as_the_only_one_that_stays() {
+        let needed =
+            |in_sync: &[u8], n| is_needed(&view(partition(in_sync, in_sync, PartitionStatus::Serving)), node(n));
+        assert!(needed(&[1, 2], 1));
+        assert!(!needed(&[1, 2], 2));
+        assert!(needed(&[2], 2));
+    }
 }

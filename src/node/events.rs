@@ -239,6 +239,7 @@ mod tests {
             epoch: Epoch(epoch),
             primary: Some(replica),
             in_sync: vec![replica],
+            holders: vec![replica],
             replicas: vec![replica.node],
             status: PartitionStatus::Serving,
         };

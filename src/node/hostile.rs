@@ -59,6 +59,7 @@ fn partition() -> Partition {
         epoch: Epoch(2),
         primary: Some(replica),
         in_sync: vec![replica],
+        holders: vec![replica],
         replicas: vec![node(1), node(3)],
         status: PartitionStatus::Serving,
     }

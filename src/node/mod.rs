@@ -27,6 +27,7 @@ mod limits;
 mod lock_events;
 pub mod locks;
 mod observe;
+mod observe_caches;
 mod observe_queues;
 mod parking;
 mod probe;
@@ -144,6 +145,18 @@ impl Node {
         self.running.gateway.route().view().partitions.clone()
     }
 
+    /// Waits until a partition is given up because its task ended by itself, and says why.
+    #[cfg(test)]
+    pub(crate) async fn gave_up(&self) -> String {
+        let mut journals = self.running.observer.journals.clone();
+        let gave_up = journals.wait_for(|journals| !journals.given_up.is_empty()).await;
+        let Some(said) = gave_up.ok().map(|journals| format!("partitions were given up: {:?}", journals.given_up))
+        else {
+            return std::future::pending().await;
+        };
+        said
+    }
+
     /// The lock service.
     pub fn locks(&self) -> Locks {
         self.running.locks.clone()
@@ -171,7 +184,7 @@ impl Node {
 
     /// What this node says of itself.
     pub async fn info(&self) -> NodeInfo {
-        self.running.observer.info()
+        self.running.observer.info().await
     }
 
     /// What this node knows of the cluster, from the leader where one can be reached.
@@ -304,8 +317,8 @@ impl Node {
     }
 
     /// All metrics in the Prometheus text format (OpenMetrics).
-    pub fn metrics_text(&self) -> String {
-        self.running.metrics_text()
+    pub async fn metrics_text(&self) -> String {
+        self.running.metrics_text().await
     }
 
     /// The handles to this node's metrics.

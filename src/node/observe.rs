@@ -12,8 +12,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    caches::{CacheNodeView, Caches},
     control::{Standing, VERSION},
     gateway::Gateway,
+    observe_caches::{self, cache_warnings},
     observe_queues::{placement, queue_warnings},
     queues::keeper::Journals,
     route::Route,
@@ -38,6 +40,9 @@ use crate::{
 /// How long somebody who looks at the cluster waits for a leader to answer.
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long for the figures of the caches: each is waited for, a node that is silent too.
+const CACHES_PATIENCE: Duration = Duration::from_secs(3);
+
 /// What never changes while a node runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Fixed {
@@ -60,6 +65,7 @@ pub(crate) struct Observer {
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) record: watch::Receiver<Option<ClusterRecord>>,
     pub(crate) journals: watch::Receiver<Journals>,
+    pub(crate) caches: Caches,
     /// Cancelled when the node leaves for good: its API is there until it has.
     pub(crate) asked_to_leave: CancellationToken,
 }
@@ -79,7 +85,9 @@ impl Observer {
     }
 
     /// `GET /v1/node`.
-    pub(crate) fn info(&self) -> NodeInfo {
+    pub(crate) async fn info(&self) -> NodeInfo {
+        let cache = self.cache_here().await;
+        let (protocol, policy) = (self.caches.protocol(), self.caches.write_policy());
         let mesh = self.mesh.status().borrow().clone();
         let greeted = self.greeted.borrow().clone();
         let texts = |addrs: &[libp2p::Multiaddr]| addrs.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -99,7 +107,13 @@ impl Observer {
             peers: mesh.peers.values().map(|link| peer_view(link, greeted.get(&link.peer))).collect(),
             raft: self.raft.as_ref().map(|raft| self.raft_view(&raft.status().borrow())),
             queue: self.queue_view(),
+            cache: cache.map(|view| observe_caches::node_info(&view, protocol, policy)),
         }
+    }
+
+    /// Of a cache node that answers.
+    pub(crate) async fn cache_here(&self) -> Option<CacheNodeView> {
+        tokio::time::timeout(LOOK_PATIENCE, self.caches.stats_here()).await.ok().flatten()
     }
 
     /// Of a queue node whose journal is open.
@@ -157,8 +171,8 @@ impl Observer {
     }
 
     /// The body of `GET /v1/node` as one line of JSON.
-    pub(crate) fn info_json(&self) -> String {
-        serde_json::to_string(&self.info()).expect("plain data with string keys has a JSON form")
+    pub(crate) async fn info_json(&self) -> String {
+        serde_json::to_string(&self.info().await).expect("plain data with string keys has a JSON form")
     }
 
     fn raft_view(&self, status: &RaftStatus) -> RaftView {
@@ -221,20 +235,33 @@ impl Observer {
     /// `GET /v1/cluster`: as the leader sees it, where it can be reached.
     pub(crate) async fn cluster(&self, gateway: &Gateway) -> ClusterView {
         let asked = tokio::time::timeout(LOOK_PATIENCE, gateway.ask(ClientAsk::Members, Duration::ZERO));
-        match asked.await {
+        let (asked, (cache, silent)) = tokio::join!(asked, self.cache_summary());
+        match asked {
             Ok(Ok(ClientReply::Members(report))) => {
                 let mut warnings = Vec::new();
                 down_warnings(report.view.members.values(), &mut warnings);
                 voter_warning(report.view.voters.len(), &mut warnings);
                 queue_warnings(&report, &mut warnings);
-                self.cluster_view(Some(report.leader), &report, warnings)
+                cache_warnings(&report.view, &silent, &mut warnings);
+                self.cluster_view(Some(report.leader), &report, cache, warnings)
             }
-            _ => self.unconfirmed(),
+            _ => self.unconfirmed(cache),
+        }
+    }
+
+    /// How the caches do, and who of them did not answer.
+    async fn cache_summary(&self) -> (CacheSummary, Vec<NodeId>) {
+        match tokio::time::timeout(CACHES_PATIENCE, self.caches.stats()).await {
+            Ok(Ok(view)) => (observe_caches::summary(&view), view.unanswered),
+            _ => {
+                let protocol = self.fixed.cache_protocol.clone();
+                (CacheSummary { protocol, ..CacheSummary::default() }, Vec::new())
+            }
         }
     }
 
     /// What this node knows by itself: the members that it last heard of, and whom it is connected to.
-    fn unconfirmed(&self) -> ClusterView {
+    fn unconfirmed(&self, cache: CacheSummary) -> ClusterView {
         let mut view = (*self.route.view()).clone();
         let connected = self.mesh.status().borrow().clone();
         let is_here = |node: &NodeId| *node == self.mesh.local() || connected.peers.contains_key(node);
@@ -257,10 +284,16 @@ impl Observer {
         let leader = Leader::default();
         let (last_seen, trails_by) = (BTreeMap::new(), BTreeMap::new());
         let report = MembersReport { leader, view, last_seen, trails_by, queue_replicas: 0, moving: 0 };
-        self.cluster_view(None, &report, warnings)
+        self.cluster_view(None, &report, cache, warnings)
     }
 
-    fn cluster_view(&self, leader: Option<Leader>, known: &MembersReport, warnings: Vec<Warning>) -> ClusterView {
+    fn cluster_view(
+        &self,
+        leader: Option<Leader>,
+        known: &MembersReport,
+        cache: CacheSummary,
+        warnings: Vec<Warning>,
+    ) -> ClusterView {
         let view = &known.view;
         let member = |(node, member): (&NodeId, &Member)| {
             let standing = match () {
@@ -279,7 +312,7 @@ impl Observer {
             leader: leader.map(|leader| leader.node),
             members: view.members.iter().map(member).collect(),
             queue: placement(view, leader.map(|_| known.moving)),
-            cache: CacheSummary { protocol: self.fixed.cache_protocol.clone(), ..CacheSummary::default() },
+            cache,
             warnings,
         }
     }

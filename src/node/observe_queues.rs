@@ -215,7 +215,7 @@ mod tests {
         let in_sync: Vec<_> = in_sync.iter().filter_map(replica).collect();
         let primary = in_sync.first().copied().filter(|_| status == PartitionStatus::Serving);
         let replicas = in_sync.iter().map(|replica| replica.node).collect();
-        let partition = Partition { epoch: Epoch(1), primary, in_sync, replicas, status };
+        let partition = Partition { epoch: Epoch(1), primary, holders: in_sync.clone(), in_sync, replicas, status };
         let partitions = Arc::new(BTreeMap::from([(PartitionId(0), partition)]));
         let view = View { members, partitions, ..View::default() };
         let leader = Leader { term: Term(1), node: node(1) };

@@ -25,6 +25,7 @@ use super::{
     leader::{self, LeaderParts, LeaderSettings},
     locks::Locks,
     observe::{Fixed, Observer},
+    observe_caches,
     queues::{
         Queues, Shared, Sizes, Tuning,
         hosting::Hosting,
@@ -273,6 +274,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         standing: standing_watch,
         record: record_watch,
         journals: journals_watch,
+        caches: caches.clone(),
         asked_to_leave: asked_to_leave.clone(),
     };
     let control_parts = ControlParts {
@@ -440,12 +442,15 @@ impl Running {
         control::tell(&*self.mesh, self.authority.as_ref(), self.id, peer, call).await
     }
 
-    pub(crate) fn metrics_text(&self) -> String {
+    pub(crate) async fn metrics_text(&self) -> String {
         if let Some(raft) = &self.raft
             && let Ok(counts) = raft.with_state(|state, _| state.locks().counts())
         {
             let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
             self.metrics.locks().set_totals(count(counts.held), count(counts.waits), count(counts.sessions));
+        }
+        if let Some(view) = self.observer.cache_here().await {
+            self.metrics.caches().take_over(&observe_caches::figures(&view));
         }
         self.metrics.encode()
     }

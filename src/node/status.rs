@@ -45,6 +45,9 @@ pub struct NodeInfo {
     /// Only on a queue node whose journal is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueNodeView>,
+    /// Only on a cache node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheNodeInfo>,
 }
 
 /// The queues' part of a queue node.
@@ -59,6 +62,26 @@ pub struct QueueNodeView {
     pub primaries: Vec<PartitionId>,
     /// The partitions of which it holds a copy that is in sync.
     pub backups: Vec<PartitionId>,
+}
+
+/// The cache's part of a cache node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CacheNodeInfo {
+    /// `CACHE_PROTOCOL`.
+    pub protocol: String,
+    /// `CACHE_WRITE_POLICY`.
+    pub write_policy: String,
+    /// `CACHE_CAPACITY`.
+    pub capacity: u64,
+    /// Lines that it holds.
+    pub entries: u64,
+    /// By state.
+    pub lines: CacheLines,
+    /// The share of reads that were hits, 0 to 1; null where nothing was read.
+    pub hit_rate: Option<f64>,
+    /// Acknowledged values that are gone, because their owner died or lost its session.
+    #[serde(default)]
+    pub dirty_lost: u64,
 }
 
 /// A connected peer.
@@ -186,10 +209,13 @@ impl PartitionState {
 pub struct CacheSummary {
     /// The coherence protocol: `MESI`, `MOSI` or `MOESI`.
     pub protocol: String,
-    /// The share of reads that were hits; null where nothing was read.
+    /// The share of reads that were hits, 0 to 1; null where nothing was read, or no cache node answered.
     pub hit_rate: Option<f64>,
     /// The lines that are held, by state.
     pub lines: CacheLines,
+    /// Acknowledged values that are gone, because their owners died or lost their sessions, since the nodes started.
+    #[serde(default)]
+    pub dirty_lost: u64,
 }
 
 /// Lines by state.

@@ -248,7 +248,14 @@ impl<S: Serves> Api<S> for SimNode {
     }
 
     fn ended(&self) -> BoxFuture<'_, String> {
-        async { format!("{:?}", self.0.ended().await) }.boxed()
+        async {
+            tokio::select! {
+                error = self.0.ended() => format!("{error:?}"),
+                // A real node goes on with its other partitions; here it is a finding.
+                reason = self.0.gave_up() => reason,
+            }
+        }
+        .boxed()
     }
 }
 

@@ -2,12 +2,17 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use tracing::info;
+
 use super::{
     door::{Door, Service},
     network::Happened,
     world::World,
 };
-use crate::{ids::NodeId, machine::placement::Partitions};
+use crate::{
+    ids::NodeId,
+    machine::{placement::Partitions, replication::Replica},
+};
 
 /// What was known at the last look.
 #[derive(Default)]
@@ -39,6 +44,21 @@ impl Watch {
         }
         for (id, partition) in now.iter() {
             let Some(before) = self.placement.get(id).filter(|before| before.epoch < partition.epoch) else { continue };
+            let on = |nodes: &mut dyn Iterator<Item = NodeId>| -> Vec<Option<usize>> {
+                nodes.map(|node| (0..world.machines()).find(|index| world.node(*index) == node)).collect()
+            };
+            let of = |replicas: &[Replica]| on(&mut replicas.iter().map(|replica| replica.node));
+            info!(
+                at_ms = world.now_ms(),
+                partition = %id,
+                epoch = partition.epoch.0,
+                primary = ?of(partition.primary.as_slice()),
+                in_sync = ?of(&partition.in_sync),
+                holders = ?of(&partition.holders),
+                replicas = ?on(&mut partition.replicas.iter().copied()),
+                status = ?partition.status,
+                "placed on these machines",
+            );
             if before.primary != partition.primary {
                 world.network().count(Happened::PrimaryChanged);
             }

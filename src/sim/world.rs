@@ -363,6 +363,11 @@ impl<S: Service> World<S> {
         agreed && !placement.is_empty() && placement.values().all(safe)
     }
 
+    /// Since the world began, in milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        self.time.now_ms()
+    }
+
     /// Sets a machine's wall clock.
     pub fn jump_wall(&mut self, index: usize, ms: i64) {
         self.machines[index].clock.jump_wall(ms);

@@ -15,7 +15,7 @@ use crate::{
     ids::{JournalId, PartitionId},
     machine::replication::{Position, Record},
     store::{
-        JournalError, JournalHealth, JournalInfo, JournalStore, Opened, Trust,
+        JournalError, JournalHealth, JournalInfo, JournalStore, Opened, State, Trust,
         entry::Entry,
         health::{Board, Health},
         pending::Keep,
@@ -267,9 +267,13 @@ impl Backend for MemoryLog {
         .await
     }
 
-    fn prepare(&mut self, at: Position, state: Bytes) -> BoxFuture<'static, Result<Self::Prepared, Fault>> {
+    fn prepare(&mut self, at: Position, state: State) -> BoxFuture<'static, Result<Self::Prepared, Fault>> {
         let (disk, run) = (Arc::clone(&self.disk), self.run);
-        async move { sync(&disk, run).await.map(|_| (at, state)) }.boxed()
+        async move {
+            let whole: Vec<Bytes> = state.chunks(usize::MAX).collect();
+            sync(&disk, run).await.map(|_| (at, whole.concat().into()))
+        }
+        .boxed()
     }
 
     async fn install(&mut self, prepared: &Self::Prepared, keep: Keep) -> Result<(), Fault> {
@@ -365,7 +369,7 @@ mod tests {
         let mut append = opened.journal.append(records(1, 10..=10));
         sleep(Duration::from_secs(9)).await;
         assert!(futures::poll!(&mut append).is_pending());
-        opened.journal.rebuild(position(1, 4), state("4"), records(1, 5..=10)).await.unwrap();
+        opened.journal.rebuild(position(1, 4), state("4").into(), records(1, 5..=10)).await.unwrap();
         append.await.unwrap();
         assert_eq!(*health.borrow(), JournalHealth::Well);
         drop(opened);

@@ -19,6 +19,7 @@ pub mod redis;
 pub(crate) mod redis_server;
 mod replay;
 mod slots;
+mod state;
 mod writer;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use self::state::{Pieces, State};
 use crate::{
     ids::{JournalId, NodeId, PartitionId},
     machine::replication::{Position, Record},
@@ -196,8 +198,8 @@ pub trait Journal: Send + fmt::Debug {
 
     /// Replaces everything by this state, which includes all up to `at`; records after it that were appended
     /// stay. The space of what it replaces is freed. Appends go on meanwhile: what was begun after it may complete
-    /// before it.
-    fn checkpoint(&mut self, at: Position, state: Bytes) -> Completion;
+    /// before it. The state is held until then, and made while it is written.
+    fn checkpoint(&mut self, at: Position, state: State) -> Completion;
 
     /// Replaces everything, records after it included: what a copy from elsewhere does.
     fn reset(&mut self, at: Position, state: Bytes) -> Completion;
@@ -205,7 +207,7 @@ pub trait Journal: Send + fmt::Debug {
     /// Writes the journal anew from its owner's memory: the state as of `at`, and every record after it, those
     /// included whose append has not completed. All that was begun before completes together with it. The answer to
     /// [`JournalHealth::Shortened`].
-    fn rebuild(&mut self, at: Position, state: Bytes, records: Vec<Record>) -> Completion;
+    fn rebuild(&mut self, at: Position, state: State, records: Vec<Record>) -> Completion;
 
     /// Bytes of the records that it keeps beside the checkpoint: what the next checkpoint is due by.
     fn size(&self) -> u64;

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::FutureExt;
 use tokio::{
     sync::{Notify, oneshot},
@@ -19,7 +18,7 @@ use tokio::{
 use crate::{
     machine::replication::{Position, Record},
     store::{
-        Completion, JournalError,
+        Completion, JournalError, State,
         entry::{Entry, record_len},
     },
 };
@@ -64,7 +63,7 @@ enum Begun {
 #[derive(Debug)]
 pub(super) struct Replace {
     pub(super) at: Position,
-    pub(super) state: Bytes,
+    pub(super) state: State,
     pub(super) keep: Keep,
     pub(super) waiters: Waiters,
 }
@@ -82,7 +81,7 @@ pub(super) enum Keep {
 #[derive(Debug)]
 pub(super) struct Rebuild {
     pub(super) at: Position,
-    pub(super) state: Bytes,
+    pub(super) state: State,
     pub(super) records: Vec<Record>,
     pub(super) waiters: Waiters,
 }
@@ -176,11 +175,11 @@ impl Pending {
         self.begin(|waiters| Begun::Truncate(last_seq, waiters))
     }
 
-    pub(super) fn replace(&self, at: Position, state: Bytes, keep: Keep) -> Completion {
+    pub(super) fn replace(&self, at: Position, state: State, keep: Keep) -> Completion {
         self.begin(|waiters| Begun::Replace(Replace { at, state, keep, waiters }))
     }
 
-    pub(super) fn rebuild(&self, at: Position, state: Bytes, records: Vec<Record>) -> Completion {
+    pub(super) fn rebuild(&self, at: Position, state: State, records: Vec<Record>) -> Completion {
         let (done, completed) = oneshot::channel();
         let mut waiters = Waiters::default();
         let mut inner = self.lock();

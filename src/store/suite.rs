@@ -119,7 +119,7 @@ pub(super) async fn a_checkpoint_takes_the_place_of_what_it_includes(site: impl 
     let mut opened = store.open(PARTITION).await.unwrap();
     opened.journal.append(records(1, 1..=200)).await.unwrap();
     let before = opened.journal.size();
-    let checkpoint = opened.journal.checkpoint(position(1, 150), state("150"));
+    let checkpoint = opened.journal.checkpoint(position(1, 150), state("150").into());
     let append = opened.journal.append(records(1, 201..=210));
     append.await.unwrap();
     checkpoint.await.unwrap();
@@ -130,12 +130,12 @@ pub(super) async fn a_checkpoint_takes_the_place_of_what_it_includes(site: impl 
     let mut opened = store.open(PARTITION).await.unwrap();
     opened.journal.truncate(160).await.unwrap();
     opened.journal.append(records(2, 161..=170)).await.unwrap();
-    let superseded = opened.journal.checkpoint(position(1, 155), state("155"));
-    let newest = opened.journal.checkpoint(position(2, 170), state("170"));
+    let superseded = opened.journal.checkpoint(position(1, 155), state("155").into());
+    let newest = opened.journal.checkpoint(position(2, 170), state("170").into());
     newest.await.unwrap();
     superseded.await.unwrap();
     // An older one changes nothing.
-    opened.journal.checkpoint(position(1, 140), state("140")).await.unwrap();
+    opened.journal.checkpoint(position(1, 140), state("140").into()).await.unwrap();
     drop(opened);
     holds(&*store, Some((position(2, 170), state("170"))), vec![]).await;
     let mut opened = store.open(PARTITION).await.unwrap();
@@ -149,11 +149,11 @@ pub(super) async fn a_large_state_comes_back_whole(site: impl Site) {
     let mut opened = store.open(PARTITION).await.unwrap();
     opened.journal.append(records(1, 1..=3)).await.unwrap();
     let large: Bytes = (0..3_500_000u32).map(|nth| (nth / 7 % 251) as u8).collect();
-    opened.journal.checkpoint(position(1, 2), large.clone()).await.unwrap();
+    opened.journal.checkpoint(position(1, 2), large.clone().into()).await.unwrap();
     drop(opened);
     holds(&*store, Some((position(1, 2), large)), records(1, 3..=3)).await;
     let mut opened = store.open(PARTITION).await.unwrap();
-    opened.journal.checkpoint(position(1, 3), Bytes::new()).await.unwrap();
+    opened.journal.checkpoint(position(1, 3), Bytes::new().into()).await.unwrap();
     drop(opened);
     holds(&*store, Some((position(1, 3), Bytes::new())), vec![]).await;
 }
@@ -162,7 +162,7 @@ pub(super) async fn a_reset_leaves_nothing_of_what_was_there(site: impl Site) {
     let store = site.store().await;
     let mut opened = store.open(PARTITION).await.unwrap();
     opened.journal.append(records(1, 1..=20)).await.unwrap();
-    let checkpoint = opened.journal.checkpoint(position(1, 10), state("10"));
+    let checkpoint = opened.journal.checkpoint(position(1, 10), state("10").into());
     let reset = opened.journal.reset(position(2, 15), state("15"));
     let append = opened.journal.append(records(3, 16..=17));
     append.await.unwrap();
@@ -184,7 +184,7 @@ pub(super) async fn a_rebuild_takes_along_what_was_begun_before_it(site: impl Si
     let mut opened = store.open(PARTITION).await.unwrap();
     opened.journal.append(records(1, 1..=20)).await.unwrap();
     let append = opened.journal.append(records(1, 21..=25));
-    let rebuild = opened.journal.rebuild(position(1, 4), state("4"), records(1, 5..=25));
+    let rebuild = opened.journal.rebuild(position(1, 4), state("4").into(), records(1, 5..=25));
     let later = opened.journal.append(records(1, 26..=26));
     later.await.unwrap();
     rebuild.await.unwrap();
@@ -199,7 +199,7 @@ pub(super) async fn a_journal_has_one_writer_and_is_found_until_it_is_removed(si
     assert!(matches!(store.open(PARTITION).await, Err(JournalError::Fenced { .. })));
     assert!(matches!(store.remove(PARTITION).await, Err(JournalError::Fenced { .. })));
     opened.journal.append(records(1, 1..=3)).await.unwrap();
-    opened.journal.checkpoint(position(1, 2), state("2")).await.unwrap();
+    opened.journal.checkpoint(position(1, 2), state("2").into()).await.unwrap();
     let other = store.open(PartitionId(0)).await.unwrap();
     assert_eq!(store.partitions().await.unwrap(), [PartitionId(0), PARTITION]);
     drop((opened, other));
@@ -260,7 +260,7 @@ pub(super) async fn does_as_a_plain_list_does(site: impl Site, seed: u64) {
                     let covered = below(list.len() as u64 + 1) as usize;
                     let at = list[..covered].last().map_or(base, |record| record.position);
                     let text = format!("{epoch}/{at:?}");
-                    begun.push(opened.journal.checkpoint(at, state(&text)));
+                    begun.push(opened.journal.checkpoint(at, state(&text).into()));
                     if at.seq > base.seq {
                         checkpoint = Some((at, state(&text)));
                         list.drain(..covered);
@@ -275,7 +275,7 @@ pub(super) async fn does_as_a_plain_list_does(site: impl Site, seed: u64) {
                     (checkpoint, list) = (Some((at, state("reset"))), Vec::new());
                 }
                 18 => {
-                    begun.push(opened.journal.rebuild(base, state("rebuilt"), list.clone()));
+                    begun.push(opened.journal.rebuild(base, state("rebuilt").into(), list.clone()));
                     checkpoint = Some((base, state("rebuilt")));
                 }
                 _ => join_all(begun.drain(..)).await.into_iter().for_each(Result::unwrap),

@@ -20,7 +20,7 @@ use crate::{
     ids::PartitionId,
     machine::replication::{Position, Record},
     store::{
-        Completion, Journal, JournalError, JournalHealth,
+        Completion, Journal, JournalError, JournalHealth, State,
         entry::{Entry, record_len},
         health::Health,
         marks::{Mark, Marks},
@@ -53,7 +53,7 @@ pub(super) trait Backend: fmt::Debug + Send + 'static {
     fn write(&mut self, entries: &[Entry]) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// Makes a state durable, in the background: other things are asked meanwhile.
-    fn prepare(&mut self, at: Position, state: Bytes) -> BoxFuture<'static, Result<Self::Prepared, Fault>>;
+    fn prepare(&mut self, at: Position, state: State) -> BoxFuture<'static, Result<Self::Prepared, Fault>>;
 
     /// Puts a prepared state in the place of the records that it includes, or of all.
     fn install(&mut self, prepared: &Self::Prepared, keep: Keep) -> impl Future<Output = Result<(), Fault>> + Send;
@@ -63,6 +63,11 @@ pub(super) trait Backend: fmt::Debug + Send + 'static {
 
     /// Looks whether everything is still there.
     fn verify(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Waits until nothing is under way that was not waited for.
+    fn close(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// The owner's end of an open journal.
@@ -94,15 +99,15 @@ impl Journal for Handle {
         self.pending.truncate(last_seq)
     }
 
-    fn checkpoint(&mut self, at: Position, state: Bytes) -> Completion {
+    fn checkpoint(&mut self, at: Position, state: State) -> Completion {
         self.pending.replace(at, state, Keep::Later)
     }
 
     fn reset(&mut self, at: Position, state: Bytes) -> Completion {
-        self.pending.replace(at, state, Keep::Nothing)
+        self.pending.replace(at, state.into(), Keep::Nothing)
     }
 
-    fn rebuild(&mut self, at: Position, state: Bytes, records: Vec<Record>) -> Completion {
+    fn rebuild(&mut self, at: Position, state: State, records: Vec<Record>) -> Completion {
         self.pending.rebuild(at, state, records)
     }
 
@@ -183,7 +188,7 @@ pub(super) fn start<B: Backend>(start: Start<B>, checkpoint: Position, records: 
 /// A checkpoint that is being prepared. Given up when dropped.
 struct Preparing<P> {
     at: Position,
-    state: Bytes,
+    state: State,
     waiters: Waiters,
     /// Bytes of the records that had been written when it was begun.
     covers: u64,
@@ -232,30 +237,31 @@ impl<B: Backend> Writer<B> {
                 Step::Work(Work::Batch(entries, waiters)) => self.batch(entries, waiters).await,
                 Step::Work(Work::Replace(replace)) => self.replace(replace).await,
                 Step::Work(Work::Rebuild(rebuild)) => self.rebuild(rebuild).await,
-                Step::Work(Work::End) => return self.give_up(),
+                Step::Work(Work::End) => return self.give_up().await,
                 Step::Prepared(prepared) => self.prepared(prepared).await,
                 Step::Verify => self.insist(Op::Verify).await.map_err(|stop| (stop, Waiters::default())),
             };
             match done {
                 Ok(()) => self.pending.set_size(self.size),
                 Err((Stop::Interrupted(Interrupt::Rebuild), waiters)) => self.pending.hand_over(waiters),
-                Err((Stop::Interrupted(Interrupt::Closed), _)) => return self.give_up(),
+                Err((Stop::Interrupted(Interrupt::Closed), _)) => return self.give_up().await,
                 Err((Stop::Failed(error), waiters)) => {
                     self.start.health.set(JournalHealth::Away(error.to_string()));
                     waiters.tell(&Err(error.clone()));
                     self.pending.fail(&error);
                     // Nothing is asked of the backend any more; what is begun is refused by `pending`.
                     while !matches!(self.pending.interrupted().await, Interrupt::Closed) {}
-                    return self.give_up();
+                    return self.give_up().await;
                 }
             }
         }
     }
 
-    fn give_up(mut self) {
+    async fn give_up(mut self) {
         if let Some(preparing) = self.checkpoint.take() {
             preparing.task.abort();
         }
+        self.start.backend.close().await;
         // Another writer may begin.
         drop(self.start.slot);
     }
@@ -366,7 +372,7 @@ impl<B: Backend> Writer<B> {
     async fn anew(
         &mut self,
         at: Position,
-        state: Bytes,
+        state: State,
         records: Vec<Record>,
         waiters: &mut Waiters,
     ) -> Result<(), Stop> {
@@ -384,13 +390,13 @@ impl<B: Backend> Writer<B> {
         Ok(())
     }
 
-    async fn reset(&mut self, at: Position, state: Bytes, waiters: &mut Waiters) -> Result<(), Stop> {
+    async fn reset(&mut self, at: Position, state: State, waiters: &mut Waiters) -> Result<(), Stop> {
         self.lower_mark(at.min(self.mark)).await;
         self.install_now(at, state, waiters).await
     }
 
     /// Replaces everything by a state.
-    async fn install_now(&mut self, at: Position, state: Bytes, waiters: &mut Waiters) -> Result<(), Stop> {
+    async fn install_now(&mut self, at: Position, state: State, waiters: &mut Waiters) -> Result<(), Stop> {
         if let Some(checkpoint) = self.checkpoint.take() {
             checkpoint.task.abort();
             waiters.preceded_by(checkpoint.waiters);
@@ -408,7 +414,7 @@ impl<B: Backend> Writer<B> {
         Ok(())
     }
 
-    fn prepare(&mut self, at: Position, state: Bytes, waiters: Waiters, covers: u64) {
+    fn prepare(&mut self, at: Position, state: State, waiters: Waiters, covers: u64) {
         let task = tokio::spawn(self.start.backend.prepare(at, state.clone()));
         self.checkpoint = Some(Preparing { at, state, waiters, covers, task });
     }

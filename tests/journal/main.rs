@@ -52,7 +52,7 @@ async fn append_until(journal: &mut dyn Journal, round: u64, mut enough: impl Fn
         done += round;
         // A few stay beside it.
         let at = done - round.min(10);
-        journal.checkpoint(position(at), Bytes::from(format!("up to {at}"))).await.unwrap();
+        journal.checkpoint(position(at), Bytes::from(format!("up to {at}")).into()).await.unwrap();
     }
     done
 }
@@ -134,7 +134,7 @@ async fn the_process_that_is_killed() {
             .map(|nth| opened.journal.append(vec![record(last + nth, 50 + (last as usize * 7919) % 5000)]))
             .collect();
         if last % 1024 == 512 {
-            drop(opened.journal.checkpoint(position(last), Bytes::from("state")));
+            drop(opened.journal.checkpoint(position(last), Bytes::from("state").into()));
         }
         for append in appends {
             append.await.unwrap();
@@ -240,7 +240,7 @@ async fn reopening(kind: &str, store: &dyn JournalStore) {
     let mut opened = store.open(PartitionId(1)).await.unwrap();
     println!("{kind}: opening them: {:?} ({} records)", since.elapsed(), opened.records.len());
     let since = Instant::now();
-    opened.journal.checkpoint(position(1_000_000), vec![7; 256 << 20].into()).await.unwrap();
+    opened.journal.checkpoint(position(1_000_000), Bytes::from(vec![7; 256 << 20]).into()).await.unwrap();
     println!("{kind}: a checkpoint of 256 MiB: {:?}", since.elapsed());
     drop(opened);
     let since = Instant::now();

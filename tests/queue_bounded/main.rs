@@ -1,5 +1,6 @@
 //! A queue through which many messages pass while one old message stays: what it costs is bounded by what is unconsumed,
-//! in files and in Redis. And how long a partition with a million messages takes to come back.
+//! in files and in Redis. How long a partition with a million messages takes to come back, and how long a call waits at
+//! most while checkpoints are made.
 //!
 //! ```sh
 //! MESSAGES=10000000 cargo test --profile profiling --test queue_bounded -- --nocapture
@@ -152,6 +153,41 @@ fn used_memory(redis: &RedisServer) -> u64 {
     let info: String = redis.ask(&["INFO", "memory"]);
     let line = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
     line.trim().parse().unwrap()
+}
+
+/// The longest of the calls that publish a batch, or receive and acknowledge it, with the ids of as many messages in the
+/// window of the queue as it remembers, and some that nobody consumes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures"]
+async fn the_longest_call_beside_checkpoints() {
+    tracing_subscriber::fmt().with_env_filter("syncmesh::node::queues=info").init();
+    let dir = TempDir::new().unwrap();
+    let node = node(dir.path(), None).await;
+    let backlog = node.queue(QueueName::new("backlog").unwrap());
+    let (mut passed, mut calls) = (0, Vec::new());
+    while passed < messages() {
+        let began = Instant::now();
+        publish(&node, BATCH).await;
+        let published = Instant::now();
+        passed += u64::from(consume(&node).await);
+        calls.extend([published - began, published.elapsed()]);
+        if passed % 10_000 == 0 {
+            let batch = (0..BATCH).map(|_| Publish::new(vec![b'x'; BODY])).collect();
+            let began = Instant::now();
+            backlog.publish_all(batch).await.unwrap();
+            calls.push(began.elapsed());
+        }
+    }
+    assert_eq!(backlog.stats().await.unwrap().depth, passed / 10);
+    calls.sort_unstable();
+    let at = |share: f64| calls[((calls.len() - 1) as f64 * share) as usize];
+    println!(
+        "{passed} messages of {BODY} bytes, and a tenth of that unconsumed: publishing a batch, or consuming it, takes {:.1?} (p50), {:.1?} (p99), {:.1?} at most",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+    node.stop(GRACE).await;
 }
 
 /// A million messages that nobody has consumed, and a restart.

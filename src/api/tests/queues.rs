@@ -2,16 +2,6 @@
 
 use super::*;
 
-impl Edge {
-    async fn put(&self, path: &str, body: &str) -> Refused {
-        refused(self.request(Method::PUT, path).body(body.to_owned())).await
-    }
-
-    async fn get(&self, path: &str) -> Refused {
-        refused(self.request(Method::GET, path)).await
-    }
-}
-
 fn of_length(length: usize, item: &str) -> String {
     vec![item; length].join(",")
 }

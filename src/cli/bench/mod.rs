@@ -3,6 +3,7 @@
 //! Owns what the benchmarks share: who puts the load, for how long, and how figures are kept. What fails
 //! is counted and shown, never hidden in an average.
 
+mod cache;
 mod lock;
 mod queue;
 
@@ -41,6 +42,16 @@ pub(super) enum BenchCommand {
     /// a time what was published before, for as long as there is some. latency: from the moment a message was
     /// due to be published, --rate of them a second, to its delivery. The queues are deleted afterwards.
     Queue(queue::BenchQueue),
+    /// Reads and writes of the cache, by the ways in which nodes share.
+    ///
+    /// Name the APIs of the other nodes with --also: what the protocols differ in is what happens between nodes.
+    /// read-mostly and zipf: the clients of each node read all keys and write --writes of 100. private: each client
+    /// reads and then writes keys of its own; with more --keys than CACHE_CAPACITY their lines have to come back,
+    /// and E spares their stores a message. producer-consumer: each client writes a key at one node and reads it at
+    /// each of the others, where O spares the owner's value its way to the home. migratory: reads and then writes a
+    /// key at one node after the other. Messages are those that all cache nodes count, renewals of sessions too.
+    /// Exit code 1 if a read found an older value than had been acknowledged. The keys are invalidated afterwards.
+    Cache(cache::BenchCache),
 }
 
 impl BenchCommand {
@@ -48,6 +59,7 @@ impl BenchCommand {
         match self {
             Self::Lock(bench) => bench.run(context),
             Self::Queue(bench) => bench.run(context),
+            Self::Cache(bench) => bench.run(context),
         }
     }
 }

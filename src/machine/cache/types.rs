@@ -159,6 +159,17 @@ pub enum Protocol {
     Moesi,
 }
 
+impl Protocol {
+    /// Its name in settings, tables and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mesi => "MESI",
+            Self::Mosi => "MOSI",
+            Self::Moesi => "MOESI",
+        }
+    }
+}
+
 /// When a store in E or M is acknowledged (`CACHE_WRITE_POLICY`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum WritePolicy {
@@ -166,6 +177,16 @@ pub enum WritePolicy {
     Back,
     /// Once the home has it too.
     Through,
+}
+
+impl WritePolicy {
+    /// Its name in settings, tables and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Back => "back",
+            Self::Through => "through",
+        }
+    }
 }
 
 /// By how many hundredths two clocks may run apart, at the most.

@@ -30,7 +30,8 @@ pub(super) fn place(now: &Partition, members: &Membership, nodes: Vec<NodeId>) -
             Some(first) => {
                 let primary = Some(*first);
                 let status = PartitionStatus::Serving;
-                Change::To(Partition { primary, in_sync, replicas: nodes, status, ..now.clone() })
+                let holders = in_sync.clone();
+                Change::To(Partition { primary, in_sync, holders, replicas: nodes, status, ..now.clone() })
             }
             None => Change::Void,
         };
@@ -67,6 +68,17 @@ pub(super) fn shrink(now: &Partition, away: &[Replica]) -> Change {
     if after.in_sync.len() == now.in_sync.len() { Change::None } else { Change::To(after) }
 }
 
+/// Those who are in sync serve without those who were.
+pub(super) fn confirm(now: &Partition) -> Change {
+    if !now.is_serving() {
+        return Change::Void;
+    }
+    if now.holders == now.in_sync {
+        return Change::None;
+    }
+    Change::To(Partition { holders: now.in_sync.clone(), ..now.clone() })
+}
+
 /// This one joins the in-sync set.
 pub(super) fn grow(now: &Partition, members: &Membership, joiner: Replica) -> Change {
     let is_wanted = now.replicas.contains(&joiner.node);
@@ -76,8 +88,12 @@ pub(super) fn grow(now: &Partition, members: &Membership, joiner: Replica) -> Ch
     if now.in_sync.contains(&joiner) {
         return Change::None;
     }
+    if now.holders.len() != now.in_sync.len() {
+        return Change::Void;
+    }
     let mut after = now.clone();
     after.in_sync.push(joiner);
+    after.holders.push(joiner);
     Change::To(after)
 }
 
@@ -90,7 +106,7 @@ pub(super) fn departed(now: &Partition, members: &Membership, node: &NodeId) -> 
     after.in_sync.retain(|replica| *replica != known);
     if after.in_sync.is_empty() {
         let status = PartitionStatus::Waiting { reports: BTreeMap::new() };
-        let waiting = Partition { primary: None, status, ..now.clone() };
+        let waiting = Partition { primary: None, in_sync: now.holders.clone(), status, ..now.clone() };
         return match recovery::settle(&waiting, members, None) {
             Change::None | Change::Void => Change::To(waiting),
             settled => settled,

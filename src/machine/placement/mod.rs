@@ -75,10 +75,11 @@ impl Placement {
             PlacementBody::Report(Report { replica, .. }) => {
                 replica.node == *node && replica.incarnation == incarnation
             }
-            PlacementBody::Shrink(_) | PlacementBody::Grow(_) | PlacementBody::HandOver(_) => self
-                .partitions
-                .get(&change.partition)
-                .is_none_or(|now| now.epoch != change.based_on || now.is_primary(node, incarnation)),
+            PlacementBody::Shrink(_) | PlacementBody::Confirm | PlacementBody::Grow(_) | PlacementBody::HandOver(_) => {
+                self.partitions
+                    .get(&change.partition)
+                    .is_none_or(|now| now.epoch != change.based_on || now.is_primary(node, incarnation))
+            }
             PlacementBody::Place(_) | PlacementBody::WaitNoLonger => false,
         }
     }
@@ -95,6 +96,7 @@ impl Placement {
             PlacementBody::Place(nodes) => changes::place(now, members, nodes),
             PlacementBody::HandOver(to) => changes::hand_over(now, members, &to),
             PlacementBody::Shrink(away) => changes::shrink(now, &away),
+            PlacementBody::Confirm => changes::confirm(now),
             PlacementBody::Grow(joiner) => changes::grow(now, members, joiner),
             PlacementBody::Report(report) => recovery::report(now, members, lost, report),
             PlacementBody::WaitNoLonger => recovery::wait_no_longer(now),

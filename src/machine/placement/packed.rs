@@ -24,8 +24,8 @@ struct Packed {
     partitions: Vec<(PartitionId, Epoch, PackedPartition)>,
 }
 
-/// Primary, in-sync set, replicas, status.
-type PackedPartition = (Option<u32>, Vec<u32>, Vec<u32>, PackedStatus);
+/// Primary, in-sync set, holders that are not in it, replicas, status.
+type PackedPartition = (Option<u32>, Vec<u32>, Vec<u32>, Vec<u32>, PackedStatus);
 
 #[derive(Serialize, Deserialize)]
 enum PackedStatus {
@@ -76,8 +76,10 @@ pub fn serialize<S: Serializer>(partitions: &Partitions, serializer: S) -> Resul
         };
         let primary = partition.primary.map(|primary| replicas.of(&primary));
         let in_sync = partition.in_sync.iter().map(|replica| replicas.of(replica)).collect();
+        let only_holders = partition.holders.iter().filter(|holder| !partition.in_sync.contains(holder));
+        let holders = only_holders.map(|replica| replicas.of(replica)).collect();
         let kept_by = partition.replicas.iter().map(|node| nodes.of(node)).collect();
-        packed.push((*id, partition.epoch, (primary, in_sync, kept_by, status)));
+        packed.push((*id, partition.epoch, (primary, in_sync, holders, kept_by, status)));
     }
     let (nodes, replicas) = (nodes.into_table(), replicas.into_table());
     Packed { nodes, replicas, partitions: packed }.serialize(serializer)
@@ -93,7 +95,7 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Partiti
     let node = |number: u32| nodes.get(number as usize).copied().ok_or_else(unknown);
     let replica = |number: u32| replicas.get(number as usize).copied().ok_or_else(unknown);
     let mut unpacked = BTreeMap::new();
-    for (id, epoch, (primary, in_sync, kept_by, status)) in partitions {
+    for (id, epoch, (primary, in_sync, holders, kept_by, status)) in partitions {
         let status = match status {
             PackedStatus::Serving => PartitionStatus::Serving,
             PackedStatus::JournalLost => PartitionStatus::JournalLost,
@@ -105,10 +107,13 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Partiti
                 PartitionStatus::Waiting { reports: reports.into_iter().map(report).collect::<Result<_, _>>()? }
             }
         };
+        let in_sync: Vec<Replica> = in_sync.into_iter().map(replica).collect::<Result<_, _>>()?;
+        let only_holders: Vec<Replica> = holders.into_iter().map(replica).collect::<Result<_, _>>()?;
         let partition = Partition {
             epoch,
             primary: primary.map(replica).transpose()?,
-            in_sync: in_sync.into_iter().map(replica).collect::<Result<_, _>>()?,
+            holders: in_sync.iter().copied().chain(only_holders).collect(),
+            in_sync,
             replicas: kept_by.into_iter().map(node).collect::<Result<_, _>>()?,
             status,
         };

@@ -293,6 +293,7 @@ mod tests {
             *partition = Partition {
                 epoch: Epoch(1),
                 primary: in_sync.first().copied(),
+                holders: in_sync.clone(),
                 in_sync,
                 replicas: wanted,
                 status: PartitionStatus::Serving,

@@ -34,6 +34,7 @@ enum Move {
     /// The primary takes in who is to keep it.
     Grow(u32),
     Shrink(u32),
+    Confirm(u32),
     Report(u32, u8, u64),
     AcceptLoss(u32),
     /// A change as a peer that is not right in the head could make it.
@@ -52,6 +53,7 @@ fn bodies() -> impl Strategy<Value = PlacementBody> {
             PlacementBody::Report(Report { replica, last: Position { epoch: Epoch(1), seq }, verified })
         }),
         Just(PlacementBody::WaitNoLonger),
+        Just(PlacementBody::Confirm),
     ]
 }
 
@@ -66,6 +68,7 @@ fn moves() -> impl Strategy<Value = Move> {
         8 => Just(Move::Plan),
         6 => p().prop_map(Move::Grow),
         2 => p().prop_map(Move::Shrink),
+        3 => p().prop_map(Move::Confirm),
         4 => (p(), n(), 0..9u64).prop_map(|(p, n, seq)| Move::Report(p, n, seq)),
         1 => p().prop_map(Move::AcceptLoss),
         3 => (p(), 0..3u64, bodies()).prop_map(|(p, ago, body)| Move::Odd(p, ago, body)),
@@ -105,8 +108,16 @@ impl Play {
     /// What a primary that works takes in next: one that is to keep the partition and there.
     fn to_grow(&self, id: u32) -> Option<Replica> {
         let now = self.partition(id);
+        if self.is_unconfirmed(id) {
+            return None;
+        }
         let missing = now.replicas.iter().filter(|node| now.is_serving() && !now.is_in_sync(node));
         missing.filter_map(|node| self.world.members.replica(node)).next()
+    }
+
+    fn is_unconfirmed(&self, id: u32) -> bool {
+        let now = self.partition(id);
+        now.is_serving() && now.holders != now.in_sync
     }
 
     fn plan(&self, in_epoch_ms: u64) -> Vec<PlacementChange> {
@@ -157,6 +168,7 @@ impl Play {
                     assert!(matches!(self.apply(id, PlacementBody::Shrink(vec![away])), PlacementAnswer::Done(_)));
                 }
             }
+            Move::Confirm(id) => _ = self.apply(id, PlacementBody::Confirm),
             Move::Report(id, n, seq) => {
                 if let Some(replica) = self.world.members.replica(&node(n)) {
                     let last = Position { epoch: Epoch(1), seq };
@@ -182,15 +194,18 @@ fn check_step(before: &Partition, after: &Partition, step: &Move, members: &Memb
     // Epochs only grow, so no two states of a partition, and no two primaries, share one.
     assert!(after.epoch > before.epoch, "{before:?} became {after:?} in the same epoch");
     check_state(after, members);
-    let newcomers: Vec<&Replica> = after.in_sync.iter().filter(|replica| !before.in_sync.contains(replica)).collect();
+    let newcomers: Vec<&Replica> = after.holders.iter().filter(|replica| !before.holders.contains(replica)).collect();
     let first = !before.is_placed();
     let elected = !before.is_serving() && after.is_serving();
     let grown = matches!(step, Move::Grow(_) | Move::Odd(_, _, PlacementBody::Grow(_)));
     assert!(newcomers.is_empty() || first || elected || grown, "{newcomers:?} came in by {step:?}");
     assert!(!elected || first || after.in_sync.len() == 1, "who is elected serves alone at first");
     if before.is_placed() && !after.is_serving() {
-        assert_eq!(before.in_sync, after.in_sync, "whom it waits for stays known");
+        assert_eq!(before.holders, after.in_sync, "whom it waits for stays known");
     }
+    let forgotten = before.holders.iter().any(|holder| !after.holders.contains(holder));
+    let confirmed = matches!(step, Move::Confirm(_) | Move::Odd(_, _, PlacementBody::Confirm));
+    assert!(!forgotten || confirmed || elected, "{before:?} became {after:?} by {step:?}");
 }
 
 /// What is true of every partition.
@@ -207,10 +222,11 @@ fn check_state(partition: &Partition, members: &Membership) {
         (None, PartitionStatus::JournalLost) => {}
         _ => panic!("neither served nor waiting: {partition:?}"),
     }
-    let mut nodes: Vec<NodeId> = partition.in_sync.iter().map(|replica| replica.node).collect();
+    let mut nodes: Vec<NodeId> = partition.holders.iter().map(|replica| replica.node).collect();
     nodes.sort_unstable();
     nodes.dedup();
-    assert_eq!(nodes.len(), partition.in_sync.len(), "a node is in sync twice: {partition:?}");
+    assert_eq!(nodes.len(), partition.holders.len(), "a node counts twice: {partition:?}");
+    assert!(partition.in_sync.iter().all(|replica| partition.holders.contains(replica)), "{partition:?}");
 }
 
 proptest! {
@@ -276,6 +292,7 @@ proptest! {
             (1..=NODES).for_each(|n| play.make(Move::Report(id, n, 0)));
         }
         for round in 0.. {
+            (0..PARTITIONS).for_each(|id| play.make(Move::Confirm(id)));
             let changes = play.plan(10_000);
             prop_assert!(round < 40 * PARTITIONS, "endless moves: {:?}", changes);
             let grown = (0..PARTITIONS).find(|id| play.to_grow(*id).is_some());
@@ -312,6 +329,7 @@ fn few_partitions_move_at_a_time_when_nodes_come() {
             let changes = play.plan(10_000);
             assert!(changes.len() <= MOVES_AT_ONCE);
             play.carry_out(changes);
+            (0..PARTITIONS).for_each(|id| play.make(Move::Confirm(id)));
             let filling: Vec<u32> = (0..PARTITIONS).filter(|id| is_filling(&play, id)).collect();
             assert!(filling.len() <= MOVES_AT_ONCE, "{:?} move together", filling);
             if let Some(id) = filling.first() {

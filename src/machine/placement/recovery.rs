@@ -1,8 +1,9 @@
 //! What follows when nobody who holds everything is there: who is waited for, and who may serve in the end.
 //!
-//! The last in-sync set holds all that was acknowledged. Its members report how far their journals go; once none of
-//! them is awaited any more, the one with the greatest position has everything that was ever committed. Where all of
-//! them have lost their journals, only an operator can decide what to go on with.
+//! The holders, who are listed as the last in-sync set from then on, hold all that was acknowledged. They report how far
+//! their journals go; once none of them is awaited any more, the one with the greatest position has everything that was
+//! ever committed. Who never stopped has everything anyhow, and need not wait for others. Where all of them have lost
+//! their journals, only an operator can decide what to go on with.
 
 use std::cmp::Reverse;
 
@@ -71,14 +72,16 @@ fn best(now: &Partition, reports: impl IntoIterator<Item = Report>) -> Option<Re
     })
 }
 
-/// It serves, alone at first.
-fn elect(now: &Partition, replica: Replica) -> Change {
+/// It serves, alone at first. Until it has confirmed that, whoever holds as much as it does still counts.
+fn elect(now: &Partition, replica: Replica, others: impl IntoIterator<Item = Replica>) -> Change {
     let mut replicas = now.replicas.clone();
     if !replicas.contains(&replica.node) {
         replicas.push(replica.node);
     }
+    let others = others.into_iter().filter(|other| other.node != replica.node);
+    let holders = std::iter::once(replica).chain(others).collect();
     let (primary, in_sync, status) = (Some(replica), vec![replica], PartitionStatus::Serving);
-    Change::To(Partition { primary, in_sync, replicas, status, ..now.clone() })
+    Change::To(Partition { primary, in_sync, holders, replicas, status, ..now.clone() })
 }
 
 /// What follows from the reports and the members as they are now. A report counts while the run that made it is there:
@@ -99,17 +102,24 @@ pub(super) fn settle(now: &Partition, members: &Membership, lost: Option<&Report
     reports.retain(|_, report| is_of_now(report, members) || (was_lost && is_of_last_run(report, members)));
     let mut of_now = reports.clone();
     of_now.retain(|_, report| is_of_now(report, members));
-    let mut awaited = false;
-    let mut elected = Vec::new();
+    let (mut awaited, mut never_stopped) = (false, false);
+    let (mut elected, mut left) = (Vec::new(), Vec::new());
     for member in &now.in_sync {
         match standing(member, &of_now, members) {
-            Standing::Reported(report) => elected.push(report),
-            Standing::Awaited => awaited = true,
+            Standing::Reported(report) => {
+                never_stopped |= report.replica == *member;
+                elected.push(report);
+                left.push(*member);
+            }
+            Standing::Awaited => {
+                awaited = true;
+                left.push(*member);
+            }
             Standing::Gone => {}
         }
     }
-    match best(now, elected).filter(|_| !awaited) {
-        Some(report) => elect(now, report.replica),
+    match best(now, elected).filter(|_| never_stopped || !awaited) {
+        Some(report) => elect(now, report.replica, left),
         None if awaited && !was_lost && reports == before => Change::None,
         None if awaited => {
             Change::To(Partition { status: PartitionStatus::Waiting { reports: of_now }, ..now.clone() })
@@ -153,7 +163,7 @@ pub(super) fn wait_no_longer(now: &Partition) -> Change {
     if !reported.iter().any(|report| report.verified) {
         return Change::Void;
     }
-    best(now, reported).map_or(Change::Void, |report| elect(now, report.replica))
+    best(now, reported).map_or(Change::Void, |report| elect(now, report.replica, now.in_sync.iter().copied()))
 }
 
 /// Whoever has most of it serves it. Where all journals are lost and nobody has reported anything, somebody who is to
@@ -168,9 +178,9 @@ pub(super) fn accept_loss(now: &Partition, members: &Membership, lost: Option<&R
     let best = best(now, reports.filter(|report| is_of_now(report, members)));
     // Whatever it has, it journals on into what it has.
     if let Some(replica) = best.and_then(|report| members.replica(&report.replica.node)) {
-        return elect(now, replica);
+        return elect(now, replica, None);
     }
     let is_up = |node: &&NodeId| members.members().get(node).is_some_and(|member| member.liveness == Liveness::Up);
     let anyone = now.replicas.iter().filter(is_up).find_map(|node| members.replica(node));
-    anyone.filter(|_| begin_anew).map_or(Change::Void, |replica| elect(now, replica))
+    anyone.filter(|_| begin_anew).map_or(Change::Void, |replica| elect(now, replica, None))
 }

@@ -96,6 +96,11 @@ impl World {
         }
     }
 
+    /// The primary goes on without those who are not in sync any more.
+    fn confirm(&mut self) {
+        assert!(self.is_done(PlacementBody::Confirm));
+    }
+
     fn report(&mut self, n: u8, incarnation: u64, seq: u64) -> PlacementAnswer {
         let last = Position { epoch: Epoch(1), seq };
         self.now(PlacementBody::Report(Report { replica: replica(n, incarnation), last, verified: true }))
@@ -167,6 +172,8 @@ fn a_node_that_was_restarted_is_in_no_in_sync_set_until_the_primary_takes_it_in(
     assert_eq!((world.primary(), world.partition().in_sync.len()), (Some(replica(2, 1)), 1));
     assert!(!world.is_done(PlacementBody::Grow(replica(1, 1))), "that run is over");
     assert!(!world.is_done(PlacementBody::Grow(replica(3, 1))), "it is not to keep it");
+    assert!(!world.is_done(PlacementBody::Grow(replica(1, 2))), "its earlier run still counts");
+    world.confirm();
     assert!(world.is_done(PlacementBody::Grow(replica(1, 2))));
     assert_eq!(world.partition().in_sync, [replica(2, 1), replica(1, 2)]);
 }
@@ -202,6 +209,7 @@ fn a_primary_cannot_be_shrunk_away_and_who_is_not_in_sync_cannot_take_over() {
 fn the_last_one_that_went_is_waited_for_and_serves_again_once_it_has_reported() {
     let mut world = World::placed(&[1, 2]);
     world.down(1);
+    world.confirm();
     world.down(2);
     let waiting = PartitionStatus::Waiting { reports: BTreeMap::new() };
     assert_eq!((world.primary(), &world.partition().status), (None, &waiting));
@@ -220,6 +228,7 @@ fn the_last_one_that_went_is_waited_for_and_serves_again_once_it_has_reported() 
 fn a_report_ends_with_the_run_that_made_it_and_a_repeated_one_changes_nothing() {
     let mut world = World::placed(&[1, 2]);
     world.down(1);
+    world.confirm();
     world.down(2);
     world.join(1, 2);
     world.report(1, 2, 5);
@@ -231,9 +240,55 @@ fn a_report_ends_with_the_run_that_made_it_and_a_repeated_one_changes_nothing() 
 }
 
 #[test]
+fn a_copy_that_had_everything_is_chosen_where_the_last_one_in_sync_served_nothing_and_lost_its_journal() {
+    let mut world = World::placed(&[1, 2]);
+    world.down(1);
+    assert_eq!(world.partition().in_sync, [replica(2, 1)]);
+    assert!(world.partition().concerns(&node(1)), "it is not let go");
+    world.down(2);
+    assert_eq!(world.partition().in_sync, [replica(1, 1), replica(2, 1)], "either holds everything");
+    world.join_with(2, 2, 99);
+    world.join(1, 2);
+    world.report(1, 2, 8);
+    assert_eq!(world.primary(), Some(replica(1, 2)));
+}
+
+#[test]
+fn once_it_is_confirmed_that_a_primary_goes_on_alone_nobody_else_is_chosen() {
+    let mut world = World::placed(&[1, 2]);
+    world.down(1);
+    world.confirm();
+    assert_eq!(world.partition().holders, [replica(2, 1)]);
+    let before = world.partition().clone();
+    assert_eq!(world.now(PlacementBody::Confirm), PlacementAnswer::Done(before), "once is enough");
+    world.down(2);
+    world.join(1, 2);
+    world.report(1, 2, 8);
+    world.join_with(2, 2, 99);
+    assert_eq!((world.primary(), &world.partition().status), (None, &PartitionStatus::JournalLost));
+}
+
+#[test]
+fn who_never_stopped_serves_at_once_and_whoever_may_have_as_much_counts_until_that_is_confirmed() {
+    let mut world = World::placed(&[1, 2]);
+    world.down(1);
+    world.down(2);
+    world.join(2, 1);
+    world.report(2, 1, 7);
+    assert_eq!((world.primary(), world.partition().in_sync.len()), (Some(replica(2, 1)), 1), "1 is not waited for");
+    assert_eq!(world.partition().holders, [replica(2, 1), replica(1, 1)]);
+    world.join_with(2, 2, 99);
+    assert_eq!(world.primary(), None);
+    world.join(1, 2);
+    world.report(1, 2, 7);
+    assert_eq!(world.primary(), Some(replica(1, 2)));
+}
+
+#[test]
 fn a_journal_is_lost_once_everyone_has_left_or_come_back_without_it() {
     let mut world = World::placed(&[1, 2]);
     world.down(1);
+    world.confirm();
     world.down(2);
     world.join_with(2, 2, 99);
     assert_eq!(world.partition().status, PartitionStatus::JournalLost);
@@ -252,6 +307,7 @@ fn a_journal_that_is_not_what_it_was_wins_only_by_an_operators_choice() {
     };
     let mut world = World::placed(&[1, 2]);
     world.down(1);
+    world.confirm();
     world.down(2);
     world.join(2, 2);
     assert!(world.is_done(shortened(2, 2, 7)));
@@ -294,9 +350,10 @@ fn the_last_copy_that_leaves_for_good_is_lost_at_once() {
 #[test]
 fn an_operator_who_accepts_the_loss_gets_the_longest_journal_there_is() {
     let mut world = World::placed(&[1, 2, 3]);
-    for n in [1, 2, 3] {
-        world.down(n);
-    }
+    world.down(1);
+    world.down(2);
+    world.confirm();
+    world.down(3);
     assert_eq!(world.now(PlacementBody::AcceptLoss), PlacementAnswer::NothingToAccept);
     world.join(1, 2);
     world.join(2, 2);
@@ -313,6 +370,7 @@ fn an_operator_who_accepts_the_loss_gets_the_longest_journal_there_is() {
 fn who_was_out_of_sight_for_a_moment_has_still_said_what_it_has() {
     let mut world = World::placed(&[1, 2]);
     world.down(1);
+    world.confirm();
     world.down(2);
     world.join(1, 2);
     world.join_with(2, 2, 9);
@@ -330,6 +388,7 @@ fn who_was_out_of_sight_for_a_moment_has_still_said_what_it_has() {
 fn where_nobody_has_anything_an_operator_begins_anew_with_somebody_who_is_there() {
     let mut world = World::placed(&[1, 2]);
     world.down(1);
+    world.confirm();
     world.member(MemberChange::Leave(node(2)));
     assert_eq!(world.now(PlacementBody::AcceptLoss), PlacementAnswer::NothingToAccept);
     assert!(world.is_done(PlacementBody::Place(nodes(&[1, 3]))));
@@ -345,14 +404,15 @@ fn who_stays_away_is_given_up_only_for_a_verified_journal() {
     let partition = partitions.get_mut(&P).expect("placed");
     *partition = Partition { primary: None, status: waiting, ..partition.clone() };
     world.down(2);
+    world.join(1, 2);
     assert!(!world.is_done(PlacementBody::WaitNoLonger));
-    let report = |verified| Report { replica: replica(1, 1), last: Position::default(), verified };
+    let report = |verified| Report { replica: replica(1, 2), last: Position::default(), verified };
     assert!(world.is_done(PlacementBody::Report(report(false))));
     assert!(!world.is_done(PlacementBody::WaitNoLonger));
     assert!(world.is_done(PlacementBody::Report(report(true))));
     assert_eq!(world.primary(), None, "2 may have more");
     assert!(world.is_done(PlacementBody::WaitNoLonger));
-    assert_eq!(world.primary(), Some(replica(1, 1)));
+    assert_eq!(world.primary(), Some(replica(1, 2)));
 }
 
 #[test]
@@ -363,7 +423,13 @@ fn a_node_changes_only_what_it_is_the_primary_of_and_reports_only_for_itself() {
         world.placement.may_come_from(&node(n), Incarnation(incarnation), &change)
     };
     let report = PlacementBody::Report(Report { replica: replica(1, 1), last: Position::default(), verified: true });
-    for body in [PlacementBody::Shrink(vec![]), PlacementBody::Grow(replica(3, 1)), PlacementBody::HandOver(node(2))] {
+    let by_primary = [
+        PlacementBody::Shrink(vec![]),
+        PlacementBody::Confirm,
+        PlacementBody::Grow(replica(3, 1)),
+        PlacementBody::HandOver(node(2)),
+    ];
+    for body in by_primary {
         assert!(may(1, 1, 1, &body) && !may(1, 2, 1, &body) && !may(2, 1, 1, &body), "{body:?}");
         assert!(may(2, 1, 0, &body), "it is void, and its answer says who the primary is: {body:?}");
     }

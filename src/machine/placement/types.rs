@@ -53,6 +53,10 @@ pub struct Partition {
     /// Who holds everything that was acknowledged, the primary included; where there is no primary, who
     /// did at last.
     pub in_sync: Vec<Replica>,
+    /// Who surely holds everything that was acknowledged: who is in sync, and who was when the primary last
+    /// [confirmed](PlacementBody::Confirm) that it goes on without others. Until then nothing is acknowledged that one
+    /// of these does not hold; so one of them is enough to go on from, though the others are lost.
+    pub holders: Vec<Replica>,
     /// Who is to keep it, by the ring. Those that are not in sync are being filled up.
     pub replicas: Vec<NodeId>,
     /// Whether it is served.
@@ -66,6 +70,7 @@ impl Partition {
             epoch: Epoch(0),
             primary: None,
             in_sync: Vec::new(),
+            holders: Vec::new(),
             replicas: Vec::new(),
             status: PartitionStatus::Waiting { reports: BTreeMap::new() },
         }
@@ -91,14 +96,19 @@ impl Partition {
         self.in_sync_replica(node).is_some()
     }
 
+    /// Whether this node may hold something that nobody else has, as far as is known.
+    pub fn is_held_by(&self, node: &NodeId) -> bool {
+        self.holders.iter().any(|replica| replica.node == *node)
+    }
+
     /// Whether this run of a node is its primary.
     pub fn is_primary(&self, node: &NodeId, incarnation: Incarnation) -> bool {
         self.primary.is_some_and(|primary| primary.node == *node && primary.incarnation == incarnation)
     }
 
-    /// Whether this node has to do with it: keeps it, is to keep it, or is waited for.
+    /// Whether this node has to do with it: keeps it, is to keep it, may be needed, or is waited for.
     pub fn concerns(&self, node: &NodeId) -> bool {
-        self.replicas.contains(node) || self.is_in_sync(node)
+        self.replicas.contains(node) || self.is_held_by(node)
     }
 }
 
@@ -124,7 +134,10 @@ pub enum PlacementBody {
     HandOver(NodeId),
     /// The primary: these do not answer and leave the in-sync set.
     Shrink(Vec<Replica>),
-    /// The primary: this one holds everything now and joins the in-sync set.
+    /// The primary: everyone in sync holds the beginning of its reign, and it acknowledges from now on what
+    /// others do not hold. They are no [holders](Partition::holders) any more.
+    Confirm,
+    /// The primary: this one holds everything now and joins the in-sync set. Void where that is not confirmed.
     Grow(Replica),
     /// A node that was in the last in-sync set says how far its journal goes. Of another node that is to
     /// keep the partition it counts for [`AcceptLoss`](Self::AcceptLoss) only.

@@ -1,5 +1,7 @@
 //! What operators do to a queue as a whole.
 
+use std::sync::Arc;
+
 use super::{
     Counted, DEAD_LETTER_QUEUE, OpAnswer, QueueConfig, QueueEffect, QueueRefusal, Queues,
     state::{Message, Place, Queue},
@@ -25,9 +27,23 @@ impl Queues {
     pub(super) fn delete(&mut self, name: &QueueName) -> Result<(), QueueRefusal> {
         let queue = self.queues.remove(name).ok_or(QueueRefusal::NoSuchQueue)?;
         if let Some(at) = queue.due {
-            self.due.remove(&(at, queue.name));
+            self.due.remove(&(at, queue.name.clone()));
         }
+        self.discarded.0.push(queue);
         Ok(())
+    }
+
+    pub(super) fn purge(&mut self, name: &QueueName, effects: &mut Vec<QueueEffect>) -> Result<OpAnswer, QueueRefusal> {
+        let purged = self.at_queue(name, effects, Queue::purge).ok_or(QueueRefusal::NoSuchQueue)?;
+        let count = purged.messages.len() as u64;
+        self.discarded.0.push(purged);
+        Ok(OpAnswer::Purged(count))
+    }
+
+    /// What deleting and purging left to be freed, which may take a moment for each hundred thousand messages. Freed
+    /// with the next record, unless it is taken before.
+    pub fn take_discarded(&mut self) -> Discarded {
+        std::mem::take(&mut self.discarded)
     }
 
     pub(super) fn redrive(
@@ -57,6 +73,29 @@ impl Queues {
     }
 }
 
+/// Queues and messages that are gone and not freed yet. They are no part of the state.
+#[derive(Debug, Default)]
+pub struct Discarded(Vec<Queue>);
+
+impl Discarded {
+    /// Whether there is nothing to free.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Clone for Discarded {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Discarded {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 impl Message {
     /// Whether this is a dead letter of that queue, and not one that came back from it.
     fn is_dead_letter_of(&self, queue: &QueueName) -> bool {
@@ -81,16 +120,17 @@ impl Queue {
         self.config.clone()
     }
 
-    pub(super) fn purge(&mut self, step: &mut Step<'_>) -> u64 {
-        let count = self.messages.len() as u64;
-        self.messages.clear();
-        self.ready.clear();
-        self.delayed.clear();
-        self.in_flight.clear();
+    /// Its messages, as a queue of their own.
+    fn purge(&mut self, step: &mut Step<'_>) -> Self {
+        let mut purged = Self::new(self.name.clone(), self.number, self.config.clone());
+        std::mem::swap(&mut purged.messages, &mut self.messages);
+        std::mem::swap(&mut purged.ready, &mut self.ready);
+        std::mem::swap(&mut purged.delayed, &mut self.delayed);
+        std::mem::swap(&mut purged.in_flight, &mut self.in_flight);
         self.bytes = 0;
         self.origins.release_all();
-        step.count(Counted::Purged, count);
-        count
+        step.count(Counted::Purged, purged.messages.len() as u64);
+        purged
     }
 
     /// What is delivered to somebody stays.
@@ -101,12 +141,12 @@ impl Queue {
             .messages
             .iter()
             .filter(|(_, message)| message.is_dead_letter_of(to) && !delivered(message))
-            .map(|(offset, _)| *offset)
+            .map(|(offset, _)| offset)
             .take(room)
             .collect();
         for offset in &offsets {
             let Some(mut message) = self.remove(*offset) else { continue };
-            message.describe(&[]);
+            Arc::make_mut(&mut message).describe(&[]);
             step.send(*offset, self.name.clone(), to.clone(), message);
         }
         offsets.len() as u64

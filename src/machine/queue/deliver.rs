@@ -41,7 +41,7 @@ impl Queue {
         while deliveries.len() < most && bytes < step.limits.leased_bytes {
             let Some(offset) = self.next_to_deliver(step) else { break };
             self.place(offset, Place::InFlight(until, position));
-            let Some(message) = self.messages.get_mut(&offset) else { break };
+            let Some(message) = self.message_mut(offset) else { break };
             message.deliveries = message.deliveries.saturating_add(1);
             bytes += message.body.len();
             deliveries.push(message.shown(offset, Some(Receipt { offset, lease: position }), until));
@@ -64,7 +64,7 @@ impl Queue {
     fn next_to_deliver(&mut self, step: &mut Step<'_>) -> Option<u64> {
         loop {
             let offset = self.ready.first()?.offset();
-            let message = self.messages.get(&offset)?;
+            let message = self.messages.get(offset)?;
             let too_old = self.too_old_at(message.enqueued_at) <= step.now;
             let exhausted = self.exhausted(message.deliveries).is_some();
             if !too_old && !exhausted {

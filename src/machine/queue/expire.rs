@@ -1,5 +1,7 @@
 //! What time does: deliveries and delays that are over, age, and what need not be remembered any more.
 
+use std::sync::Arc;
+
 use super::{
     Counted, DEAD_LETTER_QUEUE, DEAD_LETTER_REASON, OnExpiry, QueueEffect, Queues,
     state::{Extra, Message, Place, Queue},
@@ -58,11 +60,11 @@ impl Queue {
             self.place(offset, Place::Ready);
             step.ready();
         }
-        while let Some((offset, message)) = self.messages.range(self.aged..).next()
+        while let Some((offset, message)) = self.messages.first_from(self.aged)
             && self.too_old_at(message.enqueued_at) <= step.now
             && step.spend()
         {
-            let (offset, delivered) = (*offset, matches!(message.place, Place::InFlight(..)));
+            let delivered = matches!(message.place, Place::InFlight(..));
             self.aged = offset + 1;
             if !delivered {
                 self.expire(step, offset);
@@ -74,7 +76,7 @@ impl Queue {
             self.ids.forget_oldest(|_| false);
         }
         while over(self.origins.oldest(), self.origin_window_ms(), step.now) && step.spend() {
-            self.origins.forget_oldest(|offset| self.messages.contains_key(&offset));
+            self.origins.forget_oldest(|offset| self.messages.contains_key(offset));
         }
     }
 
@@ -93,7 +95,7 @@ impl Queue {
     pub(super) fn dead_letter(&mut self, step: &mut Step<'_>, offset: u64, to: QueueName, reason: Reason) {
         let Some(mut message) = self.remove(offset) else { return };
         let why = [(DEAD_LETTER_QUEUE, self.name.as_str()), (DEAD_LETTER_REASON, reason.as_str())];
-        message.describe(&why);
+        Arc::make_mut(&mut message).describe(&why);
         self.totals.dead_lettered += 1;
         step.count(Counted::DeadLettered, 1);
         step.send(offset, self.name.clone(), to, message);

@@ -1,15 +1,15 @@
 //! What a queue remembers of messages that it has taken, and a partition of deliveries that were
 //! acknowledged, so that what is repeated is known.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Receipt;
+use super::{Receipt, shared::SharedQueue};
 use crate::{ids::Tick, machine::replication::Position};
 
 /// The message of a key, as far as it is remembered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Known {
     pub(super) offset: u64,
     /// When it was taken.
@@ -18,17 +18,26 @@ pub(super) struct Known {
     pub(super) kept: bool,
 }
 
+/// That a message of a key was taken.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Taken<K> {
+    pub(super) at: Tick,
+    pub(super) key: K,
+    pub(super) offset: u64,
+}
+
 /// Keys of messages, forgotten in the order in which they came.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Memory<K> {
-    pub(super) known: BTreeMap<K, Known>,
+    /// Made from the order, and from the messages that are there.
+    known: BTreeMap<K, Known>,
     /// Those that are not `kept`, oldest first, and some that came again since and stand further back too.
-    pub(super) order: VecDeque<(Tick, K)>,
+    order: SharedQueue<Taken<K>>,
 }
 
 impl<K> Default for Memory<K> {
     fn default() -> Self {
-        Self { known: BTreeMap::new(), order: VecDeque::new() }
+        Self { known: BTreeMap::new(), order: SharedQueue::default() }
     }
 }
 
@@ -37,27 +46,42 @@ impl<K: Ord + Clone> Memory<K> {
         self.known.get(key).copied()
     }
 
+    /// How many it will forget some time.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// What it will forget, in that order.
+    pub(super) fn order(&self) -> &SharedQueue<Taken<K>> {
+        &self.order
+    }
+
     /// When the oldest one was taken of those that are to be forgotten.
     pub(super) fn oldest(&self) -> Option<Tick> {
-        self.order.front().map(|(at, _)| *at)
+        self.order.front().map(|taken| taken.at)
     }
 
     pub(super) fn remember(&mut self, key: K, offset: u64, at: Tick) {
-        self.order.push_back((at, key.clone()));
+        self.order.push_back(Taken { at, key: key.clone(), offset });
         self.known.insert(key, Known { offset, at, kept: false });
     }
 
     /// Forgets the oldest one; keeps it in mind if it is there still.
     pub(super) fn forget_oldest(&mut self, is_there: impl FnOnce(u64) -> bool) {
-        let Some((at, key)) = self.order.pop_front() else { return };
+        let Some(Taken { key, offset, .. }) = self.order.pop_front() else { return };
         match self.known.get_mut(&key) {
             // It came again since.
-            Some(known) if known.at != at || known.kept => {}
-            Some(known) if is_there(known.offset) => known.kept = true,
+            Some(known) if known.offset != offset => {}
+            Some(known) if is_there(offset) => known.kept = true,
             _ => {
                 self.known.remove(&key);
             }
         }
+    }
+
+    /// Keeps in mind a message that is there. Whether nothing else is known of its key.
+    pub(super) fn keep(&mut self, key: &K, offset: u64, at: Tick) -> bool {
+        self.known.entry(key.clone()).or_insert(Known { offset, at, kept: true }).offset == offset
     }
 
     /// The message is gone: forgets its key if it was remembered only because of it.
@@ -76,21 +100,37 @@ impl<K: Ord + Clone> Memory<K> {
 /// The last deliveries that were acknowledged. A message is acknowledged once, so its offset names it.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Acks {
-    /// With the record that leased it, and the number of its queue.
-    pub(super) known: BTreeMap<u64, (Position, u64)>,
-    pub(super) order: VecDeque<u64>,
+    /// With the record that leased it, and the number of its queue. Made from the order.
+    known: BTreeMap<u64, (Position, u64)>,
+    order: SharedQueue<Acked>,
+}
+
+/// That a delivery was acknowledged.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Acked {
+    pub(super) receipt: Receipt,
+    /// The number of its queue.
+    pub(super) queue: u64,
 }
 
 impl Acks {
-    pub(super) fn remember(&mut self, receipt: Receipt, queue: u64, most: usize) {
-        if self.known.insert(receipt.offset, (receipt.lease, queue)).is_none() {
-            self.order.push_back(receipt.offset);
+    /// The oldest first.
+    pub(super) fn order(&self) -> &SharedQueue<Acked> {
+        &self.order
+    }
+
+    /// Remembers one, unless it is known; whether that was so.
+    pub(super) fn remember(&mut self, receipt: Receipt, queue: u64, most: usize) -> bool {
+        let is_new = self.known.insert(receipt.offset, (receipt.lease, queue)).is_none();
+        if is_new {
+            self.order.push_back(Acked { receipt, queue });
         }
         while self.order.len() > most {
-            if let Some(offset) = self.order.pop_front() {
-                self.known.remove(&offset);
+            if let Some(oldest) = self.order.pop_front() {
+                self.known.remove(&oldest.receipt.offset);
             }
         }
+        is_new
     }
 
     pub(super) fn knows(&self, receipt: Receipt, queue: u64) -> bool {

@@ -44,13 +44,19 @@
 //!
 //! # Bounds
 //!
+//! A queue remembers at most [`MAX_IDS_REMEMBERED`] ids: where that is less than its window takes, the oldest are
+//! forgotten early, and [`Counted::ForgottenEarly`] says so.
+//!
 //! An operation looks after at most [`MAX_DUE_PER_STEP`] messages whose time has come; what remains is due
-//! at once, and [`Queues::deadline`] says so. [`Op::Purge`] and [`Op::Redrive`] take a queue whole.
+//! at once, and [`Queues::deadline`] says so. [`Op::Purge`] and [`Op::Redrive`] take a queue whole; what a
+//! purge or [`Op::Delete`] takes away is freed by whoever [takes](Queues::take_discarded) it.
+//! [`Queues::snapshot`] takes a moment, whatever is there, and what is saved of it is made and read piece by piece.
 
 mod admin;
 mod config;
 mod deliver;
 mod expire;
+mod load;
 mod memory;
 #[cfg(test)]
 mod model;
@@ -61,6 +67,7 @@ mod publish;
 mod read;
 mod save;
 mod settle;
+mod shared;
 mod state;
 mod step;
 #[cfg(test)]
@@ -70,10 +77,13 @@ mod types;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::{
+    admin::Discarded,
     config::{
         DEAD_LETTER_QUEUE, DEAD_LETTER_REASON, DEAD_LETTER_SUFFIX, DEFAULT_DEDUP_WINDOW_S, DEFAULT_MAX_DELIVERIES,
         DEFAULT_VISIBILITY_MS, dead_letter_name,
     },
+    load::Loader,
+    save::Snapshot,
     settle::{FIRST_BACK_OFF_MS, MAX_BACK_OFF_MS},
     types::*,
 };
@@ -129,6 +139,7 @@ pub struct Queues {
     /// When each queue has something to do. Made from the above.
     due: BTreeSet<(Tick, QueueName)>,
     limits: Limits,
+    discarded: Discarded,
 }
 
 impl Queues {
@@ -148,12 +159,14 @@ impl Queues {
             acks: Acks::default(),
             due: BTreeSet::new(),
             limits,
+            discarded: Discarded::default(),
         }
     }
 
     /// Applies a committed record. The answers are in the order of the operations; what they cause is
     /// appended to `effects`.
     pub fn apply(&mut self, position: Position, batch: &Batch, effects: &mut Vec<QueueEffect>) -> Vec<OpAnswer> {
+        drop(self.take_discarded());
         self.now = self.now.max(batch.at);
         batch
             .ops
@@ -195,9 +208,7 @@ impl Queues {
                 Ok(OpAnswer::Done)
             }
             Op::Configure { queue, config } => self.configure(queue, config, retention_s, effects),
-            Op::Purge { queue } => {
-                self.at_queue(queue, effects, Queue::purge).map(OpAnswer::Purged).ok_or(QueueRefusal::NoSuchQueue)
-            }
+            Op::Purge { queue } => self.purge(queue, effects),
             Op::Delete { queue } => self.delete(queue).map(|()| OpAnswer::Done),
             Op::Redrive { queue, to } => self.redrive(queue, to, effects),
             Op::Moved { offsets } => {

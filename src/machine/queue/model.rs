@@ -4,50 +4,12 @@
 //! and the defaults of configurations; what waits, what is due and what is remembered is found by looking
 //! at everything.
 
+mod deliver;
+mod line;
+
+use self::line::{Letter, Line, Outgoing, Stands};
 use super::{step::Limits, types::*, *};
 use crate::ids::MessageId;
-
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Stands {
-    Ready,
-    Delayed(u64),
-    Out(u64, Position),
-}
-
-#[derive(Clone, Debug)]
-struct Letter {
-    offset: u64,
-    new: NewMessage,
-    at: u64,
-    deliveries: u32,
-    stands: Stands,
-    /// A timer has found it too old while it was delivered.
-    judged: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Line {
-    name: QueueName,
-    number: u64,
-    config: QueueConfig,
-    letters: Vec<Letter>,
-    /// What was taken lately: the id, the offset, the time.
-    ids: Vec<(MessageId, u64, u64)>,
-    /// What was moved here: the origin, the offset, the time, and whether it is remembered only because
-    /// the message is there.
-    origins: Vec<(Origin, u64, u64, bool)>,
-    stats: QueueStats,
-}
-
-#[derive(Clone, Debug)]
-struct Outgoing {
-    from: QueueName,
-    to: QueueName,
-    offset: u64,
-    message: NewMessage,
-    told: bool,
-}
-
 /// What one operation did to one queue.
 #[derive(Default)]
 struct Done {
@@ -67,70 +29,6 @@ pub(super) struct Model {
     outbox: Vec<Outgoing>,
     acks: Vec<(Receipt, u64)>,
 }
-
-impl Letter {
-    fn origin_queue(&self) -> Option<&QueueName> {
-        self.new.origin.as_ref().map(|origin| &origin.queue)
-    }
-
-    fn shown(&self, receipt: Option<Receipt>, visible_at: u64) -> Delivery {
-        Delivery {
-            id: self.new.id.clone(),
-            offset: self.offset,
-            receipt,
-            body: self.new.body.clone(),
-            content_type: self.new.content_type.clone(),
-            attributes: self.new.attributes.clone(),
-            priority: self.new.priority,
-            deliveries: self.deliveries,
-            enqueued_at: Tick(self.at),
-            visible_at: Tick(visible_at),
-        }
-    }
-}
-
-impl Line {
-    fn too_old_at(&self, letter: &Letter) -> u64 {
-        let at = letter.at + self.config.retention_s * 1_000;
-        at.div_ceil(1_000) * 1_000
-    }
-
-    fn windows_ms(&self) -> (u64, u64) {
-        (self.config.dedup_window_s * 1_000, self.config.dedup_window_s.max(ORIGIN_WINDOW_S) * 1_000)
-    }
-
-    /// The messages in the order in which they would be delivered.
-    fn waiting(&self) -> Vec<&Letter> {
-        let mut waiting: Vec<_> = self.letters.iter().filter(|letter| letter.stands == Stands::Ready).collect();
-        waiting.sort_by_key(|letter| (9 - letter.new.priority, letter.offset));
-        waiting
-    }
-
-    fn deadline(&self) -> Option<u64> {
-        let ends = self.letters.iter().filter_map(|letter| match letter.stands {
-            Stands::Ready => None,
-            Stands::Delayed(until) | Stands::Out(until, _) => Some(until),
-        });
-        let ages = self.letters.iter().filter(|letter| !letter.judged).map(|letter| self.too_old_at(letter));
-        let (ids, origins) = self.windows_ms();
-        let ids = self.ids.iter().map(|(_, _, at)| at + ids + FORGET_SLACK_MS);
-        let origins =
-            self.origins.iter().filter(|(.., kept)| !kept).map(|(_, _, at, _)| at + origins + FORGET_SLACK_MS);
-        ends.chain(ages).chain(ids).chain(origins).min()
-    }
-
-    fn exhausted(&self, letter: &Letter) -> bool {
-        let most = self.config.max_deliveries.map(|most| most.max(1));
-        self.config.dead_letter.is_some() && most.is_some_and(|most| letter.deliveries >= most)
-    }
-
-    fn find(&self, receipt: Receipt) -> Option<usize> {
-        self.letters.iter().position(
-            |letter| matches!(letter.stands, Stands::Out(_, lease) if receipt == Receipt { offset: letter.offset, lease }),
-        )
-    }
-}
-
 impl Model {
     pub(super) fn new(partition: PartitionId, limits: Limits) -> Self {
         Self { partition, limits, now: 0, next_offset: 0, next_number: 0, lines: vec![], outbox: vec![], acks: vec![] }
@@ -364,11 +262,20 @@ impl Model {
         done.ready |= stands == Stands::Ready;
         let new = NewMessage { priority: new.priority.min(9), ..new.clone() };
         line.letters.push(Letter { offset, new, at: self.now, deliveries: 0, stands, judged: false });
+        let (id_window, origin_window) = line.windows_ms();
+        let mut forgotten_early = 0;
         if line.ids.len() > self.limits.ids {
-            line.ids.remove(0);
+            let (_, _, at) = line.ids.remove(0);
+            forgotten_early += u64::from(at + id_window > self.now);
         }
         if line.origins.iter().filter(|(.., kept)| !kept).count() > self.limits.ids {
-            line.origins.iter_mut().find(|(.., kept)| !kept).unwrap().3 = true;
+            let (_, offset, at, kept) = line.origins.iter_mut().find(|(.., kept)| !kept).unwrap();
+            let there = line.letters.iter().any(|letter| letter.offset == *offset);
+            *kept = true;
+            forgotten_early += u64::from(*at + origin_window > self.now && !there);
+        }
+        if forgotten_early > 0 {
+            *done.counts.entry(Counted::ForgottenEarly).or_default() += forgotten_early;
         }
     }
 
@@ -383,236 +290,6 @@ impl Model {
         line.config = config.clone();
         line.config.dead_letter = config.dead_letter.clone().filter(|to| to != name);
         OpAnswer::Configured(line.config.clone())
-    }
-
-    fn lease(
-        &mut self,
-        done: &mut Done,
-        index: usize,
-        lease: Position,
-        max: usize,
-        visibility_ms: Option<u64>,
-    ) -> OpAnswer {
-        self.what_is_due(done, index);
-        // What an earlier configuration would have delivered once more, as far as it comes up.
-        let mut deliveries = Vec::new();
-        let mut bytes = 0;
-        let until = self.now + visibility_ms.unwrap_or(self.lines[index].config.visibility_ms);
-        while deliveries.len() < max.min(self.limits.leased) && bytes < self.limits.leased_bytes {
-            let line = &mut self.lines[index];
-            let Some(offset) = line.waiting().first().map(|letter| letter.offset) else { break };
-            let at = line.letters.iter().position(|letter| letter.offset == offset).unwrap();
-            if line.exhausted(&line.letters[at]) {
-                self.dead_letter(done, index, at, "max-deliveries");
-                continue;
-            }
-            let letter = &mut line.letters[at];
-            letter.deliveries += 1;
-            letter.stands = Stands::Out(until, lease);
-            bytes += letter.new.body.len();
-            let delivery = letter.shown(Some(Receipt { offset, lease }), until);
-            line.stats.delivered += 1;
-            *done.counts.entry(Counted::Delivered).or_default() += 1;
-            if delivery.deliveries > 1 {
-                line.stats.redelivered += 1;
-                *done.counts.entry(Counted::Redelivered).or_default() += 1;
-            }
-            deliveries.push(delivery);
-        }
-        if until == self.now {
-            deliveries.iter().for_each(|delivery| self.time_out(done, index, delivery.offset));
-        }
-        OpAnswer::Leased(deliveries)
-    }
-
-    fn ack(&mut self, done: &mut Done, index: usize, receipt: Receipt) -> bool {
-        let line = &mut self.lines[index];
-        let Some(at) = line.find(receipt) else {
-            let recent = self.acks.iter().rev().take(self.limits.acks);
-            return recent.into_iter().any(|acked| *acked == (receipt, line.number));
-        };
-        line.letters.remove(at);
-        line.stats.acknowledged += 1;
-        *done.counts.entry(Counted::Acknowledged).or_default() += 1;
-        self.acks.push((receipt, line.number));
-        true
-    }
-
-    fn nack(&mut self, done: &mut Done, index: usize, receipt: Receipt, delay_ms: Option<u64>) -> bool {
-        let line = &self.lines[index];
-        let Some(at) = line.find(receipt) else { return false };
-        let mut back_off = 1_000;
-        for _ in 1..line.letters[at].deliveries {
-            back_off = (back_off * 2).min(300_000);
-        }
-        *done.counts.entry(Counted::Returned).or_default() += 1;
-        self.put_back(done, index, at, self.now + delay_ms.unwrap_or(back_off));
-        true
-    }
-
-    fn extend(&mut self, done: &mut Done, index: usize, receipt: Receipt, visibility_ms: Option<u64>) -> bool {
-        let line = &mut self.lines[index];
-        let Some(at) = line.find(receipt) else { return false };
-        match visibility_ms.unwrap_or(line.config.visibility_ms) {
-            0 => self.time_out(done, index, receipt.offset),
-            ms => line.letters[at].stands = Stands::Out(self.now + ms, receipt.lease),
-        }
-        true
-    }
-
-    fn give_back(&mut self, done: &mut Done, index: usize, receipt: Receipt) {
-        let line = &mut self.lines[index];
-        let Some(at) = line.find(receipt) else { return };
-        line.stats.delivered -= 1;
-        if line.letters[at].deliveries > 1 {
-            line.stats.redelivered -= 1;
-        }
-        line.letters[at].deliveries -= 1;
-        self.put_back(done, index, at, self.now);
-    }
-
-    fn time_out(&mut self, done: &mut Done, index: usize, offset: u64) {
-        let at = self.lines[index].letters.iter().position(|letter| letter.offset == offset).unwrap();
-        *done.counts.entry(Counted::TimedOut).or_default() += 1;
-        self.put_back(done, index, at, self.now);
-    }
-
-    fn put_back(&mut self, done: &mut Done, index: usize, at: usize, from: u64) {
-        let line = &mut self.lines[index];
-        if line.too_old_at(&line.letters[at]) <= self.now {
-            self.expire(done, index, at);
-        } else if line.exhausted(&line.letters[at]) {
-            self.dead_letter(done, index, at, "max-deliveries");
-        } else if from <= self.now {
-            line.letters[at].stands = Stands::Ready;
-            done.ready = true;
-        } else {
-            line.letters[at].stands = Stands::Delayed(from);
-        }
-    }
-
-    fn expire(&mut self, done: &mut Done, index: usize, at: usize) {
-        let line = &mut self.lines[index];
-        if line.config.on_expiry == OnExpiry::DeadLetter && line.config.dead_letter.is_some() {
-            return self.dead_letter(done, index, at, "expired");
-        }
-        line.letters.remove(at);
-        line.stats.expired += 1;
-        *done.counts.entry(Counted::Expired).or_default() += 1;
-    }
-
-    fn dead_letter(&mut self, done: &mut Done, index: usize, at: usize, why: &str) {
-        let line = &mut self.lines[index];
-        let mut letter = line.letters.remove(at);
-        let (from, to) = (line.name.clone(), line.config.dead_letter.clone().unwrap());
-        line.stats.dead_lettered += 1;
-        *done.counts.entry(Counted::DeadLettered).or_default() += 1;
-        letter.new.attributes.insert("x-dead-letter-queue".into(), from.to_string());
-        letter.new.attributes.insert("x-dead-letter-reason".into(), why.into());
-        self.send(done, from, to, letter);
-    }
-
-    fn send(&mut self, done: &mut Done, from: QueueName, to: QueueName, letter: Letter) {
-        let under_way = self.outbox.iter().filter(|outgoing| outgoing.to == to && outgoing.told).count();
-        let origin = Origin { partition: self.partition, queue: from.clone(), offset: letter.offset };
-        let message = NewMessage { delay_ms: 0, origin: Some(origin), ..letter.new };
-        let told = under_way < self.limits.moves_per_destination;
-        let outgoing = Outgoing { from, to, offset: letter.offset, message, told };
-        done.moves.extend(told.then(|| QueueEffect::Move(outgoing.to_tell())));
-        self.outbox.push(outgoing);
-    }
-
-    fn redrive(&mut self, done: &mut Done, index: usize, to: &QueueName) -> OpAnswer {
-        if self.outbox.len() >= self.limits.outbox {
-            return OpAnswer::Refused(QueueRefusal::PartitionFull);
-        }
-        let mut count = 0;
-        let from = self.lines[index].name.clone();
-        for mut letter in std::mem::take(&mut self.lines[index].letters) {
-            let marked = letter.new.attributes.get("x-dead-letter-queue").is_some_and(|queue| *queue == to.to_string());
-            let goes = letter.origin_queue() == Some(to) && marked && !matches!(letter.stands, Stands::Out(..));
-            if !goes || self.outbox.len() == self.limits.outbox {
-                self.lines[index].letters.push(letter);
-                continue;
-            }
-            letter.new.attributes.retain(|name, _| !name.starts_with("x-dead-letter-"));
-            self.send(done, from.clone(), to.clone(), letter);
-            count += 1;
-        }
-        OpAnswer::Redriven(count)
-    }
-
-    fn moved(&mut self, offsets: &[u64], effects: &mut Vec<QueueEffect>) {
-        for offset in offsets {
-            let Some(at) = self.outbox.iter().position(|outgoing| outgoing.offset == *offset) else { continue };
-            let Outgoing { from, to, told, .. } = self.outbox.remove(at);
-            effects.push(QueueEffect::Count { queue: from, what: Counted::Moved, messages: 1 });
-            let next = self.outbox.iter_mut().find(|outgoing| told && outgoing.to == to && !outgoing.told);
-            if let Some(next) = next {
-                next.told = true;
-                effects.push(QueueEffect::Move(next.to_tell()));
-            }
-        }
-    }
-
-    fn timer(&mut self, effects: &mut Vec<QueueEffect>) {
-        let due = |line: &Line| line.deadline().filter(|at| *at <= self.now).map(|at| (at, line.name.clone()));
-        let mut due: Vec<_> = self.lines.iter().filter_map(due).collect();
-        due.sort();
-        for (_, name) in due {
-            let mut done = Done::default();
-            let index = self.lines.iter().position(|line| line.name == name).unwrap();
-            self.what_is_due(&mut done, index);
-            self.tell(&name, done, effects);
-        }
-    }
-
-    fn what_is_due(&mut self, done: &mut Done, index: usize) {
-        let now = self.now;
-        let ended = |wanted: &dyn Fn(Stands) -> Option<u64>, line: &Line| {
-            let mut ended: Vec<(u64, u64)> = line
-                .letters
-                .iter()
-                .filter_map(|letter| Some((wanted(letter.stands)?, letter.offset)))
-                .filter(|(until, _)| *until <= now)
-                .collect();
-            ended.sort_unstable();
-            ended
-        };
-        let out = |stands| if let Stands::Out(until, _) = stands { Some(until) } else { None };
-        for (_, offset) in ended(&out, &self.lines[index]) {
-            self.time_out(done, index, offset);
-        }
-        let delayed = |stands| if let Stands::Delayed(until) = stands { Some(until) } else { None };
-        for (_, offset) in ended(&delayed, &self.lines[index]) {
-            let letter = self.lines[index].letters.iter_mut().find(|letter| letter.offset == offset).unwrap();
-            letter.stands = Stands::Ready;
-            done.ready = true;
-        }
-        let mut at = 0;
-        while at < self.lines[index].letters.len() {
-            let line = &mut self.lines[index];
-            let too_old = line.too_old_at(&line.letters[at]) <= now;
-            if too_old && matches!(line.letters[at].stands, Stands::Out(..)) {
-                line.letters[at].judged = true;
-            } else if too_old {
-                self.expire(done, index, at);
-                continue;
-            }
-            at += 1;
-        }
-        let line = &mut self.lines[index];
-        let (ids, origins) = line.windows_ms();
-        line.ids.retain(|(_, _, at)| at + ids > now);
-        for (_, _, at, kept) in &mut line.origins {
-            *kept |= *at + origins <= now;
-        }
-    }
-}
-
-impl Outgoing {
-    fn to_tell(&self) -> Move {
-        Move { offset: self.offset, to: self.to.clone(), message: self.message.clone() }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The messages that are to be moved to other queues: neither deliverable nor lost until they have arrived.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Move, NewMessage, Origin, state::Message};
+use super::{Move, NewMessage, Origin, shared::SharedMap, state::Message};
 use crate::ids::{PartitionId, QueueName};
 
 /// A message on its way.
@@ -13,7 +13,7 @@ pub(super) struct Outgoing {
     /// The order in which messages came into the outbox.
     pub(super) seq: u64,
     /// As it is to arrive, without its new origin.
-    pub(super) message: Box<Message>,
+    pub(super) message: Arc<Message>,
 }
 
 /// What goes to one destination.
@@ -30,7 +30,7 @@ struct Lane {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Outbox {
     /// By offset.
-    pub(super) moves: BTreeMap<u64, Outgoing>,
+    pub(super) moves: SharedMap<Outgoing>,
     pub(super) next_seq: u64,
     /// Made from the above.
     lanes: BTreeMap<QueueName, Lane>,
@@ -47,7 +47,7 @@ impl Outbox {
         offset: u64,
         from: QueueName,
         to: QueueName,
-        message: Box<Message>,
+        message: Arc<Message>,
         most_under_way: usize,
     ) -> Option<u64> {
         let seq = self.next_seq;
@@ -72,7 +72,7 @@ impl Outbox {
     /// Drops a message that has arrived. Comes back: the queue it came from, and the offset of the one
     /// that is to be told in its place.
     pub(super) fn arrived(&mut self, offset: u64) -> Option<(QueueName, Option<u64>)> {
-        let outgoing = self.moves.remove(&offset)?;
+        let outgoing = self.moves.remove(offset)?;
         let lane = self.lanes.get_mut(&outgoing.to)?;
         lane.order.remove(&outgoing.seq);
         let mut next = None;
@@ -101,7 +101,7 @@ impl Outbox {
 
     /// The move of a message that is there.
     pub(super) fn to_tell(&self, partition: PartitionId, offset: u64) -> Option<Move> {
-        let Outgoing { from, to, message, .. } = self.moves.get(&offset)?;
+        let Outgoing { from, to, message, .. } = self.moves.get(offset)?;
         Some(Move {
             offset,
             to: to.clone(),

@@ -97,7 +97,7 @@ impl Queue {
             Key::Origin(origin) => (self.origins.get(origin)?, self.origin_window_ms()),
         };
         // An origin is known while its message is there, too.
-        let is_there = || matches!(key, Key::Origin(_)) && self.messages.contains_key(&known.offset);
+        let is_there = || matches!(key, Key::Origin(_)) && self.messages.contains_key(known.offset);
         (known.at.plus_ms(window_ms) > step.now || is_there()).then_some(known.offset)
     }
 
@@ -112,11 +112,23 @@ impl Queue {
             None => {}
         }
         self.add(offset, message);
-        while self.ids.order.len() > step.limits.ids {
+        self.forget_beyond_limit(step);
+    }
+
+    /// Forgets the oldest of what is remembered, where that is too much, and tells what of it was to be remembered still.
+    fn forget_beyond_limit(&mut self, step: &mut Step<'_>) {
+        while self.ids.len() > step.limits.ids {
+            let early = self.ids.oldest().is_some_and(|at| at.plus_ms(self.id_window_ms()) > step.now);
             self.ids.forget_oldest(|_| false);
+            step.count(Counted::ForgottenEarly, u64::from(early));
         }
-        while self.origins.order.len() > step.limits.ids {
-            self.origins.forget_oldest(|offset| self.messages.contains_key(&offset));
+        while self.origins.len() > step.limits.ids {
+            let window_ms = self.origin_window_ms();
+            let early = self.origins.order().front().is_some_and(|oldest| {
+                oldest.at.plus_ms(window_ms) > step.now && !self.messages.contains_key(oldest.offset)
+            });
+            self.origins.forget_oldest(|offset| self.messages.contains_key(offset));
+            step.count(Counted::ForgottenEarly, u64::from(early));
         }
     }
 }

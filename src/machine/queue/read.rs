@@ -57,7 +57,7 @@ impl Queues {
         let mut bytes = 0;
         let mut shown = Vec::new();
         for offset in queue.ready.iter().map(|rank: &Rank| rank.offset()).take(max.min(MAX_LEASED)) {
-            let Some(message) = queue.messages.get(&offset).filter(|_| bytes < MAX_LEASED_BYTES) else { break };
+            let Some(message) = queue.messages.get(offset).filter(|_| bytes < MAX_LEASED_BYTES) else { break };
             bytes += message.body.len();
             shown.push(message.shown(offset, None, Tick(0)));
         }
@@ -66,7 +66,7 @@ impl Queues {
 
     /// Whether this delivery lasts: it is neither settled nor, as far as the log says, over.
     pub fn is_out(&self, queue: &QueueName, receipt: &Receipt) -> bool {
-        let message = self.queues.get(queue).and_then(|queue| queue.messages.get(&receipt.offset));
+        let message = self.queues.get(queue).and_then(|queue| queue.messages.get(receipt.offset));
         message.is_some_and(|message| matches!(message.place, Place::InFlight(_, lease) if lease == receipt.lease))
     }
 
@@ -101,7 +101,7 @@ impl Queue {
             depth: self.ready.len() as u64 + delayed_over + in_flight_over,
             in_flight: self.in_flight.len() as u64 - in_flight_over,
             delayed: self.delayed.len() as u64 - delayed_over,
-            oldest_age_ms: self.messages.values().next().map_or(0, |message| now.ms_since(message.enqueued_at)),
+            oldest_age_ms: self.messages.first_from(0).map_or(0, |(_, message)| now.ms_since(message.enqueued_at)),
             redelivered: self.totals.redelivered,
             dead_lettered: self.totals.dead_lettered,
             expired: self.totals.expired,

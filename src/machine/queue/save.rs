@@ -1,321 +1,221 @@
-//! The saved form of the queues: messages, memories and counters without what is made from them, which is
-//! made anew and checked.
+//! The saved form of the queues: messages, memories and counters without what is made from them.
+//!
+//! It is a row of parts, each the encoding of a [`Part`] after its length (32 bits, little endian): the head, then
+//! for each queue its head, what it remembers and its messages, then what is on its way, the acknowledgements, and the
+//! end, which counts them. So it is written and read piece by piece: no step takes long, and no piece is large.
+//! [`load`](super::load) reads it, and makes anew and checks the rest.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::{
-    MAX_PRIORITY, OFFSET_LIMIT, Queues, Receipt,
-    memory::{Known, Memory},
+    Origin, QueueConfig, Queues,
+    memory::{Acked, Taken},
     outbox::Outgoing,
+    shared::{SharedMap, SharedQueue},
     state::{Extra, Message, Place, Queue, Totals},
-    step::Limits,
 };
 use crate::{
-    codec::{Unreadable, decode, encode},
+    codec,
     ids::{MessageId, PartitionId, QueueName, Tick},
     machine::replication::Position,
 };
 
-/// Told apart from later forms.
-const FORM: u32 = 1;
+/// Told apart from other forms.
+pub(super) const FORM: u32 = 2;
+/// A part has no further message once it has so many bytes of them.
+const PART_BYTES: usize = 256 << 10;
+/// Bytes of the length before a part.
+pub(super) const LENGTH: usize = 4;
 
-/// Why a saved state was refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-enum Damaged {
-    #[error("the saved queues have form {0}, and this version reads {FORM}: run the version that saved them")]
-    Form(u32),
-    #[error("the saved queues are those of partition {0}")]
-    Partition(PartitionId),
-    #[error("the saved queues use a number beyond their counters")]
-    BeyondCounter,
-    #[error("the saved queues have two of one name or number")]
-    Twice,
-    #[error("the saved queues are not in their order")]
-    Order,
-    #[error("the saved queues remember a message that is not there")]
-    Missing,
+/// The counters of the partition.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) form: u32,
+    pub(super) partition: PartitionId,
+    pub(super) now: Tick,
+    pub(super) next_offset: u64,
+    pub(super) next_number: u64,
+    pub(super) next_seq: u64,
 }
 
-/// Rows that are saved one by one, as they are found.
-struct Rows<I>(I);
-
-impl<I: Iterator<Item: Serialize> + Clone> Serialize for Rows<I> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.clone())
-    }
+/// A queue without what it holds.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct QueueHead {
+    pub(super) name: QueueName,
+    pub(super) number: u64,
+    pub(super) config: QueueConfig,
+    pub(super) totals: Totals,
+    pub(super) aged: u64,
 }
 
+/// A message: id, body, what else it has, when it was taken, its place, how often it was delivered, its priority.
 #[derive(Serialize)]
 struct MessageRow<'a>(&'a MessageId, &'a Bytes, &'a Option<Box<Extra>>, Tick, Place, u32, u8);
 
-impl<'a> From<&'a Message> for MessageRow<'a> {
-    fn from(message: &'a Message) -> Self {
-        let Message { id, body, extra, enqueued_at, place, deliveries, priority } = message;
+impl<'a> From<&'a Arc<Message>> for MessageRow<'a> {
+    fn from(message: &'a Arc<Message>) -> Self {
+        let Message { id, body, extra, enqueued_at, place, deliveries, priority } = &**message;
         Self(id, body, extra, *enqueued_at, *place, *deliveries, *priority)
     }
 }
 
-#[derive(Deserialize)]
-struct SavedMessage(MessageId, Bytes, Option<Box<Extra>>, Tick, Place, u32, u8);
-
-#[derive(Deserialize)]
-struct SavedMemory<K> {
-    /// With the offset, unless the key came again since.
-    order: Vec<(Tick, K, Option<u64>)>,
-    kept: Vec<(K, Known)>,
+/// What a part says. [`load::Part`](super::load::Part) is the same as it is read.
+#[derive(Serialize)]
+enum Part<'a> {
+    Head(&'a Head),
+    Queue(&'a QueueHead),
+    /// When each was taken, and its offset.
+    Ids(Vec<(Tick, &'a MessageId, u64)>),
+    /// Likewise.
+    Origins(Vec<(Tick, &'a Origin, u64)>),
+    /// By offset.
+    Messages(Vec<(u64, MessageRow<'a>)>),
+    /// The offset, from where, to where, and the order in which they came.
+    Moves(Vec<(u64, &'a QueueName, &'a QueueName, u64, MessageRow<'a>)>),
+    /// The offset, who leased it, and the number of the queue.
+    Acks(Vec<(u64, Position, u64)>),
+    /// How many parts come before.
+    End(u64),
 }
 
-#[derive(Deserialize)]
-struct SavedQueue {
-    name: QueueName,
-    number: u64,
-    config: super::QueueConfig,
-    totals: Totals,
-    aged: u64,
-    messages: Vec<(u64, SavedMessage)>,
-    ids: SavedMemory<MessageId>,
-    origins: SavedMemory<super::Origin>,
+/// The queues as they were at one moment, to be saved while they go on: it shares with them what has not changed since.
+#[derive(Debug)]
+pub struct Snapshot {
+    head: Head,
+    queues: Vec<Saving>,
+    outbox: SharedMap<Outgoing>,
+    acks: SharedQueue<Acked>,
 }
 
-#[derive(Deserialize)]
-struct Saved {
-    form: u32,
-    partition: PartitionId,
-    now: Tick,
-    next_offset: u64,
-    next_number: u64,
-    next_seq: u64,
-    queues: Vec<SavedQueue>,
-    outbox: Vec<(u64, QueueName, QueueName, u64, SavedMessage)>,
-    acks: Vec<(u64, Position, u64)>,
-}
-
-impl<K: Serialize + Ord> Serialize for Memory<K> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Saving<O, K> {
-            order: O,
-            kept: K,
-        }
-        let order = self.order.iter().map(|(at, key)| {
-            let known = self.known.get(key).filter(|known| known.at == *at && !known.kept);
-            (at, key, known.map(|known| known.offset))
-        });
-        let kept = self.known.iter().filter(|(_, known)| known.kept);
-        Saving { order: Rows(order), kept: Rows(kept) }.serialize(serializer)
-    }
-}
-
-impl Serialize for Queue {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Saving<'a, M> {
-            name: &'a QueueName,
-            number: u64,
-            config: &'a super::QueueConfig,
-            totals: Totals,
-            aged: u64,
-            messages: M,
-            ids: &'a Memory<MessageId>,
-            origins: &'a Memory<super::Origin>,
-        }
-        Saving {
-            name: &self.name,
-            number: self.number,
-            config: &self.config,
-            totals: self.totals,
-            aged: self.aged,
-            messages: Rows(self.messages.iter().map(|(offset, message)| (offset, MessageRow::from(&**message)))),
-            ids: &self.ids,
-            origins: &self.origins,
-        }
-        .serialize(serializer)
-    }
-}
-
-impl Serialize for Queues {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Saving<Q, O, A> {
-            form: u32,
-            partition: PartitionId,
-            now: Tick,
-            next_offset: u64,
-            next_number: u64,
-            next_seq: u64,
-            queues: Q,
-            outbox: O,
-            acks: A,
-        }
-        let outbox = self.outbox.moves.iter().map(|(offset, outgoing)| {
-            let Outgoing { from, to, seq, message } = outgoing;
-            (offset, from, to, seq, MessageRow::from(&**message))
-        });
-        let acks = self.acks.order.iter().map(|offset| {
-            let (lease, queue) = self.acks.known.get(offset).copied().unwrap_or_default();
-            (offset, lease, queue)
-        });
-        Saving {
-            form: FORM,
-            partition: self.partition,
-            now: self.now,
-            next_offset: self.next_offset,
-            next_number: self.next_number,
-            next_seq: self.outbox.next_seq,
-            queues: Rows(self.queues.values()),
-            outbox: Rows(outbox),
-            acks: Rows(acks),
-        }
-        .serialize(serializer)
-    }
+#[derive(Debug)]
+struct Saving {
+    head: QueueHead,
+    ids: SharedQueue<Taken<MessageId>>,
+    origins: SharedQueue<Taken<Origin>>,
+    messages: SharedMap<Arc<Message>>,
 }
 
 impl Queues {
-    /// All of the state, for a checkpoint or for a replica that is behind.
+    /// All of the state, for a checkpoint or for a replica that is behind. Takes some milliseconds for ten million
+    /// messages and as many ids. Until it is dropped, the memory of what goes is not freed, and what changes is
+    /// copied before, a hundred messages at a time.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            head: Head {
+                form: FORM,
+                partition: self.partition,
+                now: self.now,
+                next_offset: self.next_offset,
+                next_number: self.next_number,
+                next_seq: self.outbox.next_seq,
+            },
+            queues: self.queues.values().map(Saving::from).collect(),
+            outbox: self.outbox.moves.clone(),
+            acks: self.acks.order().clone(),
+        }
+    }
+
+    /// The saved form as a whole: takes seconds for millions of messages; see [`Self::snapshot`].
     pub fn save(&self) -> Bytes {
-        encode(self)
-    }
-
-    /// The state that [`Self::save`] gave. Takes memory in proportion to the bytes, whatever they say.
-    ///
-    /// # Errors
-    /// [`Unreadable`] where the bytes are damaged, of another partition, or of another form.
-    pub fn load(partition: PartitionId, saved: &Bytes) -> Result<Self, Unreadable> {
-        Self::load_with(partition, Limits::default(), saved)
-    }
-
-    pub(super) fn load_with(partition: PartitionId, limits: Limits, saved: &Bytes) -> Result<Self, Unreadable> {
-        let saved: Saved = decode(saved)?;
-        saved.restore(partition, limits).map_err(|damaged| Unreadable::new(damaged.to_string()))
+        self.snapshot().pieces().collect::<Vec<_>>().concat().into()
     }
 }
 
-impl Saved {
-    fn restore(self, partition: PartitionId, limits: Limits) -> Result<Queues, Damaged> {
-        if self.form != FORM {
-            return Err(Damaged::Form(self.form));
+impl From<&Queue> for Saving {
+    fn from(queue: &Queue) -> Self {
+        Self {
+            head: QueueHead {
+                name: queue.name.clone(),
+                number: queue.number,
+                config: queue.config.clone(),
+                totals: queue.totals,
+                aged: queue.aged,
+            },
+            ids: queue.ids.order().clone(),
+            origins: queue.origins.order().clone(),
+            messages: queue.messages.clone(),
         }
-        if self.partition != partition {
-            return Err(Damaged::Partition(self.partition));
-        }
-        if [self.next_offset, self.next_number, self.next_seq].iter().any(|next| *next > OFFSET_LIMIT) {
-            return Err(Damaged::BeyondCounter);
-        }
-        let mut queues = Queues::with_limits(partition, limits);
-        queues.now = self.now;
-        queues.next_offset = self.next_offset;
-        queues.next_number = self.next_number;
-        queues.outbox.next_seq = self.next_seq;
-        for saved in self.queues {
-            let mut queue = saved.restore(self.now, self.next_offset)?;
-            if queue.number >= self.next_number {
-                return Err(Damaged::BeyondCounter);
-            }
-            queue.due = queue.next_due();
-            queues.due.extend(queue.due.map(|at| (at, queue.name.clone())));
-            if queues.queues.insert(queue.name.clone(), queue).is_some() {
-                return Err(Damaged::Twice);
-            }
-        }
-        let mut outbox = self.outbox;
-        outbox.sort_by_key(|(.., seq, _)| *seq);
-        if outbox.is_sorted_by(|(.., one, _), (.., other, _)| one < other) {
-            for (offset, from, to, seq, message) in outbox {
-                if offset >= self.next_offset || seq >= self.next_seq {
-                    return Err(Damaged::BeyondCounter);
-                }
-                let message = Box::new(message.restore(self.now)?);
-                if queues.outbox.moves.contains_key(&offset) {
-                    return Err(Damaged::Twice);
-                }
-                queues.outbox.put(offset, Outgoing { from, to, seq, message }, limits.moves_per_destination);
-            }
-        } else {
-            return Err(Damaged::Twice);
-        }
-        let mut offsets: Vec<u64> = queues.queues.values().flat_map(|queue| queue.messages.keys().copied()).collect();
-        offsets.extend(queues.outbox.moves.keys());
-        offsets.sort_unstable();
-        if !offsets.is_sorted_by(|one, other| one < other) {
-            return Err(Damaged::Twice);
-        }
-        for (offset, lease, queue) in self.acks {
-            if queues.acks.known.contains_key(&offset) {
-                return Err(Damaged::Twice);
-            }
-            queues.acks.remember(Receipt { offset, lease }, queue, limits.acks);
-        }
-        Ok(queues)
     }
 }
 
-impl SavedQueue {
-    fn restore(self, now: Tick, next_offset: u64) -> Result<Queue, Damaged> {
-        let Totals { published, delivered, redelivered, acknowledged, dead_lettered, expired } = self.totals;
-        let totals = [published, delivered, redelivered, acknowledged, dead_lettered, expired];
-        if totals.iter().any(|total| *total > OFFSET_LIMIT) || self.aged > next_offset {
-            return Err(Damaged::BeyondCounter);
-        }
-        let mut queue = Queue::new(self.name, self.number, self.config);
-        queue.totals = self.totals;
-        queue.aged = self.aged;
-        let mut last = None;
-        for (offset, message) in self.messages {
-            let message = message.restore(now)?;
-            if offset >= next_offset {
-                return Err(Damaged::BeyondCounter);
+impl Snapshot {
+    /// The saved form, piece by piece: a whole part each, of some 256 KiB, or what one message has, if that is more.
+    /// Each takes less than some milliseconds to make.
+    pub fn pieces(&self) -> impl Iterator<Item = Bytes> + Send {
+        let (mut parts, mut count, mut ended) = (self.parts(), 0, false);
+        std::iter::from_fn(move || {
+            if let Some(part) = parts.next() {
+                count += 1;
+                return Some(encode(&part));
             }
-            if last.is_some_and(|(earlier, at)| offset <= earlier || message.enqueued_at < at) {
-                return Err(Damaged::Order);
-            }
-            if offset < self.aged && !matches!(message.place, Place::InFlight(..)) {
-                return Err(Damaged::Order);
-            }
-            last = Some((offset, message.enqueued_at));
-            queue.add(offset, message);
-        }
-        queue.ids = self.ids.restore(now, next_offset)?;
-        queue.origins = self.origins.restore(now, next_offset)?;
-        let is_there = |known: &Known| queue.messages.contains_key(&known.offset);
-        if queue.ids.known.values().any(|known| known.kept)
-            || queue.origins.known.values().any(|known| known.kept && !is_there(known))
-        {
-            return Err(Damaged::Missing);
-        }
-        Ok(queue)
+            let end = (!ended).then(|| encode(&Part::End(count)));
+            ended = true;
+            end
+        })
+    }
+
+    fn parts(&self) -> impl Iterator<Item = Part<'_>> + Send {
+        let acks = self
+            .acks
+            .parts()
+            .map(|part| part.iter().map(|Acked { receipt, queue }| (receipt.offset, receipt.lease, *queue)).collect());
+        std::iter::once(Part::Head(&self.head))
+            .chain(self.queues.iter().flat_map(Saving::parts))
+            .chain(self.outbox.leaves().flat_map(|leaf| cut(leaf, |outgoing| outgoing.message.body.len())).map(moves))
+            .chain(acks.map(Part::Acks))
     }
 }
 
-impl<K: Ord + Clone> SavedMemory<K> {
-    fn restore(self, now: Tick, next_offset: u64) -> Result<Memory<K>, Damaged> {
-        let mut memory = Memory::default();
-        if !self.order.is_sorted_by_key(|(at, ..)| *at) || self.order.last().is_some_and(|(at, ..)| *at > now) {
-            return Err(Damaged::Order);
-        }
-        let live = self
-            .order
-            .iter()
-            .filter_map(|(at, key, offset)| offset.map(|offset| (key.clone(), Known { offset, at: *at, kept: false })));
-        for (key, known) in live.chain(self.kept.into_iter().map(|(key, known)| (key, Known { kept: true, ..known }))) {
-            if known.offset >= next_offset {
-                return Err(Damaged::BeyondCounter);
-            }
-            if memory.known.insert(key, known).is_some() {
-                return Err(Damaged::Twice);
-            }
-        }
-        memory.order = self.order.into_iter().map(|(at, key, _)| (at, key)).collect();
-        Ok(memory)
+impl Saving {
+    fn parts(&self) -> impl Iterator<Item = Part<'_>> + Send {
+        let messages = self.messages.leaves().flat_map(|leaf| cut(leaf, |message| message.body.len()));
+        std::iter::once(Part::Queue(&self.head))
+            .chain(self.ids.parts().map(|part| Part::Ids(taken(part))))
+            .chain(self.origins.parts().map(|part| Part::Origins(taken(part))))
+            .chain(messages.map(|some| {
+                Part::Messages(some.iter().map(|(offset, message)| (*offset, MessageRow::from(message))).collect())
+            }))
     }
 }
 
-impl SavedMessage {
-    fn restore(self, now: Tick) -> Result<Message, Damaged> {
-        let Self(id, body, extra, enqueued_at, place, deliveries, priority) = self;
-        if priority > MAX_PRIORITY || enqueued_at > now {
-            return Err(Damaged::BeyondCounter);
-        }
-        Ok(Message { id, body, extra, enqueued_at, place, deliveries, priority })
-    }
+fn taken<K>(part: &[Taken<K>]) -> Vec<(Tick, &K, u64)> {
+    part.iter().map(|Taken { at, key, offset }| (*at, key, *offset)).collect()
+}
+
+fn moves(some: &[(u64, Outgoing)]) -> Part<'_> {
+    Part::Moves(
+        some.iter()
+            .map(|(offset, Outgoing { from, to, seq, message })| (*offset, from, to, *seq, MessageRow::from(message)))
+            .collect(),
+    )
+}
+
+/// Cuts a leaf where it is too large for one part.
+fn cut<T>(leaf: &[(u64, T)], bytes: impl Fn(&T) -> usize + Send) -> impl Iterator<Item = &[(u64, T)]> + Send
+where
+    T: Sync,
+{
+    let mut rest = leaf;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |(_, value): &&(u64, T)| {
+            let first = sum == 0;
+            sum += bytes(value) + 1;
+            first || sum <= PART_BYTES
+        };
+        let count = rest.iter().take_while(fits).count();
+        let (some, after) = rest.split_at(count);
+        rest = after;
+        (!some.is_empty()).then_some(some)
+    })
+}
+
+fn encode(part: &Part<'_>) -> Bytes {
+    let mut bytes = codec::append(vec![0; LENGTH], part);
+    let length = u32::try_from(bytes.len() - LENGTH).expect("a part has a message of MAX_BATCH_BYTES at most");
+    bytes[..LENGTH].copy_from_slice(&length.to_le_bytes());
+    bytes.into()
 }

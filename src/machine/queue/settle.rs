@@ -36,7 +36,7 @@ fn back_off_ms(deliveries: u32) -> u64 {
 
 impl Queue {
     fn lasts(&self, receipt: Receipt) -> bool {
-        let place = self.messages.get(&receipt.offset).map(|message| message.place);
+        let place = self.messages.get(receipt.offset).map(|message| message.place);
         matches!(place, Some(Place::InFlight(_, lease)) if lease == receipt.lease)
     }
 
@@ -55,7 +55,7 @@ impl Queue {
         if !self.lasts(receipt) {
             return false;
         }
-        let deliveries = self.messages.get(&receipt.offset).map_or(0, |message| message.deliveries);
+        let deliveries = self.messages.get(receipt.offset).map_or(0, |message| message.deliveries);
         step.count(Counted::Returned, 1);
         self.put_back(step, receipt.offset, step.now.plus_ms(delay_ms.unwrap_or_else(|| back_off_ms(deliveries))));
         true
@@ -78,10 +78,11 @@ impl Queue {
         if !self.lasts(receipt) {
             return false;
         }
-        let Some(message) = self.messages.get_mut(&receipt.offset) else { return false };
-        self.totals.delivered = self.totals.delivered.saturating_sub(1);
-        self.totals.redelivered = self.totals.redelivered.saturating_sub(u64::from(message.deliveries > 1));
+        let Some(message) = self.message_mut(receipt.offset) else { return false };
+        let again = message.deliveries > 1;
         message.deliveries = message.deliveries.saturating_sub(1);
+        self.totals.delivered = self.totals.delivered.saturating_sub(1);
+        self.totals.redelivered = self.totals.redelivered.saturating_sub(u64::from(again));
         self.put_back(step, receipt.offset, step.now);
         true
     }
@@ -95,7 +96,7 @@ impl Queue {
     /// A message that was delivered is to be delivered again from this time on, unless it is too old or
     /// has been delivered too often.
     pub(super) fn put_back(&mut self, step: &mut Step<'_>, offset: u64, from: Tick) {
-        let Some(message) = self.messages.get(&offset) else { return };
+        let Some(message) = self.messages.get(offset) else { return };
         if self.too_old_at(message.enqueued_at) <= step.now {
             self.expire(step, offset);
         } else if let Some(to) = self.exhausted(message.deliveries).cloned() {

@@ -1,12 +1,16 @@
 //! A queue: its messages, and where each of them stands.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
     FORGET_SLACK_MS, MAX_PRIORITY, NewMessage, OFFSET_LIMIT, ORIGIN_WINDOW_S, Origin, QueueConfig, memory::Memory,
+    shared::SharedMap,
 };
 use crate::{
     ids::{MessageId, QueueName, Tick},
@@ -79,7 +83,7 @@ pub(super) struct Queue {
     pub(super) config: QueueConfig,
     pub(super) totals: Totals,
     /// By offset, and so by age.
-    pub(super) messages: BTreeMap<u64, Box<Message>>,
+    pub(super) messages: SharedMap<Arc<Message>>,
     /// Messages before this offset are too old, and there only because they are delivered.
     pub(super) aged: u64,
     pub(super) ids: Memory<MessageId>,
@@ -142,7 +146,7 @@ impl Queue {
             number,
             config,
             totals: Totals::default(),
-            messages: BTreeMap::new(),
+            messages: SharedMap::default(),
             aged: 0,
             ids: Memory::default(),
             origins: Memory::default(),
@@ -157,11 +161,11 @@ impl Queue {
     pub(super) fn add(&mut self, offset: u64, message: Message) {
         self.bytes += message.length();
         self.list(offset, message.priority, message.place);
-        self.messages.insert(offset, Box::new(message));
+        self.messages.insert(offset, Arc::new(message));
     }
 
-    pub(super) fn remove(&mut self, offset: u64) -> Option<Box<Message>> {
-        let message = self.messages.remove(&offset)?;
+    pub(super) fn remove(&mut self, offset: u64) -> Option<Arc<Message>> {
+        let message = self.messages.remove(offset)?;
         self.bytes -= message.length();
         self.unlist(offset, message.priority, message.place);
         if let Some(origin) = message.origin() {
@@ -172,11 +176,16 @@ impl Queue {
 
     /// Puts a message that is there to another place.
     pub(super) fn place(&mut self, offset: u64, to: Place) {
-        let Some(message) = self.messages.get_mut(&offset) else { return };
+        let Some(message) = self.message_mut(offset) else { return };
         let (priority, from) = (message.priority, message.place);
         message.place = to;
         self.unlist(offset, priority, from);
         self.list(offset, priority, to);
+    }
+
+    /// A message, to be changed.
+    pub(super) fn message_mut(&mut self, offset: u64) -> Option<&mut Message> {
+        self.messages.get_mut(offset).map(Arc::make_mut)
     }
 
     fn list(&mut self, offset: u64, priority: u8, place: Place) {
@@ -217,7 +226,7 @@ impl Queue {
 
     /// When the queue has something to do by itself.
     pub(super) fn next_due(&self) -> Option<Tick> {
-        let aging = self.messages.range(self.aged..).next().map(|(_, message)| self.too_old_at(message.enqueued_at));
+        let aging = self.messages.first_from(self.aged).map(|(_, message)| self.too_old_at(message.enqueued_at));
         let forget = |oldest: Option<Tick>, window_ms: u64| {
             oldest.map(|at| at.plus_ms(window_ms.saturating_add(FORGET_SLACK_MS)))
         };

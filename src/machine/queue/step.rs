@@ -1,5 +1,7 @@
 //! What one operation works with besides the queue that it is about.
 
+use std::sync::Arc;
+
 use super::{
     Counted, MAX_ACKS_REMEMBERED, MAX_DUE_PER_STEP, MAX_IDS_REMEMBERED, MAX_LEASED, MAX_LEASED_BYTES,
     MAX_MOVES_PER_DESTINATION, MAX_OUTBOX, MAX_QUEUES, QueueEffect, memory::Acks, outbox::Outbox, state::Message,
@@ -34,7 +36,7 @@ impl Default for Limits {
     }
 }
 
-const COUNTED: [Counted; 11] = [
+const COUNTED: [Counted; 12] = [
     Counted::Published,
     Counted::Duplicate,
     Counted::Delivered,
@@ -46,6 +48,7 @@ const COUNTED: [Counted; 11] = [
     Counted::Expired,
     Counted::Purged,
     Counted::Moved,
+    Counted::ForgottenEarly,
 ];
 
 /// One operation on one queue under way.
@@ -114,7 +117,7 @@ impl<'a> Step<'a> {
     }
 
     /// Puts a message on its way.
-    pub(super) fn send(&mut self, offset: u64, from: QueueName, to: QueueName, message: Box<Message>) {
+    pub(super) fn send(&mut self, offset: u64, from: QueueName, to: QueueName, message: Arc<Message>) {
         let told = self.outbox.push(offset, from, to, message, self.limits.moves_per_destination);
         let told = told.and_then(|offset| self.outbox.to_tell(self.partition, offset));
         self.effects.extend(told.map(QueueEffect::Move));

@@ -297,6 +297,8 @@ pub enum Counted {
     Expired,
     Purged,
     Moved,
+    /// Ids that were forgotten before their window was over: a repeat of one of them would be taken for new.
+    ForgottenEarly,
 }
 
 /// The figures of a queue, as `GET /v1/queues/{q}` tells them.

@@ -107,8 +107,8 @@ impl Replication {
         // After a restart its own records may be of a newer epoch than the placement that it has got to know.
         let refuses_older = self.rules.keep(Rule::OwnRecordsAreNotNewer) && self.rules.keep(Rule::OlderEpochRefused);
         let is_older = epoch < self.log.last().epoch && refuses_older;
-        // And while the earlier run counts as in sync, what this one holds may be all that there is of it.
-        let counts_as_another = self.view.member(&self.me.node).is_some_and(|member| member != self.me);
+        // And while the earlier run counts, what this one holds may be all that there is of it.
+        let counts_as_another = self.view.holder(&self.me.node).is_some_and(|member| member != self.me);
         let may_speak = !counts_as_another || !self.rules.keep(Rule::EarlierRunHasLeft);
         if is_older || !may_speak || !self.view.concerns(&self.me.node) {
             return false;

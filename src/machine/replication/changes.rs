@@ -1,5 +1,5 @@
-//! What a replica asks of the control plane: to shrink and grow the in-sync set, to give the partition away, and to
-//! take note of how far its journal goes.
+//! What a replica asks of the control plane: to shrink, confirm and grow the in-sync set, to give the partition away, and
+//! to take note of how far its journal goes.
 
 use super::{
     ChangeOutcome, Effect, Replica, Replication, Rule,
@@ -28,6 +28,7 @@ pub(super) struct Asked {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Wish {
     Shrink(Vec<Replica>),
+    Confirm,
     Grow(Replica),
     HandOver(NodeId),
     Report,
@@ -67,6 +68,7 @@ impl Replication {
     fn change(&self, asked: &Asked) -> Effect {
         let body = match &asked.wish {
             Wish::Shrink(leaving) => PlacementBody::Shrink(leaving.clone()),
+            Wish::Confirm => PlacementBody::Confirm,
             Wish::Grow(joiner) => PlacementBody::Grow(*joiner),
             Wish::HandOver(to) => PlacementBody::HandOver(*to),
             Wish::Report => {
@@ -125,7 +127,7 @@ impl Replication {
                 }
             }
             // That may change without a new epoch: another request, later.
-            Wish::Report | Wish::HandOver(_) => {
+            Wish::Report | Wish::HandOver(_) | Wish::Confirm => {
                 self.asks += 1;
                 let again = Some(now.plus_ms(self.settings.answer_timeout_ms));
                 self.asked = Some(Asked { ask: self.asks, again, ..asked });
@@ -158,6 +160,12 @@ impl Replication {
         if !away.is_empty() {
             return self.ask(Wish::Shrink(away), effects);
         }
+        if self.is_unconfirmed() {
+            if self.all_hold_the_beginning() {
+                self.ask(Wish::Confirm, effects);
+            }
+            return;
+        }
         let Some(reign) = &self.reign else { return };
         match reign.joiner {
             None => {
@@ -170,6 +178,17 @@ impl Replication {
             }
             Some(_) => self.propose_joiner(now, effects),
         }
+    }
+
+    /// Whether somebody who is not in sync any more still counts.
+    fn is_unconfirmed(&self) -> bool {
+        self.view.holders.len() > self.view.in_sync.len()
+    }
+
+    /// Whether all who are in sync have taken something of this primary: only who serves is to replace who has served.
+    fn all_hold_the_beginning(&self) -> bool {
+        let Some(reign) = &self.reign else { return false };
+        self.view.in_sync.iter().all(|replica| self.held_by(reign, replica) >= reign.first)
     }
 
     /// Nothing is committed any more that the joiner does not hold: once it holds what is, it is proposed.
@@ -193,7 +212,7 @@ impl Replication {
         let Some(replica) = follower.replica else { return false };
         let lag = self.log.last().seq.saturating_sub(follower.held);
         self.view.replicas.contains(&replica.node)
-            && self.view.member(&replica.node).is_none()
+            && self.view.holder(&replica.node).is_none()
             && follower.mode == Mode::Stream
             && (lag <= self.settings.lag_to_grow || !self.rules.keep(Rule::GrowHoldsCommitted))
             && follower.not_grown_before.is_none_or(|before| before <= now)

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use super::{Answer, Effect, MAX_CHUNK_BYTES, Message, Position, Replica, Replication, Rule, follower::Flight};
 use crate::ids::{NodeId, Tick};
 
-/// While a state is under way, so many times as much of the log is kept, so that the learner can go on from there.
+/// From when a state is asked for until it has arrived, so many times as much of the log is kept, so that the learner
+/// can go on from there.
 pub(super) const PINNED_FACTOR: usize = 8;
 /// After so many messages in its turn that were not answered, another learner has its turn.
 const MAX_FAILURES: u32 = 3;
@@ -19,6 +20,8 @@ pub(super) struct Transfer {
     /// What had failed with the learner when its turn began. That does not end its turn: two learners that are both away
     /// would take it from each other without end.
     failures_before: u32,
+    /// What was committed when the state was asked for: it goes at least as far.
+    asked_at: u64,
     /// `None`: it was asked for.
     state: Option<(Position, Bytes)>,
     /// So many bytes have arrived.
@@ -30,8 +33,9 @@ impl Transfer {
         self.to
     }
 
-    pub(super) fn at(&self) -> Option<u64> {
-        self.state.as_ref().map(|(at, _)| at.seq)
+    /// The record that the learner will have once it has the state, or one before that.
+    pub(super) fn at(&self) -> u64 {
+        self.state.as_ref().map_or(self.asked_at, |(at, _)| at.seq)
     }
 
     pub(super) fn received(&mut self, upto: u64) {
@@ -64,7 +68,8 @@ impl Replication {
         }
         let Some(follower) = reign.followers.get_mut(&to) else { return };
         let Some(transfer) = &reign.transfer else {
-            reign.transfer = Some(Transfer { to, failures_before: follower.failures, state: None, arrived: 0 });
+            let failures_before = follower.failures;
+            reign.transfer = Some(Transfer { to, failures_before, asked_at: committed, state: None, arrived: 0 });
             effects.push(Effect::TakeState { to });
             return;
         };
@@ -106,7 +111,7 @@ impl Replication {
             self.following.matched = self.following.matched.max(at.seq);
             return self.answer_once_held(at.seq, call, effects);
         }
-        let is_member = self.view.in_sync.contains(&self.me) && self.rules.keep(Rule::MembersTakeNoState);
+        let is_member = self.view.holders.contains(&self.me) && self.rules.keep(Rule::MembersTakeNoState);
         if is_member || total > MAX_STATE_BYTES || incoming.bytes.len() as u64 > total {
             return self.answer(call, Answer::Busy, effects);
         }

@@ -221,7 +221,7 @@ pub enum Effect {
         /// What is asked.
         change: PlacementChange,
     },
-    /// Save the queues as of the last applied record, and tell [`Input::State`].
+    /// Save the queues as of the last applied record, and tell [`Input::State`]; it may take its time.
     TakeState {
         /// For whom.
         to: NodeId,

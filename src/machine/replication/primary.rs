@@ -32,9 +32,9 @@ impl Reign {
         self.serving
     }
 
-    /// The position that a learner will have once it has the state.
+    /// What a learner will have once it has the state, or less.
     pub(super) fn pinned(&self) -> Option<u64> {
-        self.transfer.as_ref().and_then(Transfer::at)
+        self.transfer.as_ref().map(Transfer::at)
     }
 }
 
@@ -48,7 +48,7 @@ impl Replication {
         self.reign = Some(Reign {
             first: first.seq,
             serving: !self.rules.keep(Rule::FirstRecordBeforeServing),
-            followers: followers.map(|node| (node, Follower::new(now, self.view.member(&node), first.seq))).collect(),
+            followers: followers.map(|node| (node, Follower::new(now, self.view.holder(&node), first.seq))).collect(),
             proposals: VecDeque::new(),
             joiner: None,
             transfer: None,
@@ -67,7 +67,7 @@ impl Replication {
         reign.joiner = None;
         reign.followers.retain(|node, _| nodes.contains(node));
         for node in nodes {
-            let named = view.member(&node);
+            let named = view.holder(&node);
             let afresh = || Follower::new(now, named, log.last().seq + 1);
             let follower = reign.followers.entry(node).or_insert_with(afresh);
             if named.is_some() && follower.replica != named {

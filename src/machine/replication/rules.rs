@@ -16,8 +16,8 @@ pub(super) enum Rule {
     GrowCountsFromProposal,
     /// Nobody is proposed before it holds everything that is committed.
     GrowHoldsCommitted,
-    /// Who is proposed to leave counts until that is known to be applied.
-    ShrinkCountsUntilApplied,
+    /// Who leaves the in-sync set counts until it is known to be confirmed that the others go on without it.
+    LeavingCountsUntilConfirmed,
     /// An older epoch than the known one is refused.
     OlderEpochRefused,
     /// An epoch older than that of the replica's own last record is refused, too.
@@ -56,8 +56,7 @@ impl Rule {
     fn is_lacking(self) -> bool {
         match self {
             Self::EveryMemberHolds => mutant::on(Mutant::CommittedByPrimaryAlone),
-            Self::OlderEpochRefused => mutant::on(Mutant::OlderEpochsTaken),
-            Self::ShrinkCountsUntilApplied => mutant::on(Mutant::ShrinkCountsFromProposal),
+            Self::LeavingCountsUntilConfirmed => mutant::on(Mutant::ShrinkCountsFromProposal),
             _ => false,
         }
     }
@@ -68,7 +67,7 @@ impl Rule {
         Self::AnswerAsNamed,
         Self::GrowCountsFromProposal,
         Self::GrowHoldsCommitted,
-        Self::ShrinkCountsUntilApplied,
+        Self::LeavingCountsUntilConfirmed,
         Self::OlderEpochRefused,
         Self::OwnRecordsAreNotNewer,
         Self::EarlierRunHasLeft,

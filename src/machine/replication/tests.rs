@@ -43,6 +43,7 @@ fn placed(epoch: u64, in_sync: &[Replica]) -> Partition {
         epoch: Epoch(epoch),
         primary: in_sync.first().copied(),
         in_sync: in_sync.to_vec(),
+        holders: in_sync.to_vec(),
         replicas: vec![node(1), node(2), node(3)],
         status: PartitionStatus::Serving,
     }

@@ -14,6 +14,8 @@ pub(super) struct View {
     pub(super) epoch: Epoch,
     pub(super) primary: Option<Replica>,
     pub(super) in_sync: Vec<Replica>,
+    /// Who must hold what is committed: who is in sync, and who was until that is confirmed.
+    pub(super) holders: Vec<Replica>,
     pub(super) replicas: Vec<NodeId>,
     /// Nobody serves it, and it was placed once: whose journals are known, if that shows.
     pub(super) reported: Option<BTreeSet<Replica>>,
@@ -30,24 +32,25 @@ impl View {
             epoch: partition.epoch,
             primary: partition.primary,
             in_sync: partition.in_sync.clone(),
+            holders: partition.holders.clone(),
             replicas: partition.replicas.clone(),
             reported: reported.filter(|_| !partition.in_sync.is_empty()),
         }
     }
 
-    /// The member of the in-sync set on this node.
-    pub(super) fn member(&self, node: &NodeId) -> Option<Replica> {
-        self.in_sync.iter().find(|replica| replica.node == *node).copied()
+    /// Who of this node counts for commits.
+    pub(super) fn holder(&self, node: &NodeId) -> Option<Replica> {
+        self.holders.iter().find(|replica| replica.node == *node).copied()
     }
 
     /// Whether this node is to have the partition, or had it at last.
     pub(super) fn concerns(&self, node: &NodeId) -> bool {
-        self.replicas.contains(node) || self.member(node).is_some()
+        self.replicas.contains(node) || self.holder(node).is_some()
     }
 
     /// All nodes but this one that have it or are to have it.
     pub(super) fn others(&self, me: &NodeId) -> BTreeSet<NodeId> {
-        let in_sync = self.in_sync.iter().map(|replica| replica.node);
-        self.replicas.iter().copied().chain(in_sync).filter(|node| node != me).collect()
+        let holders = self.holders.iter().map(|replica| replica.node);
+        self.replicas.iter().copied().chain(holders).filter(|node| node != me).collect()
     }
 }

@@ -109,6 +109,7 @@ impl World {
             epoch: Epoch(1),
             primary: Some(replica(0)),
             in_sync: (0..in_sync).map(replica).collect(),
+            holders: (0..in_sync).map(replica).collect(),
             replicas: (0..nodes).map(node).collect(),
             status: PartitionStatus::Serving,
         };
@@ -258,6 +259,7 @@ impl World {
         if self.budget.calls.is_some_and(|most| machines.any(|machine| machine.calls > most)) {
             self.wrong = Some("a machine talks without end");
         }
+        self.check_holders();
         self.forget_the_void();
     }
 
@@ -539,6 +541,24 @@ impl World {
             self.wrong = Some("what was proposed after an acknowledgement came before it");
         }
         self.acknowledged.push((operation, position, me));
+    }
+
+    /// Whoever counts as having everything has it, unless it had to begin anew.
+    fn check_holders(&mut self) {
+        let holders = &self.control.now().holders;
+        let lacks = holders.iter().any(|holder| {
+            let node = &self.nodes[index(&holder.node)];
+            let machine = node.machine.as_deref().filter(|machine| machine.me() == *holder);
+            machine.is_some_and(|machine| {
+                let holds = |place: &Position| {
+                    place.seq <= machine.log.base().seq || machine.log.position(place.seq) == Some(*place)
+                };
+                !self.acknowledged.iter().all(|(_, place, _)| holds(place))
+            })
+        });
+        if lacks {
+            self.wrong.get_or_insert("a holder lacks what was acknowledged");
+        }
     }
 
     /// Who serves in the newest epoch has applied all that was ever acknowledged.

@@ -75,7 +75,7 @@ impl ControlTask {
                 let leader = self.parts.route.leader();
                 self.work.spawn(async move {
                     let answer = match (call, authority) {
-                        (ControlCall::Info, _) => ControlReply::Info(observer.info_json()),
+                        (ControlCall::Info, _) => ControlReply::Info(observer.info_json().await),
                         (call, Some(authority)) => authority.control(from, call).await,
                         (_, None) => ControlReply::NotLeader(leader),
                     };

@@ -38,7 +38,7 @@ use crate::{
 /// the partition now.
 #[derive(Clone, Debug)]
 pub struct Queues {
-    pub(super) router: Router,
+    pub(in crate::node) router: Router,
     gateway: Gateway,
     clock: Arc<dyn Clock>,
     sizes: Sizes,

@@ -16,13 +16,15 @@ use crate::{
     ids::Epoch,
     machine::replication::Position,
     store::{
-        JournalError,
+        JournalError, State,
         frame::{self, Kind, Next, Salt},
     },
 };
 
 /// A state is written in pieces of so many bytes.
 const CHUNK_BYTES: usize = 1 << 20;
+/// It is synced after so many bytes, so that the syncs of appends have less to wait for.
+const SYNC_BYTES: usize = 8 << 20;
 
 /// What the file of a checkpoint is called, before its number.
 pub(super) const NAME: &str = "checkpoint-";
@@ -56,17 +58,22 @@ impl Drop for Prepared {
 }
 
 /// Writes a state under a temporary name and syncs it.
-pub(super) fn prepare(place: &Place, at: Position, state: &Bytes) -> io::Result<Prepared> {
+pub(super) fn prepare(place: &Place, at: Position, state: &State) -> io::Result<Prepared> {
     let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
     let temporary = place.dir.join(format!("{NAME}{attempt}{TEMPORARY}"));
     let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(0o600).open(&temporary)?;
-    let mut prepared = Prepared { at, file, temporary, end: 0, length: state.len() as u64 };
-    let (salt, mut piece) = (salt(place), Vec::new());
+    let mut prepared = Prepared { at, file, temporary, end: 0, length: 0 };
+    let (salt, mut piece, mut synced) = (salt(place), Vec::new(), 0);
     for chunk in state.chunks(CHUNK_BYTES) {
         let start = frame::begin(prepared.end);
-        frame::encode(&salt, start, Kind::Chunk, |out| out.extend_from_slice(chunk), &mut piece);
+        frame::encode(&salt, start, Kind::Chunk, |out| out.extend_from_slice(&chunk), &mut piece);
         prepared.file.write_all_at(&piece, start as u64)?;
         prepared.end = start + piece.len();
+        prepared.length += chunk.len() as u64;
+        if prepared.end - synced >= SYNC_BYTES {
+            prepared.file.sync_data()?;
+            synced = prepared.end;
+        }
     }
     prepared.file.sync_data()?;
     Ok(prepared)

@@ -3,9 +3,8 @@
 
 use std::{fs, io, sync::Arc};
 
-use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
     Place,
@@ -16,6 +15,7 @@ use super::{
 use crate::{
     machine::replication::Position,
     store::{
+        State,
         entry::{self, Entry},
         frame::{self, Kind},
         pending::Keep,
@@ -44,11 +44,13 @@ pub(super) struct FileLog {
     checkpoint: u64,
     /// Kept for its memory.
     frame: Vec<u8>,
+    /// Removes what a checkpoint has replaced: appends do not wait for that, which takes the longer the more it is.
+    removing: Option<JoinHandle<()>>,
 }
 
 impl FileLog {
     pub(super) fn new(place: Place, sealed: Vec<Sealed>, active: Active, checkpoint: u64) -> Self {
-        Self { place, sealed, active, checkpoint, frame: Vec::new() }
+        Self { place, sealed, active, checkpoint, frame: Vec::new(), removing: None }
     }
 
     fn away(&self, error: &io::Error) -> Fault {
@@ -94,7 +96,7 @@ impl Backend for FileLog {
         Ok(())
     }
 
-    fn prepare(&mut self, at: Position, state: Bytes) -> BoxFuture<'static, Result<Self::Prepared, Fault>> {
+    fn prepare(&mut self, at: Position, state: State) -> BoxFuture<'static, Result<Self::Prepared, Fault>> {
         let place = self.place.clone();
         async move {
             let dir = place.dir.clone();
@@ -105,6 +107,7 @@ impl Backend for FileLog {
     }
 
     async fn install(&mut self, prepared: &Self::Prepared, keep: Keep) -> Result<(), Fault> {
+        self.close().await;
         let full = self.active.at > SEAL_BYTES;
         if full || (keep == Keep::Nothing && !self.active.is_empty()) {
             self.roll().await?;
@@ -120,14 +123,13 @@ impl Backend for FileLog {
         let freed: Vec<_> = self.sealed.drain(..freed).collect();
         let place = self.place.clone();
         // What cannot be removed is when the journal is opened next.
-        let removed = blocking(move || {
+        self.removing = Some(spawn_blocking(move || {
             let _ = fs::remove_file(checkpoint::path(&place, number - 1));
             for segment in freed {
                 let _ = fs::remove_file(super::segment::path(&place, segment.number));
             }
-            Ok(())
-        });
-        removed.await.map_err(|error| self.away(&error))
+        }));
+        Ok(())
     }
 
     async fn disturbed(&mut self) {
@@ -136,6 +138,13 @@ impl Backend for FileLog {
 
     async fn verify(&mut self) -> Result<(), Fault> {
         Ok(())
+    }
+
+    async fn close(&mut self) {
+        if let Some(removing) = self.removing.take() {
+            // It is cancelled only where the runtime ends.
+            let _ = removing.await;
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     ids::PartitionId,
     machine::replication::Position,
     store::{
-        JournalError,
+        JournalError, State,
         entry::Entry,
         pending::Keep,
         writer::{Backend, Fault},
@@ -259,11 +259,11 @@ impl Backend for RedisLog {
         Ok(())
     }
 
-    fn prepare(&mut self, at: Position, state: Bytes) -> BoxFuture<'static, Result<Self::Prepared, Fault>> {
+    fn prepare(&mut self, at: Position, state: State) -> BoxFuture<'static, Result<Self::Prepared, Fault>> {
         let (link, states) = (Arc::clone(&self.link), Arc::clone(&self.states));
         let (partition, open) = (self.partition, self.tried);
         async move {
-            let (mut chunks, mut line) = (0u32, link.line().await?);
+            let mut line = link.line().await?;
             let key = {
                 let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
                 states.attempts += 1;
@@ -272,16 +272,19 @@ impl Backend for RedisLog {
                 states.keys.push(key.clone());
                 key
             };
-            for some in state.chunks(CHUNK_BYTES * CHUNKS_AT_ONCE) {
+            let (mut chunks, mut length, mut hasher) = (0u32, 0u64, crc32fast::Hasher::new());
+            let mut state = state.chunks(CHUNK_BYTES).peekable();
+            while state.peek().is_some() {
                 let mut set = pipe();
-                for chunk in some.chunks(CHUNK_BYTES) {
-                    set.cmd("HSET").arg(&key).arg(chunks).arg(chunk).ignore();
+                for chunk in state.by_ref().take(CHUNKS_AT_ONCE) {
+                    hasher.update(&chunk);
+                    length += chunk.len() as u64;
+                    set.cmd("HSET").arg(&key).arg(chunks).arg(&chunk[..]).ignore();
                     chunks += 1;
                 }
                 line.ask::<()>(&set).await?;
             }
-            let (length, checksum) = (state.len() as u64, crc32fast::hash(&state));
-            Ok(Checkpoint { at, reset: false, chunks, length, checksum, key })
+            Ok(Checkpoint { at, reset: false, chunks, length, checksum: hasher.finalize(), key })
         }
         .boxed()
     }

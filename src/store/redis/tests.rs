@@ -130,7 +130,7 @@ async fn an_emptied_redis_is_noticed_at_once_and_written_anew_by_the_owner() {
     let store = site.redis_store().await;
     let mut opened = store.open(PARTITION).await.unwrap();
     opened.journal.append(records(1, 1..=20)).await.unwrap();
-    opened.journal.checkpoint(position(1, 10), state("10")).await.unwrap();
+    opened.journal.checkpoint(position(1, 10), state("10").into()).await.unwrap();
     let mut other = store.open(PartitionId(9)).await.unwrap();
     other.journal.append(records(1, 1..=3)).await.unwrap();
     let (mut own, mut all) = (opened.journal.health(), store.health());
@@ -142,14 +142,14 @@ async fn an_emptied_redis_is_noticed_at_once_and_written_anew_by_the_owner() {
     sleep(Duration::from_millis(500)).await;
     assert!(futures::poll!(&mut append).is_pending());
 
-    opened.journal.rebuild(position(1, 10), state("10"), records(1, 11..=22)).await.unwrap();
+    opened.journal.rebuild(position(1, 10), state("10").into(), records(1, 11..=22)).await.unwrap();
     append.await.unwrap();
     becomes(&mut own, is_well).await;
     // Until the other one is there again, too, nobody is to think that this is the whole journal.
     sleep(Duration::from_millis(300)).await;
     assert_eq!(site.redis.keys("*:id"), Vec::<String>::new());
     assert!(is_shortened(&all.borrow()));
-    other.journal.rebuild(Position::default(), Bytes::new(), records(1, 1..=3)).await.unwrap();
+    other.journal.rebuild(Position::default(), Bytes::new().into(), records(1, 1..=3)).await.unwrap();
     becomes(&mut all, is_well).await;
     let id = store.id();
     drop((opened, other));
@@ -169,7 +169,7 @@ async fn a_stream_that_somebody_deletes_is_noticed_by_the_next_append() {
     let mut append = opened.journal.append(records(1, 3..=3));
     becomes(&mut opened.journal.health(), is_shortened).await;
     assert!(futures::poll!(&mut append).is_pending());
-    opened.journal.rebuild(Position::default(), Bytes::new(), records(1, 1..=3)).await.unwrap();
+    opened.journal.rebuild(Position::default(), Bytes::new().into(), records(1, 1..=3)).await.unwrap();
     append.await.unwrap();
 }
 
@@ -189,7 +189,7 @@ async fn a_redis_that_comes_back_without_its_tail_is_noticed_and_written_anew() 
     site.redis.launch();
     becomes(&mut health, is_shortened).await;
     assert!(futures::poll!(&mut append).is_pending());
-    opened.journal.rebuild(position(1, 3), state("3"), records(1, 4..=21)).await.unwrap();
+    opened.journal.rebuild(position(1, 3), state("3").into(), records(1, 4..=21)).await.unwrap();
     append.await.unwrap();
     becomes(&mut health, is_well).await;
     opened.journal.append(records(1, 22..=22)).await.unwrap();
@@ -334,7 +334,7 @@ async fn what_belongs_to_others_is_counted_and_left_alone() {
     assert!(store.info().detail.contains("1 keys of other clusters"), "{:?}", store.info());
     let mut opened = store.open(PARTITION).await.unwrap();
     opened.journal.append(records(1, 1..=3)).await.unwrap();
-    opened.journal.checkpoint(position(1, 2), state("2")).await.unwrap();
+    opened.journal.checkpoint(position(1, 2), state("2").into()).await.unwrap();
     drop(opened);
     assert_eq!(store.partitions().await.unwrap(), [PARTITION]);
     store.remove(PARTITION).await.unwrap();
@@ -379,7 +379,7 @@ async fn what_is_not_what_was_written_is_refused_and_named() {
     for seq in 1..=4 {
         opened.journal.append(records(1, seq..=seq)).await.unwrap();
     }
-    opened.journal.checkpoint(position(1, 1), state("1")).await.unwrap();
+    opened.journal.checkpoint(position(1, 1), state("1").into()).await.unwrap();
     drop(opened);
     let checkpoint = site.redis.keys("*:checkpoint:*").remove(0);
     let refused = async |of: &str| {
@@ -407,7 +407,7 @@ async fn a_state_that_a_crash_left_unfinished_is_removed_by_the_next_checkpoint(
     let mut opened = store.open(PARTITION).await.unwrap();
     for round in 1..=5 {
         opened.journal.append(records(1, round..=round)).await.unwrap();
-        opened.journal.checkpoint(position(1, round), state("x")).await.unwrap();
+        opened.journal.checkpoint(position(1, round), state("x").into()).await.unwrap();
         assert_eq!(site.redis.keys("*:checkpoint:*").len(), 1, "round {round}");
     }
     assert_ne!(site.redis.keys("*:checkpoint:*"), [left]);

@@ -114,6 +114,7 @@ fn so_many_moves_are_told_for_each_destination() {
 fn so_many_ids_and_acks_are_remembered() {
     let mut b = tight(|limits| (limits.ids, limits.acks) = (2, 2));
     b.publish("q", messages(&["a", "b", "c"]));
+    assert!(b.effects.contains(&count("q", Counted::ForgottenEarly, 1)), "{:?}", b.effects);
     assert_eq!(b.publish("q", messages(&["b", "c"])), published(&[("b", 1, true), ("c", 2, true)]));
     assert_eq!(b.publish("q", messages(&["a"])), published(&[("a", 3, false)]), "the oldest is forgotten first");
     let (_, receipts) = b.receive("q", 3);
@@ -216,14 +217,17 @@ fn a_damaged_state_is_refused_or_makes_no_trouble() {
 
 #[test]
 fn lengths_that_lie_take_no_memory() {
-    let text = b"\xa9dform\x01ipartition\x07cnow\x00knext_offset\x00knext_number\x00hnext_seq\x00fqueues";
+    let head = Bench::new().queues.snapshot().pieces().next().unwrap();
     for lie in [
         &b"\x9b\xff\xff\xff\xff\xff\xff\xff\xff"[..],
         b"\x5b\x7f\xff\xff\xff\xff\xff\xff\xff",
         b"\xbb\xff\xff\xff\xff\xff\xff\xff\xff",
     ] {
-        assert!(Queues::load(HERE, &[&text[..], lie].concat().into()).is_err());
+        let part = [&b"\xa1\x65Moves"[..], lie].concat();
+        let length = (part.len() as u32).to_le_bytes();
+        assert!(Queues::load(HERE, &[&head[..], &length, &part].concat().into()).is_err());
     }
+    assert!(Queues::load(HERE, &[&head[..], &[0xff; 4]].concat().into()).is_err());
 }
 
 #[test]

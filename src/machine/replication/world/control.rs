@@ -46,7 +46,8 @@ impl Hash for Control {
         self.answers.hash(state);
         self.pending.keys().for_each(|asking| asking.hash(state));
         for partition in &self.history {
-            (partition.epoch, partition.primary, &partition.in_sync, &partition.replicas).hash(state);
+            (partition.epoch, partition.primary, &partition.in_sync, &partition.holders).hash(state);
+            partition.replicas.hash(state);
             if let PartitionStatus::Waiting { reports } = &partition.status {
                 reports.values().for_each(|report| (report.replica, report.last).hash(state));
             }
@@ -100,10 +101,22 @@ impl Control {
             PlacementBody::Shrink(away) if serving && now.primary.is_some_and(|primary| !away.contains(&primary)) => {
                 self.to(|next| next.in_sync.retain(|replica| !away.contains(replica)));
             }
-            PlacementBody::Grow(joiner) if serving && self.replica(&joiner.node) == Some(*joiner) => {
-                if !now.in_sync.contains(joiner) {
-                    self.to(|next| next.in_sync.push(*joiner));
+            PlacementBody::Confirm if serving => {
+                if now.holders != now.in_sync {
+                    self.to(|next| next.holders.clone_from(&now.in_sync));
                 }
+            }
+            PlacementBody::Grow(joiner) if serving && self.replica(&joiner.node) == Some(*joiner) => {
+                if now.in_sync.contains(joiner) {
+                    return true;
+                }
+                if now.holders != now.in_sync {
+                    return false;
+                }
+                self.to(|next| {
+                    next.in_sync.push(*joiner);
+                    next.holders.push(*joiner);
+                });
             }
             PlacementBody::HandOver(to) if serving => {
                 let Some(member) = now.in_sync.iter().find(|replica| replica.node == *to).copied() else {
@@ -133,7 +146,7 @@ impl Control {
         true
     }
 
-    /// Once nobody of the last set is awaited any more, the greatest position wins.
+    /// Once nobody who holds everything is awaited any more, or one of them has never stopped, the greatest position wins.
     pub(super) fn settle(&mut self) {
         let now = self.now().clone();
         let PartitionStatus::Waiting { reports } = &now.status else { return };
@@ -142,7 +155,8 @@ impl Control {
         let journal = |member: &Replica| self.members[index(&member.node)].replica.journal == member.journal;
         let kept: Vec<&Replica> = now.in_sync.iter().filter(|member| journal(member)).collect();
         let reported: Vec<Report> = kept.iter().filter_map(|member| valid.get(&member.node).copied()).collect();
-        if reported.len() < kept.len() {
+        let never_stopped = reported.iter().any(|report| now.in_sync.contains(&report.replica));
+        if reported.len() < kept.len() && !never_stopped {
             if valid != *reports {
                 self.to(|next| next.status = PartitionStatus::Waiting { reports: valid });
             }
@@ -150,8 +164,10 @@ impl Control {
         }
         match reported.iter().max_by_key(|report| report.last) {
             Some(best) => self.to(|next| {
+                let others = kept.iter().filter(|member| member.node != best.replica.node).map(|member| **member);
                 next.primary = Some(best.replica);
                 next.in_sync = vec![best.replica];
+                next.holders = std::iter::once(best.replica).chain(others).collect();
                 next.status = PartitionStatus::Serving;
             }),
             None => self.to(|next| next.status = PartitionStatus::JournalLost),
@@ -170,6 +186,7 @@ impl Control {
         if left.is_empty() {
             self.to(|next| {
                 next.primary = None;
+                next.in_sync.clone_from(&now.holders);
                 next.status = PartitionStatus::Waiting { reports: BTreeMap::new() };
             });
             return self.settle();

@@ -57,6 +57,12 @@ impl World {
         askings.iter().for_each(|asking| self.happen(&Action::Apply { asking: *asking }));
     }
 
+    /// The control plane answers the requests of a node, and it hears of that.
+    pub(in super::super) fn requests_answered(&mut self, node: usize) {
+        self.requests_apply(node);
+        self.outcomes_arrive(node);
+    }
+
     /// The requests of a node have an outcome that it does not know.
     pub(in super::super) fn requests_unknown(&mut self, node: usize) {
         let askings: Vec<Asking> = self.control.pending.keys().filter(|it| it.from == node).copied().collect();

@@ -160,7 +160,8 @@ mod tests {
     fn partition(replicas: &[u8], in_sync: &[u8], status: PartitionStatus) -> Partition {
         let in_sync: Vec<Replica> = in_sync.iter().map(|n| replica(*n)).collect();
         let primary = in_sync.first().copied().filter(|_| status == PartitionStatus::Serving);
-        Partition { epoch: Epoch(1), primary, in_sync, replicas: replicas.iter().map(|n| node(*n)).collect(), status }
+        let replicas = replicas.iter().map(|n| node(*n)).collect();
+        Partition { epoch: Epoch(1), primary, holders: in_sync.clone(), in_sync, replicas, status }
     }
 
     /// Whether the journals of node 9 of partition 0 may go, where this is how it is, and partition 1 besides.

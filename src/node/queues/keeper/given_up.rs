@@ -114,7 +114,14 @@ mod tests {
         let members = in_sync.iter().map(|n| (NodeId::from_bytes([*n; 32]), member(*n, liveness(n)))).collect();
         let in_sync: Vec<Replica> = in_sync.iter().map(|n| replica(*n)).collect();
         let replicas = in_sync.iter().map(|replica| replica.node).collect();
-        let placed = Partition { epoch: Epoch(7), primary: Some(replica(primary)), in_sync, replicas, status };
+        let placed = Partition {
+            epoch: Epoch(7),
+            primary: Some(replica(primary)),
+            holders: in_sync.clone(),
+            in_sync,
+            replicas,
+            status,
+        };
         let view = View { members, partitions: Arc::new(BTreeMap::from([(P, placed)])), ..View::default() };
         let (heir, change) = hand_over(&view, P, replica(1))?;
         assert_eq!(change, PlacementChange { partition: P, based_on: Epoch(7), body: PlacementBody::HandOver(heir) });

@@ -34,7 +34,7 @@ use crate::{
         control::OwnJournal,
         queues::{
             hosting::Hosting,
-            partition::{Shared, Start, partition, queues_of},
+            partition::{Shared, Start, load, partition},
         },
     },
     store::{JournalError, JournalHealth, JournalStore, Opened, Trust},
@@ -185,12 +185,13 @@ impl Keeping {
     fn open(&mut self, id: PartitionId) {
         let store = Arc::clone(&self.store);
         let opening = async move {
-            let opened = store.open(id).await.map_err(|reason| reason.to_string());
-            let with_queues = |opened: Opened| {
-                let queues = queues_of(id, opened.checkpoint.as_ref())?;
+            let opened = async {
+                let opened = store.open(id).await.map_err(|reason| reason.to_string())?;
+                let saved = opened.checkpoint.as_ref().map(|(_, state)| state.clone());
+                let queues = load(id, saved).await?;
                 Ok(Box::new((opened, queues)))
             };
-            Work::Opened(id, opened.and_then(with_queues))
+            Work::Opened(id, opened.await)
         };
         let task = self.tasks.spawn(opening).id();
         self.seats.insert(id, Seat::Opening { task });

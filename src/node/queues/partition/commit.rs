@@ -6,6 +6,7 @@ use tracing::error;
 use super::{
     PartitionTask,
     batches::{HasOp, Kind, Taken, Then},
+    states::free,
     waiting::Receiver,
 };
 use crate::{
@@ -41,6 +42,10 @@ impl PartitionTask {
                 },
             };
             self.applied = record.position;
+            let discarded = self.queues.take_discarded();
+            if !discarded.is_empty() {
+                free(discarded);
+            }
             if let Some(taken) = taken {
                 self.answer_all(taken, answers);
             }
@@ -208,8 +213,14 @@ impl PartitionTask {
                 QueueEffect::Move(one) => moves.push(one),
                 QueueEffect::Count { queue, what, messages } => {
                     self.shared.metrics.count(word(what), messages);
+                    if what == Counted::ForgottenEarly {
+                        self.shared.bounds.hit("queues.ids");
+                    }
                     self.rates.count(&queue, what, messages, Instant::now());
-                    if !matches!(what, Counted::Published | Counted::Duplicate | Counted::Delivered) {
+                    if !matches!(
+                        what,
+                        Counted::Published | Counted::Duplicate | Counted::Delivered | Counted::ForgottenEarly
+                    ) {
                         self.waiting.look(&queue, &self.queues);
                     }
                 }
@@ -233,5 +244,6 @@ fn word(what: Counted) -> &'static str {
         Counted::Expired => "expired",
         Counted::Purged => "purged",
         Counted::Moved => "moved",
+        Counted::ForgottenEarly => "forgotten-early",
     }
 }

@@ -3,13 +3,20 @@
 //! Remembers what is in the journal and not committed yet, so that a journal that lost something can be written anew
 //! from memory, and decides when a checkpoint is due.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
 
-use super::{Done, PartitionTask, batches::Then, requests::journal_away};
+use super::{Done, PartitionTask, batches::Then, requests::journal_away, states};
 use crate::{
     error::{Error, Outcome},
     machine::{
@@ -18,7 +25,7 @@ use crate::{
     },
     mutant::{self, Mutant},
     node::queues::wire::QueueReply,
-    store::{Completion, Journal, JournalHealth, Trust},
+    store::{Completion, Journal, JournalHealth, State, Trust},
 };
 
 /// A checkpoint is due when so many bytes lie behind the last one, or twice what it took, if that is more.
@@ -36,8 +43,10 @@ pub(super) struct Keeping {
     away: Option<String>,
     /// Records and bytes since the last checkpoint.
     records: u64,
-    state_bytes: u64,
-    checkpointing: bool,
+    /// What the last state took that was saved, once it is.
+    state_bytes: Arc<AtomicU64>,
+    /// Since when a checkpoint is being made.
+    checkpointing: Option<Instant>,
     /// It can never be written again.
     failed: bool,
 }
@@ -45,7 +54,8 @@ pub(super) struct Keeping {
 impl Keeping {
     fn new(journal: Box<dyn Journal>, tail: Vec<Record>, state_bytes: u64) -> Self {
         let records = tail.len() as u64;
-        Self { journal, tail: tail.into(), away: None, records, state_bytes, checkpointing: false, failed: false }
+        let state_bytes = Arc::new(state_bytes.into());
+        Self { journal, tail: tail.into(), away: None, records, state_bytes, checkpointing: None, failed: false }
     }
 
     pub(super) fn health(&self) -> watch::Receiver<JournalHealth> {
@@ -91,7 +101,7 @@ impl Keeping {
     pub(super) fn reset(&mut self, at: Position, state: Bytes) -> Completion {
         self.tail.clear();
         self.records = 0;
-        self.state_bytes = state.len() as u64;
+        self.state_bytes = Arc::new((state.len() as u64).into());
         self.journal.reset(at, state)
     }
 
@@ -103,19 +113,26 @@ impl Keeping {
     }
 
     fn is_checkpoint_due(&self) -> bool {
-        let grown = self.journal.size() > CHECKPOINT_BYTES.max(2 * self.state_bytes);
-        !self.checkpointing && self.away.is_none() && (grown || self.records > CHECKPOINT_RECORDS)
+        let grown = self.journal.size() > CHECKPOINT_BYTES.max(2 * self.state_bytes.load(Ordering::Relaxed));
+        self.checkpointing.is_none() && self.away.is_none() && (grown || self.records > CHECKPOINT_RECORDS)
     }
 
-    pub(super) fn kept(&mut self, checkpoint: bool) {
-        if checkpoint {
-            self.checkpointing = false;
-        }
+    /// The queues as they are now, to be saved.
+    fn saved(&mut self, queues: &Queues) -> State {
+        let (state, bytes) = states::saved(queues);
+        self.state_bytes = bytes;
+        state
+    }
+
+    /// A checkpoint was made: how many bytes it took, and how long.
+    pub(super) fn checkpointed(&mut self) -> Option<(u64, Duration)> {
+        let since = self.checkpointing.take()?;
+        Some((self.state_bytes.load(Ordering::Relaxed), since.elapsed()))
     }
 }
 
 impl PartitionTask {
-    pub(super) fn new(shared: std::sync::Arc<super::Shared>, start: super::Start) -> Self {
+    pub(super) fn new(shared: Arc<super::Shared>, start: super::Start) -> Self {
         let super::Start { id, me, opened, queues } = start;
         let crate::store::Opened { journal, checkpoint, records, trust } = opened;
         let trust = if mutant::on(Mutant::ShortenedJournalTrusted) { Trust::Verified } else { trust };
@@ -126,6 +143,9 @@ impl PartitionTask {
             id,
             replication: Replication::new(me, id, shared.tuning.replication, recovered),
             shared,
+            effects: Default::default(),
+            inputs: Default::default(),
+            loading: None,
             queues,
             applied: at,
             keeping: Keeping::new(journal, records, state_bytes),
@@ -165,8 +185,7 @@ impl PartitionTask {
                 error!(partition = %self.id, %reason, "the journal has lost what it acknowledged: it is written anew from memory");
                 self.keeping.away = Some(reason.clone());
                 let records = self.keeping.tail.iter().cloned().collect();
-                let state = self.queues.save();
-                self.keeping.state_bytes = state.len() as u64;
+                let state = self.keeping.saved(&self.queues);
                 let done = self.keeping.journal.rebuild(self.applied, state, records);
                 self.begin(async move { Done::Kept { checkpoint: false, outcome: done.await } });
             }
@@ -192,23 +211,11 @@ impl PartitionTask {
         if !self.keeping.is_checkpoint_due() {
             return;
         }
-        let state = self.queues.save();
-        info!(partition = %self.id, bytes = state.len(), records = self.keeping.records, "makes a checkpoint");
-        self.keeping.checkpointing = true;
+        info!(partition = %self.id, records = self.keeping.records, "makes a checkpoint");
+        let state = self.keeping.saved(&self.queues);
+        self.keeping.checkpointing = Some(Instant::now());
         self.keeping.records = self.keeping.tail.len() as u64;
-        self.keeping.state_bytes = state.len() as u64;
         let done = self.keeping.journal.checkpoint(self.applied, state);
         self.begin(async move { Done::Kept { checkpoint: true, outcome: done.await } });
-    }
-}
-
-/// The queues as the journal has them at its checkpoint.
-pub(in crate::node::queues) fn queues_of(
-    partition: crate::ids::PartitionId,
-    checkpoint: Option<&(Position, Bytes)>,
-) -> Result<Queues, String> {
-    match checkpoint {
-        Some((_, state)) => Queues::load(partition, state).map_err(|reason| reason.to_string()),
-        None => Ok(Queues::new(partition)),
     }
 }

@@ -12,7 +12,7 @@
 //! Started and ended by the [keeper](super::keeper). Everything is answered when it is applied, so an answer says
 //! what is committed. Here is the loop; [`requests`] says what is taken up, [`batches`] what goes into one record,
 //! [`perform`] carries out what the machines want, [`commit`] applies and answers, [`waiting`] keeps those who wait,
-//! [`moves`] sends messages to other queues, [`keeping`] looks after the journal.
+//! [`moves`] sends messages to other queues, [`keeping`] looks after the journal, [`states`] after whole states.
 
 mod batches;
 mod commit;
@@ -21,6 +21,7 @@ mod moves;
 mod perform;
 mod rates;
 mod requests;
+mod states;
 mod waiting;
 
 use std::{
@@ -38,12 +39,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-pub(super) use self::keeping::queues_of;
+pub(super) use self::states::load;
 use self::{
     batches::{Batches, Taken, Then},
     keeping::Keeping,
     moves::Moves,
     rates::Rates,
+    states::{Loading, free},
     waiting::{Handed, Waiting},
 };
 use super::{
@@ -56,7 +58,7 @@ use crate::{
     machine::{
         placement::Partition,
         queue::Queues,
-        replication::{ChangeOutcome, Input, Position, Replica, Replication, Reply, RoleView, Settings},
+        replication::{ChangeOutcome, Effect, Input, Position, Replica, Replication, Reply, RoleView, Settings},
     },
     net::Mesh,
     node::{gateway::Gateway, hints::ViewPull, requests::OpenRequest, route::Route},
@@ -132,6 +134,12 @@ enum Done {
         ask: u64,
         outcome: ChangeOutcome,
     },
+    /// A state that the replication has asked for.
+    State {
+        to: crate::ids::NodeId,
+        at: Position,
+        state: Bytes,
+    },
     Moved {
         offsets: Vec<u64>,
         arrived: Vec<u64>,
@@ -143,6 +151,10 @@ pub(super) struct PartitionTask {
     id: PartitionId,
     shared: Arc<Shared>,
     replication: Replication,
+    /// What it wants, and what it is to be told: nothing, but while a state is being read.
+    effects: VecDeque<Effect>,
+    inputs: VecDeque<Input>,
+    loading: Option<Loading>,
     queues: Queues,
     /// The last record that the queues have seen.
     applied: Position,
@@ -205,17 +217,19 @@ impl PartitionTask {
         loop {
             let wake = self.next_wake();
             let has_room = self.batches.has_room();
+            let is_free = self.loading.is_none();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(call) = peers.recv() => self.on_peer(call),
-                Some(done) = self.work.next(), if !self.work.is_empty() => self.on_done(done),
-                Ok(()) = views.changed() => { views.mark_unchanged(); self.on_view() }
-                Ok(()) = health.changed() => {
+                queues = Self::loaded(&mut self.loading), if !is_free => self.install(queues),
+                Some(call) = peers.recv(), if is_free => self.on_peer(call),
+                Some(done) = self.work.next(), if is_free && !self.work.is_empty() => self.on_done(done),
+                Ok(()) = views.changed(), if is_free => { views.mark_unchanged(); self.on_view() }
+                Ok(()) = health.changed(), if is_free => {
                     let health = health.borrow_and_update().clone();
                     self.on_health(&health);
                 }
-                Some(asked) = asks.recv(), if has_room => {
+                Some(asked) = asks.recv(), if is_free && has_room => {
                     self.on_ask(asked);
                     for _ in 1..TAKEN_AT_ONCE {
                         match asks.try_recv() {
@@ -225,7 +239,10 @@ impl PartitionTask {
                         }
                     }
                 }
-                () = sleep_until(wake) => {}
+                () = sleep_until(wake), if is_free => {}
+            }
+            if self.loading.is_some() {
+                continue;
             }
             // Also where there is always something else to do.
             if wake.is_some_and(|at| at <= Instant::now()) {
@@ -237,6 +254,7 @@ impl PartitionTask {
         self.refuse_all(Epoch(0));
         // What was begun is finished, unless the journal is away.
         drop(self.keeping);
+        free(self.queues);
     }
 
     fn now(&self) -> Tick {
@@ -294,11 +312,17 @@ impl PartitionTask {
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Journalled { batch, outcome: Ok(()) } => self.step(Input::Journalled { batch }),
-            Done::Kept { checkpoint, outcome: Ok(()) } => self.keeping.kept(checkpoint),
+            Done::Kept { checkpoint: false, outcome: Ok(()) } => {}
+            Done::Kept { checkpoint: true, outcome: Ok(()) } => {
+                if let Some((bytes, took)) = self.keeping.checkpointed() {
+                    info!(partition = %self.id, bytes, ?took, "has made a checkpoint");
+                }
+            }
             Done::Journalled { outcome: Err(reason), .. } | Done::Kept { outcome: Err(reason), .. } => {
                 self.journal_failed(&reason);
             }
             Done::Replied { to, call, reply } => self.step(Input::Reply { to, call, reply }),
+            Done::State { to, at, state } => self.step(Input::State { to, at, state }),
             Done::Changed { ask, outcome } => {
                 if let ChangeOutcome::Done(placed) | ChangeOutcome::Void(placed) = &outcome {
                     self.changes.remove(&ask);

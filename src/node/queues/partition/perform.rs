@@ -1,9 +1,8 @@
 //! Carries out what the replication wants.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use tracing::{debug, error, info};
+use tracing::{debug, info};
 
 use super::{
     Done, PartitionTask,
@@ -16,8 +15,7 @@ use crate::{
     machine::{
         control::ChangeBody,
         placement::{PlacementAnswer, PlacementBody, PlacementChange, Report},
-        queue::Queues,
-        replication::{ChangeOutcome, Effect, Input, Message, Position, Refusal},
+        replication::{ChangeOutcome, Effect, Input, Message, Refusal},
     },
     net::{Lane, Protocol},
     node::{
@@ -32,12 +30,22 @@ const MAX_CHANGES: usize = 16;
 impl PartitionTask {
     /// Tells the replication something, and does what comes of it.
     pub(super) fn step(&mut self, input: Input) {
-        let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
-            let mut effects = Vec::new();
-            self.replication.step(self.now(), input, &mut effects);
-            for effect in effects {
-                inputs.extend(self.perform(effect));
+        self.inputs.push_back(input);
+        self.go_on();
+    }
+
+    /// Does what is to be done, up to a state that has to be read first.
+    pub(super) fn go_on(&mut self) {
+        while self.loading.is_none() {
+            if let Some(effect) = self.effects.pop_front() {
+                let next = self.perform(effect);
+                self.inputs.extend(next);
+            } else if let Some(input) = self.inputs.pop_front() {
+                let mut effects = Vec::new();
+                self.replication.step(self.now(), input, &mut effects);
+                self.effects.extend(effects);
+            } else {
+                return;
             }
         }
     }
@@ -76,10 +84,8 @@ impl PartitionTask {
             }
             Effect::Refused { id, why } => self.refused(id, why),
             Effect::Change { ask, change } => self.change(ask, change),
-            Effect::TakeState { to } => {
-                return Some(Input::State { to, at: self.applied, state: self.queues.save() });
-            }
-            Effect::Install { batch, at, state } => return self.install(batch, at, state),
+            Effect::TakeState { to } => self.take_state(to),
+            Effect::Install { batch, at, state } => self.begin_install(batch, at, state),
             Effect::PullView { epoch } => {
                 debug!(partition = %self.id, %epoch, "somebody knows a newer placement");
                 self.shared.pull.pull();
@@ -102,20 +108,6 @@ impl PartitionTask {
             let answer = mesh.call(to, Protocol::Replication, Lane::Ask, body).await;
             Done::Replied { to, call, reply: answer.ok().and_then(|bytes| decode(&bytes).ok()) }
         });
-    }
-
-    fn install(&mut self, batch: u64, at: Position, state: Bytes) -> Option<Input> {
-        match Queues::load(self.id, &state) {
-            Ok(queues) => self.queues = queues,
-            Err(reason) => {
-                error!(partition = %self.id, %reason, "the state that another replica sent cannot be read");
-                return Some(Input::JournalFailed);
-            }
-        }
-        self.applied = at;
-        let done = self.keeping.reset(at, state);
-        self.begin(async move { Done::Journalled { batch, outcome: done.await } });
-        None
     }
 
     /// One number is one request to the control plane, however often it has to be asked.

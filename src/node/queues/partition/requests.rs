@@ -107,8 +107,9 @@ impl PartitionTask {
         Error::new(
             ErrorCode::DurabilityUnavailable,
             format!(
-                "a copy of partition {} does not answer, and without a quorum of the lock managers it cannot be taken out \
-                 of the in-sync set: nothing was accepted; `syncmesh status` shows who is missing",
+                "partition {} has committed nothing for a while: a copy does not answer, and without a quorum of the lock \
+                 managers it cannot be taken out of the in-sync set; or this node was itself stopped until now. Nothing \
+                 was accepted; try again, and if that does not help, `syncmesh status` shows who is missing",
                 self.id
             ),
         )

@@ -50,7 +50,7 @@ async fn a_partition_that_panics_is_given_up_and_told_of_while_all_else_is_serve
     }
     assert!(neighbours > 0, "it serves nothing any more");
     assert!(said.contains("a test poisoned this queue") && said.contains("start the node again"), "{said}");
-    assert!(cluster.node(primary).metrics_text().contains("syncmesh_queue_partitions_given_up_total 1\n"));
+    assert!(cluster.node(primary).metrics_text().await.contains("syncmesh_queue_partitions_given_up_total 1\n"));
     eventually("every node warns of it", async || is_warned_of(cluster.node(other)).await).await;
 
     // Started again, it keeps the partition as before.
