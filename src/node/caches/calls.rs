@@ -50,7 +50,8 @@ impl<T> Way<T> {
 #[derive(Debug)]
 pub(super) struct Ways<T> {
     calls: u64,
-    open: HashMap<u64, Way<T>>,
+    /// With whether others were asked for the answer.
+    open: HashMap<u64, (Way<T>, Reach)>,
     sweep_at: usize,
     bounds: Bounds,
 }
@@ -63,7 +64,7 @@ impl<T: Serialize> Ways<T> {
     /// A call for a question; `None` where too many are open: dropped, it is refused.
     pub(super) fn open(&mut self, way: Way<T>) -> Option<u64> {
         if self.open.len() >= self.sweep_at {
-            self.open.retain(|_, way| !way.is_gone());
+            self.open.retain(|_, (way, _)| !way.is_gone());
             self.sweep_at = (self.open.len() * 2).clamp(FIRST_SWEEP, MAX_OPEN);
         }
         if self.open.len() >= MAX_OPEN {
@@ -71,7 +72,7 @@ impl<T: Serialize> Ways<T> {
             return None;
         }
         self.calls += 1;
-        self.open.insert(self.calls, way);
+        self.open.insert(self.calls, (way, Reach::Here));
         Some(self.calls)
     }
 
@@ -81,23 +82,48 @@ impl<T: Serialize> Ways<T> {
         self.calls
     }
 
-    /// The machine answers.
+    /// The machine answers, in a step that asked others or not.
     pub(super) fn answer(&mut self, call: u64, answer: T, reach: Reach) {
-        match self.open.remove(&call) {
+        let Some((way, before)) = self.open.remove(&call) else { return };
+        let reach = if before == Reach::Elsewhere { before } else { reach };
+        match way {
             // Who hung up meanwhile needs no answer.
-            Some(Way::Here(reply)) => _ = reply.send((answer, reach)),
-            Some(Way::There(slot)) => slot.answer(encode(&answer)),
-            Some(Way::Waiting(deferred)) => deferred.complete(encode(&answer)),
-            None => {}
+            Way::Here(reply) => _ = reply.send((answer, reach)),
+            Way::There(slot) => slot.answer(encode(&answer)),
+            Way::Waiting(deferred) => deferred.complete(encode(&answer)),
         }
     }
 
-    /// The machine has not answered yet: a peer is told to wait.
+    /// The machine has not answered yet: a peer is told to wait. What is waited for comes from elsewhere, or may.
     pub(super) fn defer(&mut self, call: u64) {
-        match self.open.remove(&call) {
-            Some(Way::There(slot)) => _ = self.open.insert(call, Way::Waiting(slot.defer())),
-            Some(way) => _ = self.open.insert(call, way),
-            None => {}
+        let Some((way, _)) = self.open.remove(&call) else { return };
+        let way = match way {
+            Way::There(slot) => Way::Waiting(slot.defer()),
+            way => way,
+        };
+        self.open.insert(call, (way, Reach::Elsewhere));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_came_from_elsewhere_if_others_were_asked_or_it_had_to_be_waited_for() {
+        let mut ways = Ways::<u8>::new(Bounds::default());
+        for (waits, reach, expected) in [
+            (false, Reach::Here, Reach::Here),
+            (false, Reach::Elsewhere, Reach::Elsewhere),
+            (true, Reach::Here, Reach::Elsewhere),
+        ] {
+            let (reply, mut answered) = oneshot::channel();
+            let call = ways.open(Way::Here(reply)).unwrap();
+            if waits {
+                ways.defer(call);
+            }
+            ways.answer(call, 7, reach);
+            assert_eq!(answered.try_recv().unwrap(), (7, expected), "waits: {waits}, {reach:?}");
         }
     }
 }

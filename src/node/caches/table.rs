@@ -193,7 +193,12 @@ impl TableWriter {
         };
         let mut gone = Vec::new();
         let readable = Arc::new(Readable { state, version, body, expires, session: end });
+        let installed = key.clone();
         self.table.lines.insert_with_lifecycle(key, readable, &mut gone);
+        // What was there under this key before is told too, and has only changed.
+        if gone.contains(&installed) && self.table.lines.contains_key(&installed) {
+            gone.retain(|key| *key != installed);
+        }
         gone
     }
 
@@ -292,6 +297,18 @@ mod tests {
         writer.install(key("k"), line(Some("b"), 1));
         writer.drop_line(&key("k"));
         assert_eq!(table.read(&key("k")), Found::Nothing);
+    }
+
+    #[test]
+    fn a_line_that_only_changes_does_not_have_to_go() {
+        for capacity in [1, 100, 5_000] {
+            let (_, table, mut writer) = table(capacity);
+            writer.session(home(), session(1), Tick(100));
+            for body in ["a", "b", "c"] {
+                assert_eq!(writer.install(key("k"), line(Some(body), 1)), [], "of {capacity}");
+                assert!(matches!(table.read(&key("k")), Found::Hit(Some(read)) if read.body == body));
+            }
+        }
     }
 
     #[test]

@@ -103,6 +103,27 @@ fn check_key(records: &[&Record]) -> Vec<Violation> {
     wrong
 }
 
+/// Where nothing happens for which a value may go, none does: a miss after a write that was acknowledged needs a delete
+/// that may have come between.
+pub(super) fn check_kept(history: &[Record]) -> Vec<Violation> {
+    let is_miss = |record: &&Record| record.answer == Answer::Miss;
+    let gone = history.iter().filter(is_miss).filter_map(|miss| {
+        let same_key = || history.iter().filter(|record| record.ask.key() == miss.ask.key());
+        let is_stored = |record: &&Record| {
+            matches!(record.answer, Answer::Stored(_)) && record.returned.is_some_and(|end| end < miss.invoked)
+        };
+        let last = same_key().filter(is_stored).max_by_key(|record| record.invoked)?;
+        let may_have_deleted = |record: &Record| {
+            matches!(record.ask, Ask::Delete(_))
+                && record.returned.is_none_or(|end| end > last.invoked)
+                && miss.returned.is_none_or(|end| record.invoked < end)
+        };
+        let told = || format!("{} after {}", miss.tell(), last.tell());
+        (!same_key().any(may_have_deleted)).then(|| Violation::Lost(told()))
+    });
+    gone.collect()
+}
+
 /// Versions grow: none that was asked for later is below, or the same as, what was acknowledged before.
 fn stale(records: &[&Record]) -> Vec<Violation> {
     let known = |record: &&&Record| match record.answer {
@@ -198,6 +219,16 @@ mod tests {
         assert_eq!(check(&[unknown(1, 0), put(2, 6, 8), get(2, 9, 10), versions(1, 3, 11, 12)]), vec![]);
         let twice = check(&[unknown(1, 0), versions(1, 1, 2, 3), put(2, 6, 8), versions(1, 3, 11, 12)]);
         assert!(matches!(&twice[..], [Violation::NotLinearizable(_), ..]), "{twice:?}");
+    }
+
+    #[test]
+    fn a_value_that_is_gone_without_a_delete_is_noticed_where_it_has_to_stay() {
+        let miss = |from, until| record(Ask::Get(key()), from, until, Answer::Miss);
+        let delete = |from, until| record(Ask::Delete(key()), from, until, Answer::Deleted);
+        assert!(matches!(&check_kept(&[put(1, 0, 5), miss(6, 7)])[..], [Violation::Lost(_)]));
+        assert!(matches!(&check_kept(&[delete(0, 1), put(1, 2, 5), miss(6, 7)])[..], [Violation::Lost(_)]));
+        assert_eq!(check_kept(&[put(1, 0, 5), delete(6, 20), miss(8, 9)]), vec![]);
+        assert_eq!(check_kept(&[put(1, 0, 5), miss(4, 7)]), vec![], "it may have been asked before");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use futures::{FutureExt, future::BoxFuture};
 
 use super::{
     api::{self, Answer, Ask, CacheService},
-    workload::Workload,
+    workload::{Kept, Workload},
 };
 use crate::{
     mutant::{self, Mutant},
@@ -34,7 +34,7 @@ impl Serves for CacheService {
     }
 }
 
-fn cluster(plan: &RunPlan<Workload>, protocol: Protocol, policy: WritePolicy) -> Site<CacheService> {
+fn cluster<W>(plan: &RunPlan<W>, protocol: Protocol, policy: WritePolicy) -> Site<CacheService> {
     machine::cluster(ClusterPlan {
         founders: plan.founders,
         latecomers: Latecomers::Workers,
@@ -110,6 +110,33 @@ fn no_read_is_older_whatever_happens_to_the_nodes_of_a_mosi_cache_that_writes_th
 #[test]
 fn no_read_is_older_where_no_gossip_arrives() {
     survive(without_gossip, Protocol::Mesi, WritePolicy::Back);
+}
+
+/// Nobody dies and nothing is lost but gossip; two nodes join, and take their shares of the slots.
+fn growing(_: u64) -> RunPlan<Kept> {
+    let weather = Weather { gossip_loss: 0.2, duplicate: 0.02, delay_us: 200..=8_000, ..Weather::calm() };
+    let faults = FaultPlan { mix: vec![(FaultKind::Duplicate, 1), (FaultKind::WallJump, 1)], ..FaultPlan::default() };
+    let workload = Kept(Workload { keys: 24, ..Workload::default() });
+    RunPlan {
+        machines: 5,
+        arrive_every_ms: 1_500,
+        wall_offset_ms: 20,
+        form_ms: 4_000,
+        ordeal_ms: 12_000,
+        calm_ms: 6_000,
+        weather,
+        faults,
+        workload,
+        ..RunPlan::default()
+    }
+}
+
+#[test]
+fn no_value_is_gone_where_nodes_only_join() {
+    show_logs();
+    for (protocol, policy) in [(Protocol::Mesi, WritePolicy::Back), (Protocol::Moesi, WritePolicy::Through)] {
+        expect_all_pass(&seeds(SEEDS / 4), growing, |plan| cluster(plan, protocol, policy));
+    }
 }
 
 /// The same nodes, seeds and checkers with one guarantee switched off; the seed that shows it passes with the guarantee.

@@ -13,7 +13,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
     api::{Answer, Ask, CacheService, Record},
-    check::check,
+    check::{check, check_kept},
 };
 use crate::{
     ids::CacheKey,
@@ -89,6 +89,33 @@ impl Scenario for Workload {
 
     fn check(history: &[Record], _: &Circumstances) -> Vec<Violation> {
         check(history)
+    }
+}
+
+/// The same where nothing happens for which a value may go.
+#[derive(Clone, Debug, Default)]
+pub struct Kept(pub Workload);
+
+impl Scenario for Kept {
+    type Service = CacheService;
+
+    const WORTHLESS_SHARE: usize = Workload::WORTHLESS_SHARE;
+    const WANTED: &'static str = Workload::WANTED;
+
+    fn clients(&self, stage: Stage<CacheService>, seed: u64) -> Vec<BoxFuture<'static, ()>> {
+        self.0.clients(stage, seed)
+    }
+
+    fn last_words_ms(&self) -> u64 {
+        self.0.last_words_ms()
+    }
+
+    fn is_wanted(record: &Record) -> bool {
+        Workload::is_wanted(record)
+    }
+
+    fn check(history: &[Record], _: &Circumstances) -> Vec<Violation> {
+        check(history).into_iter().chain(check_kept(history)).collect()
     }
 }
 
