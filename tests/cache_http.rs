@@ -8,9 +8,10 @@ use dev_cluster::{DevCluster, eventually};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
-/// A cluster whose cache has begun at every node.
+/// A cluster whose cache has begun at every node, and which a busy machine does not cost its leases.
 fn cluster(nodes: usize, protocol: &str) -> DevCluster {
-    let cluster = DevCluster::with_settings(nodes, &["--cache-protocol", protocol]);
+    let patient = ["--failure-timeout", "8s", "--cache-lease", "10s", "--cache-protocol", protocol];
+    let cluster = DevCluster::with_settings(nodes, &patient);
     for node in 0..nodes {
         eventually("a value is stored", || cluster.run(node, &["cache", "put", "first", "x"]).status.success());
     }

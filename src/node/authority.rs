@@ -131,7 +131,7 @@ impl Authority {
             },
             Answer::Lock(answer) => self.lock_reply(answer).await,
             Answer::Member(answer) => member_reply(&answer),
-            Answer::Placement(answer) => ClientReply::Placement(answer),
+            Answer::Placement(answer) => ClientReply::Placement(Box::new(answer)),
             Answer::Slot(answer) => ClientReply::Slot(answer),
             Answer::Refused(error) => ClientReply::Failed(error),
             Answer::Noted { first, term } => ClientReply::Noted { first, term },

@@ -22,6 +22,7 @@ use crate::{
     machine::{
         control::{Change, ChangeBody, IdempotencyKey},
         lock::LockRequest,
+        placement::{PlacementAnswer, PlacementChange},
     },
     net::{
         CallError, Lane,
@@ -95,6 +96,18 @@ impl Gateway {
     ) -> Result<ClientReply, Error> {
         let change = Change { request: request.id(), done: request.done(), key, body };
         self.submit(ClientAsk::Change(change), wait, Effectless::UnlessSent).await
+    }
+
+    /// Has a partition of the queues placed otherwise.
+    pub(crate) async fn change_placement(
+        &self,
+        request: &OpenRequest,
+        change: PlacementChange,
+    ) -> Result<PlacementAnswer, Error> {
+        match self.change(request, None, ChangeBody::Placement(change), Duration::ZERO).await? {
+            ClientReply::Placement(answer) => Ok(*answer),
+            reply => Err(Error::internal(format!("the leader gave an answer to something else: {reply:?}"))),
+        }
     }
 
     /// Notes in the replicated state what is about to be done outside it, where it has a key. Gives the

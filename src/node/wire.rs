@@ -236,7 +236,7 @@ pub(crate) enum ClientReply {
     },
     Members(Box<MembersReport>),
     /// What came of a change of placement.
-    Placement(PlacementAnswer),
+    Placement(Box<PlacementAnswer>),
     /// What came of a change of a slot.
     Slot(SlotAnswer),
     /// Noted under its key, at first by this request, in this term.

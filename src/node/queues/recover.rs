@@ -1,16 +1,11 @@
 //! Gives up what is missing from a partition, on an operator's word.
 
-use std::time::Duration;
-
 use super::router::Router;
 use crate::{
     error::{Error, ErrorCode, Outcome},
     ids::PartitionId,
-    machine::{
-        control::ChangeBody,
-        placement::{Partition, PartitionStatus, PlacementAnswer, PlacementBody, PlacementChange},
-    },
-    node::{gateway::Gateway, wire::ClientReply},
+    machine::placement::{Partition, PartitionStatus, PlacementAnswer, PlacementBody, PlacementChange},
+    node::gateway::Gateway,
 };
 
 /// How often it is tried on top of a placement that has changed meanwhile.
@@ -24,16 +19,16 @@ pub(super) async fn accept_loss(router: &Router, gateway: &Gateway, partition: P
     for _ in 0..TRIES {
         let change = PlacementChange { partition, based_on, body: PlacementBody::AcceptLoss };
         let request = gateway.begin();
-        match gateway.change(&request, None, ChangeBody::Placement(change), Duration::ZERO).await? {
-            ClientReply::Placement(PlacementAnswer::Done(_)) => return Ok(()),
-            ClientReply::Placement(PlacementAnswer::Void(now)) if is_served(&now) => {
+        match gateway.change_placement(&request, change).await? {
+            PlacementAnswer::Done(_) => return Ok(()),
+            PlacementAnswer::Void(now) if is_served(&now) => {
                 return Err(Error::new(
                     ErrorCode::Conflict,
                     format!("partition {partition} is served: nothing of it is lost that could be given up"),
                 ));
             }
-            ClientReply::Placement(PlacementAnswer::Void(now)) => based_on = now.epoch,
-            ClientReply::Placement(PlacementAnswer::NothingToAccept) => {
+            PlacementAnswer::Void(now) => based_on = now.epoch,
+            PlacementAnswer::NothingToAccept => {
                 return Err(Error::new(
                     ErrorCode::Conflict,
                     format!(
@@ -42,8 +37,7 @@ pub(super) async fn accept_loss(router: &Router, gateway: &Gateway, partition: P
                     ),
                 ));
             }
-            ClientReply::Placement(PlacementAnswer::NoSuchPartition) => return Err(no_such_partition(partition)),
-            reply => return Err(Error::internal(format!("the leader gave an answer to something else: {reply:?}"))),
+            PlacementAnswer::NoSuchPartition => return Err(no_such_partition(partition)),
         }
     }
     Err(Error::unavailable(Outcome::NotApplied, format!("partition {partition} keeps changing: try again")))

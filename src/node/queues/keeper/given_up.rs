@@ -14,15 +14,11 @@ use tracing::{debug, info};
 use crate::{
     ids::{NodeId, PartitionId},
     machine::{
-        control::ChangeBody,
         membership::Member,
         placement::{PlacementAnswer, PlacementBody, PlacementChange},
         replication::Replica,
     },
-    node::{
-        queues::partition::Shared,
-        wire::{ClientReply, View},
-    },
+    node::{queues::partition::Shared, wire::View},
 };
 
 /// The pause before a hand-over that was not done is asked for again.
@@ -62,8 +58,8 @@ impl Resignation {
     async fn ask(&self, heir: NodeId, change: PlacementChange) {
         let gateway = &self.shared.gateway;
         let request = gateway.begin();
-        match gateway.change(&request, None, ChangeBody::Placement(change), Duration::ZERO).await {
-            Ok(ClientReply::Placement(PlacementAnswer::Done(_))) => {
+        match gateway.change_placement(&request, change).await {
+            Ok(PlacementAnswer::Done(_)) => {
                 info!(partition = %self.partition, %heir, "handed a partition over that was given up");
             }
             outcome => debug!(partition = %self.partition, %heir, ?outcome, "a partition is not handed over yet"),

@@ -1,6 +1,6 @@
 //! Carries out what the replication wants.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tracing::{debug, info};
 
@@ -13,15 +13,11 @@ use crate::{
     error::{Error, Outcome},
     ids::NodeId,
     machine::{
-        control::ChangeBody,
         placement::{PlacementAnswer, PlacementBody, PlacementChange, Report},
         replication::{ChangeOutcome, Effect, Input, Message, Refusal},
     },
     net::{Lane, Protocol},
-    node::{
-        queues::{hosting::join, wire::QueueReply},
-        wire::ClientReply,
-    },
+    node::queues::{hosting::join, wire::QueueReply},
 };
 
 /// Changes of placement that are asked for and whose outcome is not known.
@@ -124,10 +120,9 @@ impl PartitionTask {
             self.changes.pop_first();
         }
         self.begin(async move {
-            let body = ChangeBody::Placement(change);
-            let outcome = match gateway.change(&request, None, body, Duration::ZERO).await {
-                Ok(ClientReply::Placement(PlacementAnswer::Done(now))) => ChangeOutcome::Done(now),
-                Ok(ClientReply::Placement(PlacementAnswer::Void(now))) => ChangeOutcome::Void(now),
+            let outcome = match gateway.change_placement(&request, change).await {
+                Ok(PlacementAnswer::Done(now)) => ChangeOutcome::Done(now),
+                Ok(PlacementAnswer::Void(now)) => ChangeOutcome::Void(now),
                 other => {
                     debug!(?other, "a change of placement has no known outcome");
                     ChangeOutcome::Unknown
