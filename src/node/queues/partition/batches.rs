@@ -42,6 +42,8 @@ pub(super) enum Then {
     Timer,
     /// These messages need not be moved any more.
     Moved(Vec<u64>),
+    /// What decided on moves of these messages is synced.
+    Synced(Vec<u64>),
     /// Nothing.
     Nothing,
 }
@@ -69,7 +71,7 @@ impl Then {
             Self::Answer { reply, .. } | Self::Read(_, reply) => reply,
             Self::Lease(receiver) | Self::Look(receiver) => receiver.reply,
             Self::Watch(watcher) => watcher.reply,
-            Self::Timer | Self::Moved(_) | Self::Nothing => return,
+            Self::Timer | Self::Moved(_) | Self::Synced(_) | Self::Nothing => return,
         };
         // Whoever has gone need not be told.
         let _ = to.send(reply);

@@ -50,7 +50,7 @@ impl PartitionTask {
                 self.answer_all(taken, answers);
             }
             if self.serving {
-                self.heed(effects);
+                self.heed(record.durability, effects);
             }
         }
         self.checkpoint_when_due();
@@ -94,6 +94,7 @@ impl PartitionTask {
             (Then::Read(ask, reply), _) => _ = reply.send(self.read(ask)),
             (Then::Timer, _) => self.timer_under_way = false,
             (Then::Moved(offsets), _) => self.moves.settled(&offsets),
+            (Then::Synced(offsets), _) => self.moves_synced(&offsets),
             (Then::Nothing, _) => {}
             (then @ (Then::Answer { .. } | Then::Lease(_)), None) => then.unknown(),
         }
@@ -205,7 +206,7 @@ impl PartitionTask {
     }
 
     /// What a record has caused, on the primary.
-    fn heed(&mut self, effects: Vec<QueueEffect>) {
+    fn heed(&mut self, durability: Durability, effects: Vec<QueueEffect>) {
         let mut moves = Vec::new();
         for effect in effects {
             match effect {
@@ -226,7 +227,10 @@ impl PartitionTask {
                 }
             }
         }
-        self.begin_moves(moves);
+        match durability {
+            Durability::Synced => self.begin_moves(moves),
+            Durability::InMemory => self.begin_moves_once_synced(moves),
+        }
     }
 }
 

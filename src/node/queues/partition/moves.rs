@@ -2,6 +2,10 @@
 //!
 //! The queue machine tells what is to be moved and keeps it until it is told that it has arrived; what is lost on the
 //! way is told again. The queue at the other end knows a message by its origin, so that none arrives twice.
+//!
+//! A timer or a lease may find that a message is a dead letter, in a record that is held in memory only. That must
+//! be synced before the other queue hears of it: else it could be undone by the loss of all memories, and the message
+//! were in both.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,6 +35,10 @@ const TOGETHER_BYTES: usize = 4 * 1024 * 1024;
 pub(super) struct Moves {
     /// By offset, until it is known here that it has arrived.
     under_way: BTreeSet<u64>,
+    /// By offset: what is not known to be synced yet.
+    unsynced: BTreeSet<u64>,
+    /// A record is under way that is synced after all of these.
+    syncing: bool,
     retry_at: Option<Instant>,
 }
 
@@ -48,6 +56,20 @@ impl Moves {
         self.retry_at = Some(Instant::now() + PAUSE);
     }
 
+    /// All records before the one that these waited for are synced.
+    fn synced(&mut self, offsets: &[u64]) {
+        self.syncing = false;
+        for offset in offsets {
+            self.unsynced.remove(offset);
+        }
+    }
+
+    /// That record was not taken.
+    pub(super) fn not_synced(&mut self) {
+        self.syncing = false;
+        self.retry_at = Some(Instant::now() + PAUSE);
+    }
+
     /// Somebody else sends them.
     pub(super) fn stop(&mut self) {
         *self = Self::default();
@@ -59,11 +81,35 @@ impl Moves {
 }
 
 impl PartitionTask {
+    /// Sends these once the record that decided on them is synced everywhere, as all before it.
+    pub(super) fn begin_moves_once_synced(&mut self, moves: Vec<Move>) {
+        self.moves.unsynced.extend(moves.iter().map(|one| one.offset));
+        self.sync_moves();
+    }
+
+    fn sync_moves(&mut self) {
+        if self.moves.syncing || self.moves.unsynced.is_empty() {
+            return;
+        }
+        self.moves.syncing = true;
+        let waiting = self.moves.unsynced.iter().copied().collect();
+        // It says nothing.
+        let op = Op::Moved { offsets: Vec::new() };
+        self.batches.push(Durability::Synced, Some(op), Then::Synced(waiting));
+    }
+
+    /// These need not wait any more.
+    pub(super) fn moves_synced(&mut self, offsets: &[u64]) {
+        self.moves.synced(offsets);
+        self.begin_moves(self.queues.outbox());
+        self.sync_moves();
+    }
+
     /// Sends what is not on its way yet.
     pub(super) fn begin_moves(&mut self, moves: Vec<Move>) {
         let mut by_queue = BTreeMap::<QueueName, Vec<(u64, NewMessage)>>::new();
         for Move { offset, to, message } in moves {
-            if self.moves.under_way.insert(offset) {
+            if !self.moves.unsynced.contains(&offset) && self.moves.under_way.insert(offset) {
                 by_queue.entry(to).or_default().push((offset, message));
             }
         }
@@ -93,6 +139,7 @@ impl PartitionTask {
         if self.serving && self.moves.retry_at.is_some_and(|at| at <= Instant::now()) {
             self.moves.retry_at = None;
             self.begin_moves(self.queues.outbox());
+            self.sync_moves();
         }
     }
 }

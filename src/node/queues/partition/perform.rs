@@ -169,6 +169,7 @@ impl PartitionTask {
             match &then {
                 Then::Timer => self.timer_under_way = false,
                 Then::Moved(offsets) => self.moves.not_settled(offsets),
+                Then::Synced(_) => self.moves.not_synced(),
                 Then::Lease(receiver) => self.waiting.end_lease(&receiver.queue, receiver.max),
                 _ => {}
             }
