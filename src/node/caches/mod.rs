@@ -11,9 +11,9 @@
 //!
 //! [`Caches`] is the handle of every node; [`Cache`] the same for applications that embed one. On a node with the role
 //! `cache-node`, the [cache task](cache) owns its [`Lines`](crate::machine::cache::Lines) and is the only one that writes
-//! the [table](table) that readers look at; the [home task](home) owns its [`Home`](crate::machine::cache::Home). What
+//! the [table] that readers look at; the [home task](home) owns its [`Home`](crate::machine::cache::Home). What
 //! they have to say to each other goes through [links](link): over the mesh, or, where both are here, over a channel. The
-//! [door](door) checks who may say what.
+//! [door] checks who may say what.
 
 mod cache;
 mod calls;

@@ -321,7 +321,8 @@ fn refused(outcome: Outcome) -> Error {
         ),
         Outcome::Busy => Error::unavailable(
             Effect::NotApplied,
-            "too many operations wait for this key, or at this cache: nothing was changed; try again later",
+            "too many operations wait for this key or at this node, or it is about to stop: nothing was changed; try again \
+             later, or at another node",
         ),
         Outcome::Unknown => Error::unavailable(
             Effect::Unknown,

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Seeds of an ordinary run. `docs/verification.md` tells of longer ones.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 10;
 /// Seeds after which a mutant that nothing noticed has survived.
 const MUTANT_SEEDS: u64 = 100;
 

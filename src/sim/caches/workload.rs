@@ -64,7 +64,7 @@ impl Default for Workload {
 impl Scenario for Workload {
     type Service = CacheService;
 
-    const WORTHLESS_SHARE: usize = 20;
+    const WORTHLESS_SHARE: usize = 10;
     const WANTED: &'static str = "values read or written";
 
     fn clients(&self, stage: Stage<CacheService>, seed: u64) -> Vec<BoxFuture<'static, ()>> {

@@ -124,6 +124,15 @@ pub(in crate::node::caches) struct CacheTask {
     /// Lines that have to make room.
     put_out: Vec<CacheKey>,
     census: Census,
+    phase: Phase,
+}
+
+/// Whether lines are taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Serving,
+    /// They are given back: what is stored now would be lost.
+    Closing,
 }
 
 impl CacheTask {
@@ -139,6 +148,7 @@ impl CacheTask {
             heard: BTreeMap::new(),
             put_out: Vec::new(),
             census: Census::new(parts.capacity),
+            phase: Phase::Serving,
             parts,
         }
     }
@@ -219,8 +229,12 @@ impl CacheTask {
         if reply.is_closed() {
             return;
         }
-        if self.lines.len() >= self.parts.capacity.saturating_add(MOST_BESIDE) {
+        let is_full = self.lines.len() >= self.parts.capacity.saturating_add(MOST_BESIDE);
+        if is_full {
             self.parts.link.bounds.hit("cache.in-flight");
+        }
+        if is_full || self.phase == Phase::Closing {
+            // Who hung up needs no answer.
             let _ = reply.send((Outcome::Busy, Reach::Here));
             return;
         }
@@ -415,8 +429,9 @@ impl CacheTask {
         }
     }
 
-    /// Gives all lines back to their homes: this node is about to stop.
+    /// Gives all lines back to their homes, and takes no new ones: this node is about to stop.
     fn give_back(&mut self) {
+        self.phase = Phase::Closing;
         let is_line = |state: LineState| matches!(state, LineState::S | LineState::E | LineState::O | LineState::M);
         let keys = self.lines.states().filter(|(_, state)| is_line(*state)).map(|(key, _)| key.clone());
         for key in keys.collect::<Vec<_>>() {
