@@ -62,7 +62,7 @@ impl<'a> From<&'a Arc<Message>> for MessageRow<'a> {
     }
 }
 
-/// What a part says. [`load::Part`](super::load::Part) is the same as it is read.
+/// What a part says; `load` reads the same.
 #[derive(Serialize)]
 enum Part<'a> {
     Head(&'a Head),
