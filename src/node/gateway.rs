@@ -258,7 +258,6 @@ fn lane(ask: &ClientAsk) -> Lane {
 
 /// What came of asking one leader once.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "most of them are answers: the others may be as large")]
 enum Asked {
     Answered(ClientReply),
     /// It had taken the request up, and is gone.

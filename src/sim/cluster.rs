@@ -7,7 +7,7 @@ use super::{
     faults::{FaultKind, FaultPlan},
     machine::{self, ClusterPlan, Latecomers, Serves, show_logs},
     network::Happened,
-    run::{RunPlan, every_second, expect_all_pass, expect_caught, seeds},
+    run::{RunPlan, every_second, expect_all_pass, expect_caught, expect_nothing_wrong, seeds},
     violation::Violation,
     workload::Workload,
     world::Site,
@@ -88,7 +88,7 @@ fn is_caught(mutant: Mutant, plan: fn(u64) -> RunPlan<Workload>) {
     show_logs();
     let found = |violation: &Violation| !matches!(violation, Violation::NoProgress(_));
     let seed = mutant::with(Some(mutant), || expect_caught(&seeds(MUTANT_SEEDS), plan, cluster, found));
-    expect_all_pass(&[seed], plan, cluster);
+    expect_nothing_wrong(seed, plan, cluster);
 }
 
 #[test]

@@ -14,8 +14,8 @@ use crate::{
     harness::{Cluster, Site, eventually, holds},
 };
 
-/// Enough for a log manager's log of a test, and soon filled.
-const DISK_BYTES: usize = 4 << 20;
+/// Enough for the log of a lock manager and the journals of its share of the queues, and soon filled.
+const DISK_BYTES: usize = 64 << 20;
 
 /// A file system of its own. Needs root.
 #[derive(Debug)]

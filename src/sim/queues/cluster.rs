@@ -13,7 +13,7 @@ use crate::{
         faults::{FaultKind, FaultPlan},
         machine::{self, ClusterPlan, Latecomers, QueuePlan, Serves, show_logs},
         network::Happened,
-        run::{RunPlan, every_second, expect_all_pass, expect_caught, seeds},
+        run::{RunPlan, every_second, expect_all_pass, expect_caught, expect_nothing_wrong, seeds},
         violation::Violation,
         world::Site,
     },
@@ -106,7 +106,7 @@ fn is_caught(mutant: Mutant, plan: fn(u64) -> RunPlan<Workload>) {
     show_logs();
     let found = |violation: &Violation| !matches!(violation, Violation::NoProgress(_));
     let seed = mutant::with(Some(mutant), || expect_caught(&seeds(MUTANT_SEEDS), plan, cluster, found));
-    expect_all_pass(&[seed], plan, cluster);
+    expect_nothing_wrong(seed, plan, cluster);
 }
 
 fn survive(seeds: Vec<u64>) {
