@@ -1,5 +1,7 @@
 # Builds with the classic builder and with BuildKit; nothing but the program and its start script
 # goes into the last image. The Rust image brings all that the build needs: a toolchain, gcc, libc.
+#
+#   docker build --build-arg REVISION="$(git rev-parse HEAD)" --tag syncmesh .
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
@@ -22,10 +24,6 @@ RUN touch src/main.rs src/lib.rs \
 
 FROM debian:bookworm-slim
 
-LABEL org.opencontainers.image.title="syncmesh" \
-      org.opencontainers.image.description="A peer-to-peer node that gives applications distributed locks, queues and a coherent cache" \
-      org.opencontainers.image.licenses="MIT OR Apache-2.0"
-
 # A volume that is mounted over one of the directories for the first time takes its owner and mode.
 RUN groupadd --gid 10001 syncmesh \
     && useradd --uid 10001 --gid syncmesh --no-create-home --home-dir /var/lib/syncmesh --shell /usr/sbin/nologin syncmesh \
@@ -44,8 +42,17 @@ ENV API_ADDR=0.0.0.0:8080 \
 # 4001: the mesh. 8080: HTTP API, dashboard, metrics.
 EXPOSE 4001 8080
 
-# The process lives and answers; `health --ready` asks whether it can serve.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 CMD ["syncmesh", "health"]
+# Whether it can serve its roles now. `syncmesh health` without `--ready` asks only whether the process lives.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["syncmesh", "health", "--ready"]
+
+# Last, so that a build of another revision has all layers above in common.
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="syncmesh" \
+      org.opencontainers.image.description="A peer-to-peer node that gives applications distributed locks, queues and a coherent cache" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"
 
 # SIGTERM, Docker's default, drains the node; it is handled by the program, which needs no init.
 ENTRYPOINT ["syncmesh"]

@@ -202,6 +202,21 @@ name!(
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct PartitionId(pub u32);
 
+impl PartitionId {
+    /// Ascending partitions in short: `3`, `5`, `8-13`.
+    pub fn ranges(partitions: impl IntoIterator<Item = Self>) -> Vec<String> {
+        let mut runs: Vec<(u32, u32)> = Vec::new();
+        for Self(number) in partitions {
+            match runs.last_mut() {
+                Some((_, last)) if *last + 1 == number => *last = number,
+                _ => runs.push((number, number)),
+            }
+        }
+        let run = |(first, last)| if first == last { format!("{first}") } else { format!("{first}-{last}") };
+        runs.into_iter().map(run).collect()
+    }
+}
+
 impl fmt::Display for PartitionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -323,6 +338,12 @@ impl Tick {
     #[must_use]
     pub fn plus_ms(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
+    }
+
+    /// So many milliseconds before this moment.
+    #[must_use]
+    pub fn minus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_sub(ms))
     }
 
     /// Milliseconds since `earlier`, 0 if it is not earlier.

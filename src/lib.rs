@@ -71,8 +71,8 @@
 //! # Invariants
 //!
 //! * One task owns one state. What is shared between tasks are read-mostly snapshots (`watch`), and
-//!   two small tables behind a mutex that is never held across an await: the open requests of a node
-//!   and its ring of events.
+//!   three small tables behind a mutex that is never held across an await: the open requests of a node,
+//!   its ring of events, and the last lines that the process has logged.
 //! * Every channel, map, retry, batch, wait and request is bounded by a named constant or a setting.
 //! * Only `raft/log.rs`, `raft/snapshot.rs`, [`store`], the identity, the cluster record and `node.json` are
 //!   written to disk; only [`config`] reads the environment; only `cli/output.rs` prints to stdout.

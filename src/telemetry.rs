@@ -1,13 +1,20 @@
-//! Logs and metrics: the set-up of `tracing`, the one Prometheus registry, and the handles to count with.
+//! Logs and metrics: the set-up of `tracing`, the last lines that were logged, the one Prometheus registry, and the
+//! handles to count with.
 //!
 //! `cli` sets up the logs once a process; each node has a [`Metrics`] of its own. A leaf: it knows
 //! nothing of what is counted but the names. Every label is a word from the code, a status or a mode, so
 //! the number of series is bounded; never a name that a client chose.
 
+mod bounds;
 mod caches;
+mod locks;
+mod node;
+mod process;
+mod queues;
+mod raft;
+mod recent;
 
 use std::{
-    fmt,
     io::{self, IsTerminal},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -20,12 +27,22 @@ use prometheus_client::{
         family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
+        info::Info,
     },
     registry::{Registry, Unit},
 };
+use tokio::time::Instant;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-pub use self::caches::{CacheFigures, CacheMetrics};
+pub use self::{
+    bounds::Bounds,
+    caches::{CacheFigures, CacheMetrics},
+    locks::LockMetrics,
+    node::{MemberFigures, NodeFigures, NodeMetrics},
+    queues::{JournalState, QueueFigures, QueueMetrics},
+    raft::{RaftFigures, RaftMetrics},
+    recent::{RecentLogs, recent_logs},
+};
 use crate::config::LogFormat;
 
 /// What talks too much at `info`: added where RUST_LOG is unset or a bare level. A list of directives
@@ -48,9 +65,10 @@ pub enum LogError {
     Already,
 }
 
-/// Sends logs to stderr: once a process, before anything is worth a line.
+/// Sends logs to stderr, and keeps the last of them for [`recent_logs`]: once a process, before anything is worth a
+/// line.
 pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    let builder = tracing_subscriber::fmt().with_env_filter(log_filter(filter)?).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(log_filter(filter)?).with_writer(|| recent::Tee);
     let done = match format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         // On a terminal the default stands, which looks at NO_COLOR.
@@ -79,59 +97,49 @@ struct RouteLabel {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct ModeLabel {
-    mode: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct WhatLabel {
     what: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct BoundLabel {
-    bound: &'static str,
-}
-
-/// Counts how often each bound was hit: of a channel, map, retry, batch, wait or request. Cheap to
-/// clone, and handed to whoever keeps a bound; all of a node's are one family of metrics.
-#[derive(Clone, Default, Debug)]
-pub struct Bounds(Family<BoundLabel, Counter>);
-
-impl Bounds {
-    /// A bound refused or delayed work. `bound` is its stable name: the part of the program, a dot, what
-    /// is bounded.
-    pub fn hit(&self, bound: &'static str) {
-        self.0.get_or_create(&BoundLabel { bound }).inc();
-    }
-
-    /// How often it was hit.
-    #[cfg(test)]
-    pub(crate) fn hits(&self, bound: &'static str) -> u64 {
-        self.0.get_or_create(&BoundLabel { bound }).get()
-    }
+struct OutcomeLabel {
+    outcome: &'static str,
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// Observes in a histogram how long it has lived, once it is dropped: also where whoever waited gave up.
+#[derive(Debug)]
+#[must_use = "it measures until it is dropped"]
+pub struct Timed {
+    histogram: Histogram,
+    since: Instant,
+}
+
+impl Timed {
+    fn new(histogram: Histogram) -> Self {
+        Self { histogram, since: Instant::now() }
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        self.histogram.observe(self.since.elapsed().as_secs_f64());
+    }
+}
+
+fn set(gauge: &Gauge, value: u64) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
 
 /// 100 µs to about 26 s.
 fn latency() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 4.0, 10))
 }
 
-/// 1 ms to about 70 minutes.
-fn lock_time() -> Histogram {
-    Histogram::new(exponential_buckets(0.001, 4.0, 12))
-}
-
-/// 1 to 1,024 records.
-fn batch_size() -> Histogram {
-    Histogram::new(exponential_buckets(1.0, 2.0, 11))
-}
-
-/// 1 to 4,096 waiters.
-fn line_length() -> Histogram {
-    Histogram::new(exponential_buckets(1.0, 2.0, 13))
+/// 50 ms to about 3.6 hours: how long something was missing.
+fn absence() -> Histogram {
+    Histogram::new(exponential_buckets(0.05, 2.0, 19))
 }
 
 /// The metrics of one node, all named `syncmesh_…`. Cheap to clone.
@@ -146,6 +154,8 @@ pub struct Metrics {
     locks: LockMetrics,
     queues: QueueMetrics,
     caches: CacheMetrics,
+    raft: RaftMetrics,
+    node: NodeMetrics,
 }
 
 impl Default for Metrics {
@@ -168,12 +178,16 @@ impl Metrics {
             Unit::Seconds,
             http_seconds.clone(),
         );
-        registry.register("bound_hits", "How often a bound refused or delayed work", bounds.0.clone());
+        registry.register("build", "What runs here", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        bounds.register(&mut registry);
         let locks = LockMetrics::registered(&mut registry);
         let queues = QueueMetrics::registered(&mut registry);
         let caches = CacheMetrics::registered(&mut registry);
+        let raft = RaftMetrics::registered(&mut registry);
+        let node = NodeMetrics::registered(&mut registry);
+        registry.register_collector(Box::new(process::Process));
         let registries = Arc::new(Mutex::new(vec![registry]));
-        Self { registries, http_requests, http_seconds, bounds, locks, queues, caches }
+        Self { registries, http_requests, http_seconds, bounds, locks, queues, caches, raft, node }
     }
 
     /// Takes in what others count themselves, such as libp2p, under names of their own.
@@ -218,199 +232,19 @@ impl Metrics {
     pub fn caches(&self) -> &CacheMetrics {
         &self.caches
     }
+
+    /// What is counted about Raft.
+    pub fn raft(&self) -> &RaftMetrics {
+        &self.raft
+    }
+
+    /// What is counted about the node and its place in the cluster.
+    pub fn node(&self) -> &NodeMetrics {
+        &self.node
+    }
 }
 
 const KNOWN_METHODS: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS"];
-
-/// What is counted about locks. Cheap to clone.
-#[derive(Clone)]
-pub struct LockMetrics {
-    grants: Family<ModeLabel, Counter>,
-    wait_seconds: Histogram,
-    hold_seconds: Histogram,
-    line_length: Histogram,
-    expiries: Counter,
-    deadlocks: Counter,
-    held: Gauge,
-    waiting: Gauge,
-    sessions: Gauge,
-}
-
-impl LockMetrics {
-    fn registered(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            grants: Family::default(),
-            wait_seconds: lock_time(),
-            hold_seconds: lock_time(),
-            line_length: line_length(),
-            expiries: Counter::default(),
-            deadlocks: Counter::default(),
-            held: Gauge::default(),
-            waiting: Gauge::default(),
-            sessions: Gauge::default(),
-        };
-        registry.register("lock_grants", "Locks granted, by mode", metrics.grants.clone());
-        registry.register_with_unit(
-            "lock_wait",
-            "Time from a request to its grant",
-            Unit::Seconds,
-            metrics.wait_seconds.clone(),
-        );
-        registry.register_with_unit(
-            "lock_hold",
-            "Time from a grant to its end",
-            Unit::Seconds,
-            metrics.hold_seconds.clone(),
-        );
-        registry.register("lock_line_length", "Waiters in a line as one more joins it", metrics.line_length.clone());
-        registry.register("session_expiries", "Sessions that expired", metrics.expiries.clone());
-        registry.register(
-            "lock_deadlocks",
-            "Requests refused because waiting would close a cycle",
-            metrics.deadlocks.clone(),
-        );
-        registry.register("locks_held", "Locks that are held", metrics.held.clone());
-        registry.register("lock_waiters", "Requests that wait in line", metrics.waiting.clone());
-        registry.register("sessions", "Sessions that are alive", metrics.sessions.clone());
-        metrics
-    }
-
-    /// A lock was granted in this mode (`exclusive` or `shared`) after waiting so long.
-    pub fn granted(&self, mode: &'static str, waited: Duration) {
-        self.grants.get_or_create(&ModeLabel { mode }).inc();
-        self.wait_seconds.observe(waited.as_secs_f64());
-    }
-
-    /// A lock was given back or lost after being held so long.
-    pub fn ended(&self, held: Duration) {
-        self.hold_seconds.observe(held.as_secs_f64());
-    }
-
-    /// A request joined a line, which has so many waiters now.
-    pub fn joined_line(&self, length: u32) {
-        self.line_length.observe(f64::from(length));
-    }
-
-    /// A session expired.
-    pub fn expired(&self) {
-        self.expiries.inc();
-    }
-
-    /// A request was refused because waiting would have closed a cycle.
-    pub fn deadlock(&self) {
-        self.deadlocks.inc();
-    }
-
-    /// How much there is now.
-    pub fn set_totals(&self, held: u64, waiting: u64, sessions: u64) {
-        for (gauge, value) in [(&self.held, held), (&self.waiting, waiting), (&self.sessions, sessions)] {
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        }
-    }
-}
-
-impl fmt::Debug for LockMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LockMetrics").finish_non_exhaustive()
-    }
-}
-
-/// What is counted about queues, without their names: there may be any number of them. Cheap to clone.
-#[derive(Clone)]
-pub struct QueueMetrics {
-    messages: Family<WhatLabel, Counter>,
-    publish_seconds: Histogram,
-    commit_seconds: Histogram,
-    journal_records: Histogram,
-    replication_records: Histogram,
-    given_up: Counter,
-}
-
-impl QueueMetrics {
-    fn registered(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            messages: Family::default(),
-            publish_seconds: latency(),
-            commit_seconds: latency(),
-            journal_records: batch_size(),
-            replication_records: batch_size(),
-            given_up: Counter::default(),
-        };
-        registry.register(
-            "queue_messages",
-            "Messages of the queues that this node is the primary of, by what happened to them",
-            metrics.messages.clone(),
-        );
-        registry.register_with_unit(
-            "queue_publish",
-            "Time from a publish to its answer, at the node that was asked",
-            Unit::Seconds,
-            metrics.publish_seconds.clone(),
-        );
-        registry.register_with_unit(
-            "queue_commit",
-            "Time from the proposal of a synced record to its commit, at the primary",
-            Unit::Seconds,
-            metrics.commit_seconds.clone(),
-        );
-        registry.register(
-            "queue_journal_records",
-            "Records in one append to a journal",
-            metrics.journal_records.clone(),
-        );
-        registry.register(
-            "queue_replication_records",
-            "Records in one message to a replica",
-            metrics.replication_records.clone(),
-        );
-        registry.register(
-            "queue_partitions_given_up",
-            "Partitions that this node keeps no longer because their tasks ended by themselves",
-            metrics.given_up.clone(),
-        );
-        metrics
-    }
-
-    /// Something (a word of the code) happened to so many messages.
-    pub fn count(&self, what: &'static str, messages: u64) {
-        self.messages.get_or_create(&WhatLabel { what }).inc_by(messages);
-    }
-
-    /// A publish was answered, with whatever outcome.
-    pub fn publish(&self, took: Duration) {
-        self.publish_seconds.observe(took.as_secs_f64());
-    }
-
-    /// A record that had to be synced was committed.
-    pub fn committed(&self, took: Duration) {
-        self.commit_seconds.observe(took.as_secs_f64());
-    }
-
-    /// The task of a partition ended by itself.
-    pub fn gave_up(&self) {
-        self.given_up.inc();
-    }
-
-    /// So many records went into a journal together.
-    pub fn journalled(&self, records: usize) {
-        self.journal_records.observe(records_of(records));
-    }
-
-    /// So many records went to a replica together.
-    pub fn replicated(&self, records: usize) {
-        self.replication_records.observe(records_of(records));
-    }
-}
-
-fn records_of(records: usize) -> f64 {
-    f64::from(u32::try_from(records).unwrap_or(u32::MAX))
-}
-
-impl fmt::Debug for QueueMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QueueMetrics").finish_non_exhaustive()
-    }
-}
 
 #[cfg(test)]
 mod tests {

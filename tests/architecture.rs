@@ -59,6 +59,7 @@ const ARROWS: &[Arrow] = &[
             "api::problem",
             "api::queue_bodies",
             "machine::lock",
+            "node::backup",
             "node::caches",
             "node::locks",
             "node::queues",

@@ -13,7 +13,7 @@ use crate::{
     machine::cache::{LineState, Version},
     node::caches::{
         CacheNodeView, CacheView, Counted, DirectoryView, Invalidated, InvalidationCounts, KeyState, LineView,
-        LinesByState,
+        LinesByState, StallCounts,
     },
 };
 
@@ -120,17 +120,22 @@ pub struct KeyStateBody {
     pub directory: DirectoryBody,
     /// The lines that there are.
     pub lines: Vec<LineBody>,
+    /// Who did not answer: their lines are not shown, and of a home that is silent the directory is not known.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub unanswered: Vec<NodeId>,
 }
 
 impl From<KeyState> for KeyStateBody {
     fn from(state: KeyState) -> Self {
-        let KeyState { key, home, version, directory, lines } = state;
+        let KeyState { key, home, version, directory, lines, unanswered } = state;
         Self {
             key,
             home,
             version: version.as_ref().map(Version::to_string),
             directory: directory.into(),
             lines: lines.into_iter().map(LineBody::from).collect(),
+            unanswered,
         }
     }
 }
@@ -174,6 +179,24 @@ impl From<InvalidationCounts> for InvalidationsBody {
     }
 }
 
+/// How long operations of one kind had to wait for others: a home, another cache, or leases.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct StallsBody {
+    /// How many had to, those included that were given up.
+    pub count: u64,
+    /// All their waits together, in microseconds.
+    pub total_us: u64,
+    /// The longest, in microseconds.
+    pub max_us: u64,
+}
+
+impl From<StallCounts> for StallsBody {
+    fn from(counts: StallCounts) -> Self {
+        let StallCounts { count, total_us, max_us } = counts;
+        Self { count, total_us, max_us }
+    }
+}
+
 /// A cache node's figures since it started.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CacheNodeBody {
@@ -190,6 +213,8 @@ pub struct CacheNodeBody {
     pub lines: LinesBody,
     /// Reads that no message was needed for.
     pub hits: u64,
+    /// Reads that needed one and got the value from its home or from another cache. They are among the misses.
+    pub remote_hits: u64,
     /// Reads that needed one.
     pub misses: u64,
     /// The same by cause: `cold` (never here), `evicted`, `invalidated`, `expired`, `lease-lost`.
@@ -204,6 +229,8 @@ pub struct CacheNodeBody {
     pub invalidations: InvalidationsBody,
     /// Messages sent, by kind.
     pub messages: BTreeMap<String, u64>,
+    /// How long operations had to wait for others: `get`, `put`, `delete`, `increment`.
+    pub stalls: BTreeMap<String, StallsBody>,
 }
 
 impl From<CacheNodeView> for CacheNodeBody {
@@ -215,6 +242,7 @@ impl From<CacheNodeView> for CacheNodeBody {
             bytes: view.bytes,
             lines: view.lines.into(),
             hits: view.hits,
+            remote_hits: view.remote_hits,
             misses: view.misses.values().sum(),
             misses_by_cause: view.misses,
             evictions: view.evictions,
@@ -222,6 +250,7 @@ impl From<CacheNodeView> for CacheNodeBody {
             dirty_lost: view.dirty_lost,
             invalidations: view.invalidations.into(),
             messages: view.messages,
+            stalls: view.stalls.into_iter().map(|(operation, counts)| (operation, counts.into())).collect(),
         }
     }
 }
@@ -287,15 +316,20 @@ mod tests {
             version: Some(version),
             directory: DirectoryView { state: "E/M".into(), owner: Some(node()), sharers: Vec::new() },
             lines: vec![line],
+            unanswered: vec![node()],
         };
         let json = serde_json::to_value(KeyStateBody::from(state)).unwrap();
         let peer = node().to_string();
         let line =
             json!({"peer": peer, "state": "SM", "version": version.to_string(), "lease_ms": 1900, "expires_at": null});
         let directory = json!({"state": "E/M", "owner": peer, "sharers": []});
+        let version = version.to_string();
         assert_eq!(
             json,
-            json!({"key": "a/b", "home": peer, "version": version.to_string(), "directory": directory, "lines": [line]})
+            json!({
+                "key": "a/b", "home": peer, "version": version, "directory": directory, "lines": [line],
+                "unanswered": [peer]
+            })
         );
     }
 
@@ -308,12 +342,14 @@ mod tests {
             bytes: 30,
             lines: LinesByState { modified: 1, owned: 0, exclusive: 0, shared: 2 },
             hits: 7,
+            remote_hits: 2,
             misses: BTreeMap::from([("cold".into(), 2), ("evicted".into(), 1)]),
             evictions: 1,
             transitions: BTreeMap::from([("S>M".into(), 1)]),
             dirty_lost: 0,
             invalidations: InvalidationCounts { sent: 5, ..InvalidationCounts::default() },
             messages: BTreeMap::from([("get-s".into(), 3)]),
+            stalls: BTreeMap::from([("get".into(), StallCounts { count: 3, total_us: 900, max_us: 500 })]),
         };
         let view = CacheView {
             protocol: Protocol::Moesi,
@@ -328,5 +364,7 @@ mod tests {
         assert_eq!(node["misses_by_cause"], json!({"cold": 2, "evicted": 1}));
         assert_eq!(node["lines"], json!({"M": 1, "O": 0, "E": 0, "S": 2}));
         assert_eq!(node["invalidations"]["sent"], 5);
+        assert_eq!(node["remote_hits"], 2);
+        assert_eq!(node["stalls"], json!({"get": {"count": 3, "total_us": 900, "max_us": 500}}));
     }
 }

@@ -7,11 +7,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::StreamExt;
+use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiState,
-    extract::{Command, LastEventId, NoBody, NoQuery, PeerPath},
+    extract::{Command, EventsFrom, NoBody, NoQuery, PeerPath},
     openapi::{Conflict, Invalid, Missing, Unserved},
     problem::Problem,
     requests::LeaveBody,
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::{
     node::status::{ClusterView, NodeInfo},
+    telemetry::{RecentLogs, recent_logs},
     time::rfc3339,
 };
 
@@ -26,6 +28,10 @@ use crate::{
 pub(super) fn routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::default()
         .routes(routes!(node))
+        .routes(routes!(node_logs))
+        .routes(routes!(node_settings))
+        .routes(routes!(member_node))
+        .routes(routes!(member_logs))
         .routes(routes!(cluster))
         .routes(routes!(events))
         .routes(routes!(remove))
@@ -41,6 +47,34 @@ async fn node(State(api): State<ApiState>, _: NoQuery) -> Json<NodeInfo> {
     Json(api.node.info().await)
 }
 
+/// What the process of this node has logged last.
+#[utoipa::path(get, path = "/v1/node/logs", tag = "cluster",
+    responses((status = 200, body = ref("#/components/schemas/RecentLogs")), Invalid))]
+async fn node_logs(_: NoQuery) -> Json<RecentLogs> {
+    Json(recent_logs())
+}
+
+/// The settings of this node with where each came from, secrets redacted; none where an application runs it.
+#[utoipa::path(get, path = "/v1/node/config", tag = "cluster",
+    responses((status = 200, body = ref("#/components/schemas/Settings")), Invalid))]
+async fn node_settings(State(api): State<ApiState>, _: NoQuery) -> Json<Value> {
+    Json(json!({"settings": *api.config}))
+}
+
+/// What a member says of itself; another one than this node is asked over the mesh.
+#[utoipa::path(get, path = "/v1/cluster/members/{peer}/node", tag = "cluster", params(("peer" = String, Path)),
+    responses((status = 200, body = ref("#/components/schemas/NodeInfo")), Invalid, Missing, Unserved))]
+async fn member_node(State(api): State<ApiState>, peer: PeerPath, _: NoQuery) -> Result<Json<NodeInfo>, Problem> {
+    Ok(Json(api.node.member_info(peer.one()?).await?))
+}
+
+/// What the process of a member has logged last; another one than this node is asked over the mesh.
+#[utoipa::path(get, path = "/v1/cluster/members/{peer}/logs", tag = "cluster", params(("peer" = String, Path)),
+    responses((status = 200, body = ref("#/components/schemas/RecentLogs")), Invalid, Missing, Unserved))]
+async fn member_logs(State(api): State<ApiState>, peer: PeerPath, _: NoQuery) -> Result<Json<RecentLogs>, Problem> {
+    Ok(Json(api.node.member_logs(peer.one()?).await?))
+}
+
 /// What this node knows of the cluster.
 #[utoipa::path(get, path = "/v1/cluster", tag = "cluster",
     responses((status = 200, body = ref("#/components/schemas/ClusterView")), Invalid))]
@@ -49,11 +83,13 @@ async fn cluster(State(api): State<ApiState>, _: NoQuery) -> Json<ClusterView> {
 }
 
 /// The cluster's events as this node comes to know them: `member-up`, `member-down`,
-/// `leader-changed`, … `Last-Event-ID` resumes; what is no longer known begins with `reset`.
-#[utoipa::path(get, path = "/v1/events", tag = "cluster", params(("Last-Event-ID" = Option<u64>, Header)),
+/// `leader-changed`, … `Last-Event-ID` resumes; what is no longer known begins with `reset`. Without one, `recent`
+/// (1 to 1,000) begins with as many of the last ones as are still known.
+#[utoipa::path(get, path = "/v1/events", tag = "cluster",
+    params(("Last-Event-ID" = Option<u64>, Header), ("recent" = Option<u64>, Query)),
     responses((status = 200, content_type = "text/event-stream", body = String), Invalid))]
-async fn events(State(api): State<ApiState>, LastEventId(last): LastEventId, _: NoQuery) -> Response {
-    let stream = api.node.events(last).await;
+async fn events(State(api): State<ApiState>, EventsFrom(from): EventsFrom) -> Response {
+    let stream = api.node.events(from).await;
     let reset = stream.reset.map(|id| sse::event("reset", id, &serde_json::json!({"at": rfc3339(api.wall())})));
     let events = sse::receiver_stream(stream.events).map(|event| sse::event(&event.event, event.id, &event.data));
     sse::respond(futures::stream::iter(reset).chain(events), api.shutdown.clone()).into_response()
@@ -83,7 +119,8 @@ async fn leave(
     peer: PeerPath,
     command: Command<LeaveBody>,
 ) -> Result<StatusCode, Problem> {
-    api.node.leave(peer.one()?, command.body.wait_ms.unwrap_or(0), command.key).await?;
+    let LeaveBody { wait_ms, deadline_ms } = command.body;
+    api.node.leave(peer.one()?, wait_ms.unwrap_or(0), deadline_ms, command.key).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

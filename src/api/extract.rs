@@ -9,7 +9,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Request},
     http::{HeaderMap, header, request::Parts},
 };
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use serde_json::{Map, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -35,6 +35,11 @@ const MAX_KEY_BYTES: usize = 255;
 
 /// How long a client may take to send a body whose head has arrived.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is read at the most of a body that is refused.
+const MOST_DISCARDED: usize = 64 << 20;
+/// And for how long.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -286,10 +291,28 @@ impl BodyRoom {
     }
 }
 
-/// Reads a body of at most `limit` bytes; refuses a longer one as early as it shows.
+/// Reads a body of at most `limit` bytes. A longer one is refused, and what is left of it [read and forgotten](discard).
 pub(super) async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Error> {
     let (bytes, TakenRoom(_)) = read_into(headers, body, limit, None).await?;
     Ok(bytes)
+}
+
+/// Takes what is left of a body that is refused and forgets it, for a while: a client that is still writing when the
+/// connection closes may never see the answer. Who waits to be told to send it is not.
+async fn discard(headers: &HeaderMap, mut rest: impl Stream<Item = Result<Bytes, axum::Error>> + Unpin) {
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let mut seen = 0;
+    let read = async {
+        while let Some(Ok(chunk)) = rest.next().await
+            && seen < MOST_DISCARDED
+        {
+            seen += chunk.len();
+        }
+    };
+    // What does not come in time is cut off.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, read).await;
 }
 
 /// The same, where all bodies together have this room.
@@ -303,6 +326,7 @@ pub(super) async fn read_into(
     if announced
         .is_some_and(|length: u64| usize::try_from(length).is_ok_and(|l| l > limit) || length > usize::MAX as u64)
     {
+        discard(headers, body.into_data_stream()).await;
         return Err(too_large(limit));
     }
     let read = async {
@@ -311,6 +335,8 @@ pub(super) async fn read_into(
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|_| Error::bad_request("body", "the body was cut short"))?;
             if bytes.len() + chunk.len() > limit {
+                drop(bytes);
+                discard(headers, stream).await;
                 return Err(too_large(limit));
             }
             room.map_or(Ok(()), |room| room.take(&mut taken, chunk.len()))?;
@@ -352,18 +378,28 @@ fn canonical_path(path: &str, me: NodeId) -> String {
     segments.map(|segment| format!("{}:{segment}/", segment.len())).collect()
 }
 
-/// Where a client resumes a stream, by its `Last-Event-ID` header. What is no number was never an id of
-/// ours.
+/// Where a stream of events begins: after the client's `Last-Event-ID`, or with the last `recent` ones. The header
+/// wins: whoever resumes repeats the query that it came with. What is no number was never an id of ours.
 #[derive(Debug)]
-pub(super) struct LastEventId(pub(super) ResumeFrom);
+pub(super) struct EventsFrom(pub(super) ResumeFrom);
 
-impl FromRequestParts<ApiState> for LastEventId {
+impl FromRequestParts<ApiState> for EventsFrom {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
-        let Some(header) = parts.headers.get("last-event-id") else { return Ok(Self(ResumeFrom::Now)) };
-        let id = header.to_str().ok().and_then(|text| text.parse().ok());
-        Ok(Self(id.map_or(ResumeFrom::Elsewhere, ResumeFrom::After)))
+        refuse_key(parts)?;
+        let mut fields = Fields::from_query(parts.uri.query().unwrap_or(""))?;
+        let recent = match fields.query_integer("recent")? {
+            Some(recent) => Some(fields.in_range("recent", recent, 1..=MAX_PAGE)?),
+            None => None,
+        };
+        fields.finish()?;
+        let resumed = parts.headers.get("last-event-id").map(|header| {
+            let id = header.to_str().ok().and_then(|text| text.parse().ok());
+            id.map_or(ResumeFrom::Elsewhere, ResumeFrom::After)
+        });
+        let recent = recent.map(|recent| ResumeFrom::Recent(usize::try_from(recent).unwrap_or(usize::MAX)));
+        Ok(Self(resumed.or(recent).unwrap_or(ResumeFrom::Now)))
     }
 }
 

@@ -113,12 +113,8 @@ pub(super) async fn unknown_route(uri: Uri) -> Problem {
         return Error::bad_request(field, "the name is empty: expected 1 to 512 bytes").into();
     }
     let hint = match path {
-        "/" => "this version has no dashboard; /openapi.json describes the API".to_owned(),
         _ if ["/v1/locks/", "/v1/queues/", "/v1/cache/"].iter().any(|p| path.starts_with(p)) => {
             format!("nothing is served at {path}; write a '/' in a name as %2F")
-        }
-        _ if path.starts_with("/v1/cluster/snapshot") => {
-            format!("this version does not serve {path}; /openapi.json lists what it serves")
         }
         _ => format!("nothing is served at {path}; /openapi.json lists what is"),
     };

@@ -11,6 +11,7 @@ mod cache_requests;
 mod caches;
 mod cluster;
 mod connection;
+mod dashboard;
 mod extract;
 mod fields;
 mod gate;
@@ -24,6 +25,7 @@ mod queue_requests;
 mod queues;
 mod requests;
 mod server;
+mod snapshot;
 mod sse;
 #[cfg(test)]
 mod tests;
@@ -37,7 +39,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub use self::server::serve;
 use crate::{
     clock::{Clock, SystemClock},
-    config::Secret,
+    config::{Resolved, Secret},
     ids::Tick,
     node::Node,
     telemetry::Metrics,
@@ -58,6 +60,8 @@ pub const MAX_BODIES_BYTES: usize = 256 * 1024 * 1024;
 pub struct ApiSettings {
     /// What `/v1` demands, if anything.
     pub token: Option<Secret>,
+    /// What the node's settings have come to, to be shown.
+    pub config: Vec<Resolved>,
     /// Most bytes of a JSON body.
     pub max_json_bytes: usize,
     /// Most bytes of the body of one message, and of a value of the cache.
@@ -76,6 +80,7 @@ impl Default for ApiSettings {
     fn default() -> Self {
         Self {
             token: None,
+            config: Vec::new(),
             max_json_bytes: MAX_JSON_BYTES,
             max_value_bytes: 1024 * 1024,
             max_batch_bytes: 8 * 1024 * 1024,
@@ -91,6 +96,7 @@ impl Default for ApiSettings {
 struct ApiState {
     node: Node,
     token: Option<Secret>,
+    config: Arc<Vec<Resolved>>,
     max_json_bytes: usize,
     max_value_bytes: usize,
     max_batch_bytes: usize,
@@ -117,7 +123,9 @@ fn described_routes() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
         .merge(queues::routes())
         .merge(caches::routes())
         .merge(cluster::routes())
+        .merge(snapshot::routes())
         .merge(process::routes())
+        .merge(dashboard::routes())
         .split_for_parts();
     openapi::add_idempotency_key(&mut document);
     (routes, document)
@@ -130,6 +138,7 @@ fn router(node: Node, settings: &ApiSettings, shutdown: CancellationToken) -> Ro
     let state = ApiState {
         node,
         token: settings.token.clone(),
+        config: Arc::new(settings.config.clone()),
         max_json_bytes: settings.max_json_bytes,
         max_value_bytes: settings.max_value_bytes,
         max_batch_bytes: settings.max_batch_bytes,

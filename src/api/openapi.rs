@@ -60,8 +60,10 @@ pub(super) fn add_idempotency_key(document: &mut utoipa::openapi::OpenApi) {
         .description(Some("A repeat within 10 minutes, at whichever node, gets the first answer and changes nothing."))
         .schema(Some(ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255))))
         .build();
-    // A message has an id of its own, and what else changes a queue or the cache can be repeated, or is conditional.
-    let takes_one = |path: &str| !["/v1/queues", "/v1/cache"].iter().any(|prefix| path.starts_with(prefix));
+    // A backup is put back as a whole or not at all, a message has an id of its own, and what else changes a queue or
+    // the cache can be repeated, or is conditional.
+    let takes_one =
+        |path: &str| !["/v1/queues", "/v1/cache", "/v1/cluster/snapshot"].iter().any(|prefix| path.starts_with(prefix));
     let named = document.paths.paths.iter_mut().filter(|(path, _)| takes_one(path));
     for (_, item) in named {
         for operation in [&mut item.post, &mut item.put, &mut item.delete].into_iter().flatten() {
@@ -108,7 +110,14 @@ fn roles() -> Value {
 
 /// The schemas of the problem document and of what `node::status` defines.
 fn schemas() -> Vec<(&'static str, Value)> {
-    vec![("Problem", problem()), ("NodeInfo", node_info()), ("ClusterView", cluster_view()), ("Readiness", readiness())]
+    vec![
+        ("Problem", problem()),
+        ("NodeInfo", node_info()),
+        ("ClusterView", cluster_view()),
+        ("Readiness", readiness()),
+        ("RecentLogs", object(&[("lines", list(text())), ("forgotten", number())])),
+        ("Settings", settings()),
+    ]
 }
 
 fn problem() -> Value {
@@ -139,6 +148,17 @@ fn lines() -> Value {
 fn readiness() -> Value {
     let check = object(&[("name", text()), ("ok", flag()), ("detail", text())]);
     object(&[("ready", flag()), ("checks", list(check))])
+}
+
+fn settings() -> Value {
+    let setting = object(&[
+        ("name", text()),
+        ("value", json!({})),
+        ("source", words(&["flag", "environment", ".env", "default"])),
+        ("unit", nullable("string")),
+        ("description", text()),
+    ]);
+    object(&[("settings", list(setting))])
 }
 
 fn node_info() -> Value {
@@ -173,6 +193,13 @@ fn node_info() -> Value {
         ("hit_rate", nullable("number")),
         ("dirty_lost", number()),
     ]);
+    let drain = object(&[
+        ("leaves", flag()),
+        ("leads", flag()),
+        ("votes", flag()),
+        ("partitions", number()),
+        ("slots", number()),
+    ]);
     object(&[
         ("peer_id", text()),
         ("agent", text()),
@@ -190,6 +217,7 @@ fn node_info() -> Value {
         ("raft?", raft),
         ("queue?", queue),
         ("cache?", cache),
+        ("drain?", drain),
     ])
 }
 

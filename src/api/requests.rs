@@ -93,17 +93,19 @@ impl Canonical for HolderRequestBody {
 pub(super) struct LeaveBody {
     /// 0 to 600,000; how long to wait until it has left. 0 (answer once it was asked) if left out.
     pub(super) wait_ms: Option<u64>,
+    /// 1,000 to 86,400,000; how long handing its duties over may take before it stays a member. 600,000 if left out.
+    pub(super) deadline_ms: Option<u64>,
 }
 
 impl FromFields for LeaveBody {
     fn from_fields(fields: &mut Fields) -> Result<Self, Error> {
-        Ok(Self { wait_ms: fields.integer("wait_ms")? })
+        Ok(Self { wait_ms: fields.integer("wait_ms")?, deadline_ms: fields.integer("deadline_ms")? })
     }
 }
 
 impl Canonical for LeaveBody {
     fn canonical(&self) -> Value {
-        json!({"wait_ms": self.wait_ms.unwrap_or(0)})
+        json!({"wait_ms": self.wait_ms.unwrap_or(0), "deadline_ms": self.deadline_ms})
     }
 }
 

@@ -2,6 +2,7 @@
 //! the edge meets a node that has none.
 
 mod caches;
+mod dashboard;
 mod queues;
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
@@ -167,7 +168,7 @@ async fn names_are_decoded_and_checked() {
 async fn unknown_routes_and_methods_are_problems() {
     let edge = open_edge().await;
     let long = format!("/v1/{}", "a".repeat(50_000));
-    for path in ["/", "/v2", "/v1", "/v1/cluster/snapshot", "/v1/locks%3Aacquire", &long] {
+    for path in ["/v2", "/v1", "/v1/cluster/snapshots", "/v1/locks%3Aacquire", &long] {
         let refusal = refused(edge.request(Method::GET, path)).await;
         refusal.is("not-found", "");
         assert!(refusal.problem["detail"].as_str().unwrap().len() < 300, "{refusal:?}");
@@ -319,12 +320,19 @@ async fn the_description_lists_every_route_and_every_reference_resolves() {
         "post /v1/cache:invalidate",
         "get /v1/cache",
         "get /v1/node",
+        "get /v1/node/logs",
+        "get /v1/node/config",
+        "get /v1/cluster/members/{peer}/node",
+        "get /v1/cluster/members/{peer}/logs",
         "get /v1/cluster",
         "get /v1/events",
         "post /v1/cluster/members/{peer}/remove",
         "post /v1/cluster/members/{peer}/admit",
         "post /v1/cluster/members/{peer}/leave",
         "post /v1/cluster/members/{peer}/transfer-leader",
+        "get /v1/cluster/snapshot",
+        "put /v1/cluster/snapshot",
+        "get /",
         "get /healthz",
         "get /readyz",
         "get /metrics",
@@ -366,6 +374,33 @@ async fn requests_are_counted_by_the_template_of_their_route() {
 }
 
 #[tokio::test]
+async fn a_node_tells_its_settings_without_secrets_and_what_it_logged() {
+    let sources = crate::config::Sources::default().with(crate::config::Source::EnvFile, "API_TOKEN", "s3cret");
+    let config = crate::config::Config::resolve(&sources).unwrap();
+    let edge = edge(ApiSettings { config, ..ApiSettings::default() }).await;
+    let get = async |path: &str| -> Value {
+        let answer = edge.request(Method::GET, path).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        answer.json().await.unwrap()
+    };
+    let shown = get("/v1/node/config").await;
+    let settings = shown["settings"].as_array().unwrap();
+    let token = settings.iter().find(|setting| setting["name"] == "API_TOKEN").unwrap();
+    assert_eq!((&token["value"], &token["source"]), (&json!("<redacted>"), &json!(".env")));
+    assert!(!shown.to_string().contains("s3cret"), "{shown}");
+    for logs in ["/v1/node/logs", "/v1/cluster/members/self/logs"] {
+        let logs = get(logs).await;
+        assert!(logs["lines"].is_array() && logs["forgotten"].is_u64(), "{logs}");
+    }
+    let me = get("/v1/node").await["peer_id"].clone();
+    assert_eq!(get("/v1/cluster/members/self/node").await["peer_id"], me);
+    let stranger = crate::ids::NodeId::from_bytes([9; 32]);
+    edge.get(&format!("/v1/cluster/members/{stranger}/logs")).await.is("not-found", "");
+    edge.get("/v1/cluster/members/any/logs").await.is("bad-request", "peer");
+    edge.get("/v1/cluster/members/nobody/node").await.is("bad-request", "peer");
+}
+
+#[tokio::test]
 async fn a_handler_that_panics_costs_one_answer_only() {
     let router =
         Router::<ApiState>::new().route("/boom", axum::routing::get(async || -> &'static str { panic!("no") }));
@@ -375,6 +410,7 @@ async fn a_handler_that_panics_costs_one_answer_only() {
     let state = ApiState {
         node: waiting_node(data_dir.path()).await,
         token: None,
+        config: Arc::default(),
         max_json_bytes: 1,
         max_value_bytes: 1,
         max_batch_bytes: 1,

@@ -1,60 +1,42 @@
-//! `status`, `members`, `events` and `health`: the cluster as its operators see it.
-
-use std::time::Duration;
+//! `status`, `members` and `health`: the cluster as its operators see it.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use super::{
     Context, Failure, OnInterrupt,
     leave::Leave,
     output::{Format, table},
     queue_placement,
+    recover::Recover,
     remote::{Remote, cell, percent},
+    watch::Watch,
 };
 use crate::{
-    client::{Call, ServerEvent},
+    client::Call,
     ids::{NodeId, Role},
     node::status::{CacheSummary, Check, ClusterView, MemberStatus, MemberView, RaftStanding},
 };
 
-/// How often `--watch` looks.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-
 /// The arguments of `status`.
 #[derive(Debug, Args)]
 pub(super) struct Status {
-    /// Look again each second, until Ctrl-C.
-    #[arg(long)]
-    watch: bool,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 impl Status {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let remote = Remote::of(context)?;
-        if !self.watch {
-            return context.block_on(OnInterrupt::Fail, remote.show(&Call::cluster(), status_text));
-        }
-        context.block_on(OnInterrupt::Succeed, async {
-            loop {
-                match remote.client.text(&Call::cluster()).await {
-                    Ok(body) => {
-                        remote.output.new_screen()?;
-                        remote.print(&body, status_text)?;
-                    }
-                    // The node may come back: that is what one watches for.
-                    Err(error) => remote.output.report(&error.into()),
-                }
-                sleep(WATCH_INTERVAL).await;
-            }
-        })
+        self.watch.show(context, &remote, &Call::cluster(), |body| remote.print(body, status_text))
     }
 }
 
 /// The arguments of `members`.
 #[derive(Debug, Args)]
 pub(super) struct Members {
+    #[command(flatten)]
+    watch: Watch,
     #[command(subcommand)]
     command: Option<MembersCommand>,
 }
@@ -62,8 +44,8 @@ pub(super) struct Members {
 /// What to do about members.
 #[derive(Debug, Subcommand)]
 enum MembersCommand {
-    /// The members with their roles and standing.
-    List,
+    /// The members with their roles and standing, those that are down or left too.
+    List(Watch),
     /// Remove a member and bar it until it is admitted again.
     ///
     /// For one that is gone for good, or must be kept out: if its process runs, it says so and exits 1, and is
@@ -75,13 +57,19 @@ enum MembersCommand {
     /// The node at --url drains, leaves for good, and its process ends.
     ///
     /// It hands its duties over first and exits 0. Started again, it joins as a new member. The command waits until
-    /// the node has left and shows how many partitions of the queues are still to be moved; Ctrl-C ends the waiting,
-    /// not the leaving.
+    /// the node has left, and shows on a terminal what is still to be handed over; Ctrl-C ends the waiting, not the
+    /// leaving.
     Leave(Leave),
     /// Hand Raft's leadership over, such as before maintenance of the leader's machine.
     ///
     /// Locks stay held; calls in flight are repeated or refused within a second or two.
     TransferLeader(LeaderTo),
+    /// The last resort: more than half of the voting lock managers are lost for good.
+    ///
+    /// Works on the data directory of a lock manager that is left, while it does NOT run, and makes it the only one of
+    /// its cluster. Whatever the others decided that it never heard of is lost. Without --yes it only shows what it
+    /// would do. As long as the lost ones may come back, start them instead.
+    Recover(Recover),
 }
 
 /// A member.
@@ -104,22 +92,30 @@ impl Members {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let remote = Remote::of(context)?;
         let act = |call: Call, done| context.block_on(OnInterrupt::Fail, remote.act(&call, done));
-        match self.command.unwrap_or(MembersCommand::List) {
-            MembersCommand::List => context.block_on(OnInterrupt::Fail, list(&remote)),
-            MembersCommand::Remove(Peer { peer }) => act(Call::remove_member(peer), "removed"),
-            MembersCommand::Admit(Peer { peer }) => act(Call::admit_member(peer), "admitted"),
-            MembersCommand::Leave(leave) => leave.run(context, &remote),
-            MembersCommand::TransferLeader(LeaderTo { peer }) => {
+        match self.command {
+            None => self.watch.show(context, &remote, &Call::cluster(), |body| list(&remote, body)),
+            Some(MembersCommand::List(here)) => {
+                let watch = Watch { watch: self.watch.watch || here.watch };
+                watch.show(context, &remote, &Call::cluster(), |body| list(&remote, body))
+            }
+            Some(_) if self.watch.watch => {
+                Err(Failure::Usage("--watch is for the list: `syncmesh members --watch`".to_owned()))
+            }
+            // No node is asked: it must not run.
+            Some(MembersCommand::Recover(recover)) => recover.run(context),
+            Some(MembersCommand::Remove(Peer { peer })) => act(Call::remove_member(peer), "removed"),
+            Some(MembersCommand::Admit(Peer { peer })) => act(Call::admit_member(peer), "admitted"),
+            Some(MembersCommand::Leave(leave)) => leave.run(context, &remote),
+            Some(MembersCommand::TransferLeader(LeaderTo { peer })) => {
                 act(Call::transfer_leader(peer), "leadership handed over")
             }
         }
     }
 }
 
-async fn list(remote: &Remote) -> Result<(), Failure> {
-    let body = remote.client.text(&Call::cluster()).await?;
+fn list(remote: &Remote, body: &str) -> Result<(), Failure> {
     match remote.output.format() {
-        Format::Text => remote.print(&body, |cluster: ClusterView| {
+        Format::Text => remote.print(body, |cluster: ClusterView| {
             if !cluster.is_confirmed() {
                 remote
                     .output
@@ -128,21 +124,10 @@ async fn list(remote: &Remote) -> Result<(), Failure> {
             members_text(&cluster)
         }),
         Format::Json => {
-            let mut cluster: Value = serde_json::from_str(&body).map_err(anyhow::Error::new)?;
+            let mut cluster: Value = serde_json::from_str(body).map_err(anyhow::Error::new)?;
             let members = cluster.get_mut("members").map(Value::take);
             remote.print(&json!({"members": members}).to_string(), |_: Value| String::new())
         }
-    }
-}
-
-/// The arguments of `events`.
-#[derive(Debug, Args)]
-pub(super) struct Events {}
-
-impl Events {
-    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let remote = Remote::of(context)?;
-        context.block_on(OnInterrupt::Succeed, remote.follow(&Call::events(), event_text))
     }
 }
 
@@ -181,19 +166,6 @@ fn check_text(check: &Check) -> String {
     format!("{verdict}  {}  {}\n", check.name, check.detail)
 }
 
-fn event_text(event: &ServerEvent) -> String {
-    let Ok(Value::Object(mut data)) = serde_json::from_str(&event.data) else {
-        return format!("{}  {}\n", event.event, event.data);
-    };
-    let at = data.remove("at").and_then(|at| at.as_str().map(str::to_owned)).unwrap_or_default();
-    let rest: Vec<String> = data.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
-    format!("{at}  {:<16}  {}\n", event.event, rest.join("  "))
-}
-
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
 fn status_text(cluster: ClusterView) -> String {
     let id = cluster.cluster_id.map_or_else(|| "not founded yet".to_owned(), |id| id.to_string());
     let up = cluster.members.iter().filter(|member| member.status == MemberStatus::Up).count();
@@ -219,6 +191,9 @@ fn status_text(cluster: ClusterView) -> String {
     if cluster.members.iter().any(|member| member.roles.contains(&Role::CacheNode)) {
         text.push_str(&format!("cache    {}\n", cache_summary(&cluster.cache)));
     }
+    if !cluster.is_confirmed() && !cluster.members.is_empty() {
+        text.push_str(&format!("unknown  {ONLY_A_LEADER_KNOWS}\n"));
+    }
     if !cluster.members.is_empty() {
         text.push('\n');
         text.push_str(&members_text(&cluster));
@@ -236,6 +211,10 @@ fn status_text(cluster: ClusterView) -> String {
     }
     text
 }
+
+/// What a node cannot find out by itself.
+const ONLY_A_LEADER_KNOWS: &str = "only a leader could tell: which members are up, how far their logs trail, when the others were last heard of, which \
+     partitions move, and whether this view of members and partitions is the newest";
 
 /// How the caches do, in a few words.
 fn cache_summary(cache: &CacheSummary) -> String {
@@ -275,11 +254,21 @@ fn members_text(cluster: &ClusterView) -> String {
             member.raft.map_or("-", raft_word).to_owned(),
             cell(&member.roles),
             member.trails_by.map_or_else(|| "-".to_owned(), |entries| entries.to_string()),
+            last_seen(member),
             member.version.clone(),
             cell(&member.addrs),
         ]
     };
-    table(["PEER", "STATUS", "RAFT", "ROLES", "TRAILS BY", "VERSION", "ADDRESSES"], cluster.members.iter().map(row))
+    table(
+        ["PEER", "STATUS", "RAFT", "ROLES", "TRAILS BY", "LAST SEEN", "VERSION", "ADDRESSES"],
+        cluster.members.iter().map(row),
+    )
+}
+
+/// Of one that is up it is now, and says nothing.
+fn last_seen(member: &MemberView) -> String {
+    let gone = member.last_seen.as_ref().filter(|_| member.status != MemberStatus::Up);
+    gone.cloned().unwrap_or_else(|| "-".to_owned())
 }
 
 fn status_word(status: MemberStatus) -> &'static str {
@@ -374,15 +363,5 @@ mod tests {
         assert!(status_text(cluster.clone()).contains("cache    MESI, hit rate 50.0%, lines M 1 O 0 E 2 S 3\n"));
         cluster.cache.dirty_lost = 2;
         assert!(status_text(cluster).contains("S 3; 2 acknowledged values lost with their owners\n"));
-    }
-
-    #[test]
-    fn an_event_is_one_line() {
-        let event = ServerEvent {
-            event: "member-up".to_owned(),
-            id: None,
-            data: r#"{"at":"2026-01-01T00:00:00.000Z","peer":"p"}"#.to_owned(),
-        };
-        assert_eq!(event_text(&event), "2026-01-01T00:00:00.000Z  member-up         peer=p\n");
     }
 }

@@ -1,11 +1,12 @@
 //! `config`: shows, checks and explains the configuration. Reads it as `node` does, and starts nothing.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
-use serde::Serialize;
 use serde_json::json;
 
 use super::{Context, Failure, flags::SettingFlags, output};
-use crate::config::{Config, Resolved, Source, Sources, example, settings::Setting};
+use crate::config::{Config, Sources, example};
 
 /// Show, check or explain the configuration.
 #[derive(Debug, Subcommand)]
@@ -41,7 +42,7 @@ impl ConfigCommand {
 /// Prints every setting: `config show`, and `node --check`.
 pub(super) fn show(context: &Context, sources: &Sources) -> Result<(), Failure> {
     let resolved = Config::resolve(sources)?;
-    let document = Document { settings: resolved.iter().map(Shown::from).collect() };
+    let document = BTreeMap::from([("settings", &resolved)]);
     context.output.result(&document, || {
         let rows = resolved.iter().map(|one| {
             let unit = one.setting.unit().unwrap_or_default();
@@ -50,26 +51,4 @@ pub(super) fn show(context: &Context, sources: &Sources) -> Result<(), Failure> 
         });
         output::table(["NAME", "VALUE", "UNIT", "SOURCE"], rows)
     })
-}
-
-/// What `config show` prints with `--output json`.
-#[derive(Serialize)]
-struct Document {
-    settings: Vec<Shown>,
-}
-
-#[derive(Serialize)]
-struct Shown {
-    name: &'static str,
-    value: serde_json::Value,
-    source: Source,
-    unit: Option<&'static str>,
-    description: &'static str,
-}
-
-impl From<&Resolved> for Shown {
-    fn from(one: &Resolved) -> Self {
-        let Setting { name, description, .. } = *one.setting;
-        Self { name, value: one.value.clone(), source: one.source, unit: one.setting.unit(), description }
-    }
 }

@@ -118,9 +118,9 @@ impl Dev {
             } else {
                 sources = sources.with(Source::Flag, "BOOTSTRAP_PEERS", &rendezvous);
             }
-            let mut config = Config::from_sources(&sources)?;
+            let (mut config, resolved) = Config::with_resolved(&sources)?;
             config.cluster_key = Some(cluster_key);
-            let served = Served::start_on(listener, config, usize::from(self.nodes));
+            let served = Served::start_on(listener, config, resolved, usize::from(self.nodes));
             let served = served.await.map_err(anyhow::Error::new)?;
             let info = served.node.info().await;
             if let Some(addr) = info.listen_addrs.first().filter(|_| number == 0) {
@@ -285,7 +285,8 @@ impl Cluster {
     /// Its API and its tasks go, the others stay.
     fn ended(&mut self, id: NodeId, end: End) {
         if let Some(served) = self.running.remove(&id) {
-            self.leaving.spawn(async move { (id, end, served.stop(LEAVE_GRACE).await) });
+            let grace = served.node.leaves_within().unwrap_or(LEAVE_GRACE);
+            self.leaving.spawn(async move { (id, end, served.stop(grace).await) });
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     serve::{LEAVE_GRACE, Served},
 };
 use crate::{
-    config::Config,
+    config::{Config, Resolved},
     node::{Drained, End},
     telemetry,
 };
@@ -37,10 +37,10 @@ impl RunNode {
         if self.check {
             return config::show(context, &sources);
         }
-        let settings = Config::from_sources(&sources)?;
+        let (settings, resolved) = Config::with_resolved(&sources)?;
         telemetry::init_logs(settings.log_format, &settings.rust_log).map_err(anyhow::Error::new)?;
         let runtime = runtime()?;
-        let outcome = runtime.block_on(run(settings));
+        let outcome = runtime.block_on(run(settings, resolved));
         // What a second signal or a lost disk left hanging must not hold the process.
         runtime.shutdown_timeout(Duration::from_millis(100));
         outcome
@@ -53,11 +53,11 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     Ok(runtime.context("the asynchronous runtime cannot be started")?)
 }
 
-async fn run(config: Config) -> Result<(), Failure> {
+async fn run(config: Config, resolved: Vec<Resolved>) -> Result<(), Failure> {
     let grace = config.shutdown_grace;
     let mut signals = Signals::new()?;
     let served = tokio::select! {
-        served = Served::start(config) => served.map_err(anyhow::Error::new)?,
+        served = Served::start(config, resolved) => served.map_err(anyhow::Error::new)?,
         () = signals.next() => return Err(Failure::Exit(INTERRUPTED)),
     };
     let node = served.node.clone();
@@ -81,7 +81,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     };
     // The node's own time limits are inside the grace; this is for what hangs in spite of them.
     let leaves = node.is_leaving();
-    let limit = if leaves { LEAVE_GRACE } else { grace };
+    let limit = if leaves { node.leaves_within().unwrap_or(LEAVE_GRACE) } else { grace };
     let stopped = tokio::select! {
         stopped = tokio::time::timeout(limit, served.stop(limit)) => stopped.unwrap_or(Drained::Cut),
         () = signals.next() => match leaves {

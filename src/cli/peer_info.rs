@@ -8,13 +8,16 @@ use libp2p::Multiaddr;
 use super::{
     Context, Failure, OnInterrupt,
     flags::KeyFlags,
+    leave::still_to_go,
     output::table,
     remote::{Remote, cell, for_people, percent},
+    watch::Watch,
 };
 use crate::{
     client::Call,
     config::Config,
     error::{Error, ErrorCode},
+    ids::PartitionId,
     node::status::{CacheNodeInfo, NodeInfo, PeerView, QueueNodeView, RaftView},
 };
 
@@ -25,6 +28,8 @@ pub(super) struct PeerInfo {
     #[arg(value_name = "MULTIADDR")]
     addr: Option<Multiaddr>,
     #[command(flatten)]
+    watch: Watch,
+    #[command(flatten)]
     settings: KeyFlags,
 }
 
@@ -33,8 +38,11 @@ impl PeerInfo {
         match self.addr {
             None => {
                 let remote = Remote::of(context)?;
-                context.block_on(OnInterrupt::Fail, remote.show(&Call::node(), |info| text(&info)))
+                self.watch.show(context, &remote, &Call::node(), |body| remote.print(body, |info| text(&info)))
             }
+            Some(_) if self.watch.watch => Err(Failure::Usage(
+                "--watch is for the node at --url: a peer that is dialled at an address is asked once".to_owned(),
+            )),
             Some(addr) => {
                 let config = Config::from_sources(&context.sources(&self.settings.0))?;
                 let info = context.block_on(OnInterrupt::Fail, async { probe(&addr, &config).await.map(Some) })?;
@@ -61,7 +69,7 @@ pub(super) fn text(info: &NodeInfo) -> String {
         ("agent", format!("{} (version {})", info.agent, info.version)),
         ("cluster", format!("{} ({cluster})", info.cluster_name)),
         ("roles", cell(&info.roles)),
-        ("ready", if info.ready { "yes" } else { "no" }.to_owned()),
+        ("ready", if info.ready { "yes" } else { "no: `syncmesh health --ready` at this node says why" }.to_owned()),
         ("uptime", for_people(Duration::from_millis(info.uptime_ms))),
         ("listens on", cell(&info.listen_addrs)),
         ("announces", cell(&info.announce_addrs)),
@@ -69,6 +77,10 @@ pub(super) fn text(info: &NodeInfo) -> String {
         ("protocols", cell(&info.protocols)),
     ];
     let mut text: String = lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect();
+    if let Some(drain) = &info.drain {
+        let what = if drain.leaves { "leaves the cluster" } else { "stops" };
+        text.push_str(&format!("drains      {what}: {}\n", still_to_go(drain)));
+    }
     if let Some(raft) = &info.raft {
         text.push_str(&raft_text(raft));
     }
@@ -104,12 +116,19 @@ fn raft_text(raft: &RaftView) -> String {
 
 fn queue_text(queue: &QueueNodeView) -> String {
     format!(
-        "queue       {} journal{}, primary of {} partitions, backup of {}\n",
+        "queue       {} journal{}\n            primary of {} partitions: {}\n            backup of {} partitions: {}\n",
         queue.journal,
         if queue.durable { "" } else { " that may lose what it acknowledged with the machine" },
         queue.primaries.len(),
-        queue.backups.len()
+        ranges(&queue.primaries),
+        queue.backups.len(),
+        ranges(&queue.backups)
     )
+}
+
+/// Numbers that grow, those in a row as one: `0-3,7`.
+fn ranges(partitions: &[PartitionId]) -> String {
+    cell(&PartitionId::ranges(partitions.iter().copied()))
 }
 
 fn cache_text(cache: &CacheNodeInfo) -> String {
@@ -144,6 +163,21 @@ fn peers_text(peers: &[PeerView]) -> String {
 mod tests {
     use super::*;
     use crate::node::status::CacheLines;
+
+    #[test]
+    fn a_queue_node_tells_which_partitions_it_keeps() {
+        let partitions = |numbers: &[u32]| numbers.iter().map(|number| PartitionId(*number)).collect();
+        let queue = QueueNodeView {
+            journal: "file".into(),
+            durable: true,
+            primaries: partitions(&[0, 1, 2, 7, 9, 10]),
+            backups: Vec::new(),
+        };
+        assert_eq!(
+            queue_text(&queue),
+            "queue       file journal\n            primary of 6 partitions: 0-2,7,9-10\n            backup of 0 partitions: -\n"
+        );
+    }
 
     #[test]
     fn a_cache_node_tells_of_its_cache() {

@@ -9,13 +9,13 @@ use tracing::{info, warn};
 
 use crate::{
     api::{self, ApiSettings, MAX_CONNECTIONS},
-    config::Config,
+    config::{Config, Resolved},
     node::{Drained, Node, StartError},
 };
 
 /// How long requests under way may go on once the node drains.
 const API_DRAIN: Duration = Duration::from_secs(3);
-/// How long a node that leaves for good may take: what it keeps of the queues is copied first, and `SHUTDOWN_GRACE` is
+/// How long a node that leaves for good may take where nobody gave it a deadline: what it keeps of the queues is copied first, and `SHUTDOWN_GRACE` is
 /// for those who are told to stop.
 pub(super) const LEAVE_GRACE: Duration = Duration::from_secs(600);
 
@@ -52,15 +52,21 @@ pub(super) struct Served {
 
 impl Served {
     /// Binds the API, starts the node, serves.
-    pub(super) async fn start(config: Config) -> Result<Self, ServeError> {
+    pub(super) async fn start(config: Config, resolved: Vec<Resolved>) -> Result<Self, ServeError> {
         let addr = config.api_addr.as_str();
         let listen = |source| ServeError::Listen { addr: addr.to_owned(), source };
         let listener = TcpListener::bind(addr).await.map_err(listen)?;
-        Self::start_on(listener, config, 1).await
+        Self::start_on(listener, config, resolved, 1).await
     }
 
-    /// Starts the node and serves its API here. `nodes`: how many of them this process runs.
-    pub(super) async fn start_on(listener: TcpListener, config: Config, nodes: usize) -> Result<Self, ServeError> {
+    /// Starts the node and serves its API here. `resolved`: its settings as they are to be shown; `nodes`: how many nodes
+    /// this process runs.
+    pub(super) async fn start_on(
+        listener: TcpListener,
+        config: Config,
+        resolved: Vec<Resolved>,
+        nodes: usize,
+    ) -> Result<Self, ServeError> {
         let addr = config.api_addr.as_str().to_owned();
         let listen = |source| ServeError::Listen { addr: addr.clone(), source };
         let port = listener.local_addr().map_err(listen)?.port();
@@ -83,6 +89,7 @@ impl Served {
         let max_connections = room_for_connections(nodes);
         let settings = ApiSettings {
             token,
+            config: resolved,
             max_value_bytes,
             max_batch_bytes,
             max_connections,
@@ -95,12 +102,12 @@ impl Served {
         Ok(Self { node, api_url, stop_api, api })
     }
 
-    /// Ends the API, then drains and stops the node. Who leaves for good is asked how far it is, and what came of it:
-    /// its API goes last.
+    /// Ends the API, then drains and stops the node. Who leaves for good has all of its time for handing over, and is
+    /// asked how far it is, and what came of it: its API goes last.
     pub(super) async fn stop(self, grace: Duration) -> Drained {
         let began = tokio::time::Instant::now();
         if self.node.is_leaving() {
-            self.node.drain(grace.saturating_sub(API_DRAIN.min(grace / 4))).await;
+            self.node.drain(grace).await;
         }
         self.stop_api.cancel();
         // A panic in it has ended its connections already.

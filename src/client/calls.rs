@@ -20,6 +20,9 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// that does not answer by then is stuck.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The same, where the node asks another one first.
+const ASKED_ELSEWHERE: Duration = Duration::from_secs(10);
+
 /// One call, ready to be sent.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -223,9 +226,39 @@ impl Call {
         Self::get("/v1/cluster").with_timeout(LOOK_TIMEOUT)
     }
 
+    /// `GET /v1/node/logs`.
+    pub fn node_logs() -> Self {
+        Self::get("/v1/node/logs").with_timeout(LOOK_TIMEOUT)
+    }
+
+    /// `GET /v1/node/config`.
+    pub fn node_settings() -> Self {
+        Self::get("/v1/node/config").with_timeout(LOOK_TIMEOUT)
+    }
+
+    /// `GET /v1/cluster/members/{peer}/node`.
+    pub fn member_node(peer: NodeId) -> Self {
+        Self::get(format!("/v1/cluster/members/{peer}/node")).with_timeout(ASKED_ELSEWHERE)
+    }
+
+    /// `GET /v1/cluster/members/{peer}/logs`.
+    pub fn member_logs(peer: NodeId) -> Self {
+        Self::get(format!("/v1/cluster/members/{peer}/logs")).with_timeout(ASKED_ELSEWHERE)
+    }
+
+    /// `GET /metrics`.
+    pub fn metrics() -> Self {
+        Self::get("/metrics").with_timeout(LOOK_TIMEOUT)
+    }
+
     /// `GET /v1/events`, for [`Client::events`](super::Client::events).
     pub fn events() -> Self {
         Self::get("/v1/events")
+    }
+
+    /// `GET /v1/events` with a `Last-Event-ID`: after that event, or, where it is not known any more, after a `reset`.
+    pub fn events_after(last: Option<&str>) -> Self {
+        Self::events().with_header("last-event-id", last)
     }
 
     /// `GET /healthz`.
@@ -250,14 +283,17 @@ impl Call {
 
     /// `POST /v1/cluster/members/self/leave`.
     ///
-    /// Answered at once, or with a `wait` once the node has left.
-    pub fn leave(wait: Duration) -> Self {
-        let call = Self::post("/v1/cluster/members/self/leave");
-        if wait.is_zero() {
-            return call;
+    /// Answered at once, or with a `wait` once the node has left. `deadline`: how long it may take before it stays.
+    pub fn leave(wait: Duration, deadline: Option<Duration>) -> Self {
+        let mut fields = Map::new();
+        if !wait.is_zero() {
+            fields.insert("wait_ms".to_owned(), millis(wait).into());
         }
-        let timeout = wait + ANSWER_TIMEOUT;
-        Self { timeout, ..call.with_body(json!({"wait_ms": millis(wait)})) }
+        if let Some(deadline) = deadline {
+            fields.insert("deadline_ms".to_owned(), millis(deadline).into());
+        }
+        let call = Self::post("/v1/cluster/members/self/leave").with_timeout(wait.saturating_add(ANSWER_TIMEOUT));
+        if fields.is_empty() { call } else { call.with_body(fields.into()) }
     }
 
     /// `POST /v1/cluster/members/{peer}/transfer-leader`.

@@ -10,6 +10,7 @@ mod calls;
 mod events;
 mod guard;
 mod queues;
+mod snapshots;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub use self::{
     events::{EventParser, ServerEvent, ServerEvents},
     guard::{LockBuilder, RemoteGuard},
     queues::{RemoteDeliveries, RemoteQueue},
+    snapshots::BackupBytes,
 };
 use crate::{
     api::{
@@ -306,9 +308,10 @@ impl Client {
         self.text(&Call::admit_member(peer)).await.map(drop)
     }
 
-    /// The node drains, leaves for good, and its process ends. Returns at once, or with a `wait` once it has left.
-    pub async fn leave(&self, wait: Duration) -> Result<(), ClientError> {
-        self.text(&Call::leave(wait)).await.map(drop)
+    /// The node drains, leaves for good, and its process ends. Returns at once, or with a `wait` once it has left. Where
+    /// the `deadline` is not enough to hand its duties over, it stays a member.
+    pub async fn leave(&self, wait: Duration, deadline: Option<Duration>) -> Result<(), ClientError> {
+        self.text(&Call::leave(wait, deadline)).await.map(drop)
     }
 
     /// Hands Raft's leadership to a peer, or to whoever is most up to date.

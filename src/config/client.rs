@@ -31,6 +31,23 @@ impl ClientTarget {
     }
 }
 
+/// The secrets that this process was given, of which nothing may leave it: the token, and the password in `REDIS_URL`.
+/// What is too short to be told from other text is none.
+pub fn given_secrets(sources: &Sources) -> Vec<Secret> {
+    const SHORTEST: usize = 4;
+    let given = |name| sources.get(name).map(|(value, _)| value);
+    let password = given("REDIS_URL").and_then(password_in);
+    let secrets = given("API_TOKEN").into_iter().chain(password);
+    secrets.filter(|secret| secret.len() >= SHORTEST).map(Secret::new).collect()
+}
+
+/// The password of `scheme://user:password@host`.
+fn password_in(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let (login, _) = rest.rsplit_once('@')?;
+    login.split_once(':').map(|(_, password)| password)
+}
+
 /// `http://host:port`, perhaps with a path before the API's own; `http://` and the port 80 may be left out.
 fn check_url(url: &str, source: Source) -> Result<String, Faults> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
@@ -52,4 +69,23 @@ fn is_host_and_path(rest: &str) -> bool {
     let with_port = |authority: &str| authority.parse::<HostPort>().is_ok_and(|host_port| host_port.port() != 0);
     let is_plain = |c: char| c.is_ascii_graphic() && !"?#@\\".contains(c);
     rest.chars().all(is_plain) && (with_port(authority) || with_port(&format!("{authority}:80")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secrets_that_were_given_are_known() {
+        let sources = |redis: &str| {
+            let sources = Sources::default().with(Source::Environment, "API_TOKEN", "t0ken");
+            sources.with(Source::EnvFile, "REDIS_URL", redis)
+        };
+        let secrets = |redis| -> Vec<String> {
+            given_secrets(&sources(redis)).iter().map(|secret| secret.expose().to_owned()).collect()
+        };
+        assert_eq!(secrets("redis://:p@ss:word@host:6379/0"), ["t0ken", "p@ss:word"]);
+        assert_eq!(secrets("redis://host:6379/0"), ["t0ken"]);
+        assert_eq!(secrets("redis://user:abc@host"), ["t0ken"], "too short to be told from other text");
+    }
 }

@@ -23,7 +23,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use libp2p::{Multiaddr, pnet::PreSharedKey};
 
 pub use self::{
-    client::ClientTarget,
+    client::{ClientTarget, given_secrets},
     fault::{Fault, Faults},
     parse::suffixed_duration,
     read::Resolved,
@@ -127,6 +127,11 @@ impl Config {
     /// What every setting has come to, in the order of the table, or all that is wrong.
     pub fn resolve(sources: &Sources) -> Result<Vec<Resolved>, Faults> {
         read::read(sources).map(|(_, resolved)| resolved)
+    }
+
+    /// Both: for whoever runs by the settings and is to show them.
+    pub fn with_resolved(sources: &Sources) -> Result<(Self, Vec<Resolved>), Faults> {
+        read::read(sources)
     }
 
     /// Whether this node has a role.

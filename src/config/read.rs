@@ -8,6 +8,7 @@ use std::{
 };
 
 use libp2p::Multiaddr;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
 use serde_json::Value;
 
 use super::{
@@ -43,6 +44,19 @@ impl Resolved {
             Value::Array(elements) => Some(elements.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")),
             other => Some(other.to_string()),
         }
+    }
+}
+
+impl Serialize for Resolved {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Setting { name, description, .. } = *self.setting;
+        let mut fields = serializer.serialize_struct("Resolved", 5)?;
+        fields.serialize_field("name", name)?;
+        fields.serialize_field("value", &self.value)?;
+        fields.serialize_field("source", &self.source)?;
+        fields.serialize_field("unit", &self.setting.unit())?;
+        fields.serialize_field("description", description)?;
+        fields.end()
     }
 }
 

@@ -57,13 +57,22 @@ pub enum RaftChange {
     SetVoters(BTreeSet<NodeId>),
     /// Stop sending the log to this node.
     RemoveLearner(NodeId),
+    /// Have this voter lead.
+    HandOver(NodeId),
 }
 
 /// The next change, if any is wanted and safe. What was left half done is finished first: until then
-/// both the old and the new voters are needed for everything.
+/// both the old and the new voters are needed for everything. A leader without a vote hands over next: it must not change
+/// what it is itself no part of. (Who lost its vote and had not heard that this was committed can be elected yet.)
 pub fn decide(now: &Situation) -> Option<RaftChange> {
     let finish = || now.halfway.clone().map(RaftChange::SetVoters);
-    finish().or_else(|| now.newcomer()).or_else(|| now.departure()).or_else(|| now.promotion()).or_else(|| now.parity())
+    let hand_over = || now.voter_instead_of_leader().map(RaftChange::HandOver);
+    finish()
+        .or_else(hand_over)
+        .or_else(|| now.newcomer())
+        .or_else(|| now.departure())
+        .or_else(|| now.promotion())
+        .or_else(|| now.parity())
 }
 
 impl Situation {
@@ -106,14 +115,23 @@ impl Situation {
         nodes
     }
 
+    /// Where the leader has no vote, the voter that is up and has most of the log.
+    fn voter_instead_of_leader(&self) -> Option<NodeId> {
+        if self.voters.contains(&self.leader) {
+            return None;
+        }
+        let up = self.voters.iter().filter(|node| self.is(node, Liveness::Up));
+        up.min_by_key(|node| self.lock_managers[*node].trails_by.unwrap_or(u64::MAX)).copied()
+    }
+
     fn newcomer(&self) -> Option<RaftChange> {
-        let known = |node: &NodeId| self.voters.contains(node) || self.learners.contains(node);
+        let known = |node: &NodeId| *node == self.leader || self.voters.contains(node) || self.learners.contains(node);
         let newcomer = |(node, candidate): &(&NodeId, &Candidate)| candidate.liveness == Liveness::Up && !known(node);
         self.lock_managers.iter().find(newcomer).map(|(node, _)| RaftChange::AddLearner(*node))
     }
 
     fn departure(&self) -> Option<RaftChange> {
-        if let Some(learner) = self.learners.iter().find(|node| self.is_lost(node)) {
+        if let Some(learner) = self.learners.iter().find(|node| **node != self.leader && self.is_lost(node)) {
             return Some(RaftChange::RemoveLearner(*learner));
         }
         let lost = self.voters.iter().find(|node| **node != self.leader && self.is_lost(node));
@@ -263,6 +281,24 @@ mod tests {
         assert_eq!(decide(&situation), Some(RaftChange::RemoveLearner(node(3))));
         let situation = with(calm(&[0, 1, 2], &[]), 1, Liveness::Left, 10);
         assert_eq!(decide(&situation), Some(RaftChange::SetVoters(set(&[0, 2]))));
+    }
+
+    #[test]
+    fn a_leader_without_a_vote_hands_over_and_never_removes_itself() {
+        let mut situation = with(calm(&[1, 2, 3], &[0]), 1, Liveness::Down, 90_000);
+        situation.lock_managers.get_mut(&node(2)).expect("listed").trails_by = Some(9);
+        assert_eq!(decide(&situation), Some(RaftChange::HandOver(node(3))), "it is up and has most");
+        let halfway = Situation { halfway: Some(set(&[1, 2, 3])), ..situation.clone() };
+        assert_eq!(decide(&halfway), Some(RaftChange::SetVoters(set(&[1, 2, 3]))));
+        for n in [2, 3] {
+            situation = with(situation, n, Liveness::Down, 90_000);
+        }
+        for liveness in [Liveness::Up, Liveness::Down, Liveness::Left] {
+            let mut alone = with(situation.clone(), 0, liveness, 90_000);
+            assert_eq!(decide(&alone), None, "nobody is there to take over");
+            alone.learners.clear();
+            assert_eq!(decide(&alone), None);
+        }
     }
 
     #[test]

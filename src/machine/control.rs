@@ -4,11 +4,16 @@
 //! [`AnswerMemory`] that makes repeated requests harmless, and is the only place where they meet. Called by `raft/apply.rs` with committed entries
 //! in their order, and read by whoever serves linearizable reads.
 
+mod recover;
+mod restore;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::recover::{NotRecoverable, RECOVERY_JUMP, Recovery};
 use super::{
+    backup::{RestoreAnswer, RestoreStep, Restoring},
     lock::{LockAnswer, LockEffect, LockRequest, LockTable, LockTimer, Refusal, token_floor},
     membership::{ClusterRecord, Liveness, MemberAnswer, MemberChange, MemberNews, Membership},
     placement::{Placement, PlacementAnswer, PlacementChange},
@@ -53,6 +58,8 @@ pub enum ChangeBody {
     Placement(PlacementChange),
     /// Who is home to a slot of the cache.
     Slot(SlotChange),
+    /// A step of putting a backup back, by an operator.
+    Restore(RestoreStep),
     /// Nothing but a note, under a client's name, of what is about to be done outside this state.
     Intent,
 }
@@ -67,7 +74,10 @@ impl ChangeBody {
             Self::Placement(change) => placement.may_come_from(node, request.incarnation, change),
             Self::Slot(change) => slots.may_come_from(node, request.incarnation, change),
             Self::Lock(LockRequest::Abandon { request }) => request.node == *node,
-            Self::Intent | Self::Lock(_) | Self::Member(MemberChange::Remove(_) | MemberChange::Admit(_)) => true,
+            Self::Intent
+            | Self::Lock(_)
+            | Self::Restore(_)
+            | Self::Member(MemberChange::Remove(_) | MemberChange::Admit(_)) => true,
             Self::Member(MemberChange::Leave(leaving)) => leaving == node,
             Self::Member(
                 MemberChange::Join(_)
@@ -111,6 +121,8 @@ pub enum Answer {
     Placement(PlacementAnswer),
     /// Of the placement of the cache's slots.
     Slot(SlotAnswer),
+    /// Of a step of putting a backup back.
+    Restore(RestoreAnswer),
     /// Noted; under a name that was known, the first to be noted, and in which term it was.
     Noted {
         /// The first.
@@ -133,6 +145,8 @@ pub enum Effect {
     Member(MemberNews),
     /// Some partition or slot is placed otherwise.
     Placement,
+    /// The lock table is another one, out of a backup: whoever follows it reads it anew.
+    Restored,
 }
 
 /// The replicated state.
@@ -145,6 +159,9 @@ pub struct ControlState {
     #[serde(default)]
     slots: Slots,
     answers: AnswerMemory<Answer>,
+    /// A backup that is being put back.
+    #[serde(default)]
+    restoring: Option<Box<Restoring>>,
     /// The time that leaders have counted: what answers age by, whatever the wall clocks say.
     passed: Tick,
 }
@@ -182,7 +199,7 @@ impl ControlState {
 
     /// Whether anything ages: whether the leader is to count the time.
     pub fn counts_time(&self) -> bool {
-        self.answers.ages()
+        self.answers.ages() || self.restoring.is_some()
     }
 
     /// Counts tokens from the beginning again: what a mutant does.
@@ -225,6 +242,7 @@ impl ControlState {
                 if judged == term {
                     self.passed = self.passed.plus_ms(STEP_MS);
                     self.answers.forget_old_keys(self.passed);
+                    self.restoring = self.restoring.take().filter(|restoring| !restoring.is_stale(self.passed));
                 }
                 Answer::None
             }
@@ -268,6 +286,7 @@ impl ControlState {
             ChangeBody::Slot(body) => {
                 Answer::Slot(self.place_slots(effects, |slots, members| slots.apply(members, body)))
             }
+            ChangeBody::Restore(step) => Answer::Restore(self.restore(at, request, step, effects)),
             ChangeBody::Intent => Answer::Noted { first: request, term },
         };
         if answer != Answer::Lock(LockAnswer::Waiting) {

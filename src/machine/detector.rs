@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ids::{Incarnation, NodeId, Tick};
+use crate::ids::{Incarnation, NodeId, Term, Tick};
 
 /// After how many milliseconds a suspicion that could not be committed is raised again.
 const RETRY_MS: u64 = 250;
@@ -26,6 +26,9 @@ pub struct Suspect {
     pub node: NodeId,
     /// The run of it that is silent.
     pub incarnation: Incarnation,
+    /// Whether this run was suspected in this term before, and has not been heard of since: what was proposed then came
+    /// to nothing, and there is nothing new to tell.
+    pub again: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -35,19 +38,23 @@ struct Watched {
     /// Since when it cannot be connected to.
     lost: Option<Tick>,
     proposed: bool,
+    /// Whether it has been suspected since it was heard of last.
+    suspected: bool,
 }
 
 /// The watch that a leader keeps; empty on everyone else.
 #[derive(Clone, Debug)]
 pub struct Detector {
     failure_timeout_ms: u64,
+    /// The term in which is judged.
+    term: Term,
     watched: BTreeMap<NodeId, Watched>,
 }
 
 impl Detector {
     /// A detector that nobody is watched by yet.
     pub fn new(failure_timeout_ms: u64) -> Self {
-        Self { failure_timeout_ms, watched: BTreeMap::new() }
+        Self { failure_timeout_ms, term: Term(0), watched: BTreeMap::new() }
     }
 
     /// The serving members have changed: watches the new ones from now on, forgets the others.
@@ -56,18 +63,29 @@ impl Detector {
         for (node, incarnation) in members {
             let watched = match before.remove(&node) {
                 Some(known) if known.incarnation == incarnation => known,
-                _ => Watched { incarnation, heard: now, lost: None, proposed: false },
+                _ => Watched { incarnation, heard: now, lost: None, proposed: false, suspected: false },
             };
             self.watched.insert(node, watched);
         }
     }
 
-    /// Everyone gets a fresh term: after an election, or when our own timer was late.
+    /// This node leads in `term`: everyone gets a fresh term of silence. What was proposed in another term is void.
+    pub fn lead(&mut self, now: Tick, term: Term) {
+        self.amnesty(now);
+        if std::mem::replace(&mut self.term, term) != term {
+            for watched in self.watched.values_mut() {
+                watched.proposed = false;
+                watched.suspected = false;
+            }
+        }
+    }
+
+    /// Everyone gets a fresh term of silence, because our own timer was late; but for those who are proposed as down
+    /// already: that may yet be committed, and until it has come to nothing they must not be answered.
     pub fn amnesty(&mut self, now: Tick) {
         for watched in self.watched.values_mut() {
             watched.heard = now;
             watched.lost = None;
-            watched.proposed = false;
         }
     }
 
@@ -91,6 +109,7 @@ impl Detector {
             Some(watched) if watched.incarnation == incarnation && !watched.proposed => {
                 watched.heard = now;
                 watched.lost = None;
+                watched.suspected = false;
                 true
             }
             _ => false,
@@ -110,15 +129,16 @@ impl Detector {
             let lost = watched.lost.is_some_and(|since| now.ms_since(since) >= LOST_MS);
             if !watched.proposed && (silent || lost) {
                 watched.proposed = true;
-                suspects.push(Suspect { node, incarnation: watched.incarnation });
+                let again = std::mem::replace(&mut watched.suspected, true);
+                suspects.push(Suspect { node, incarnation: watched.incarnation, again });
             }
         }
         suspects
     }
 
-    /// A proposal came to nothing: the node may be heard again, or suspected after [`RETRY_MS`].
-    pub fn acquit(&mut self, now: Tick, node: NodeId) {
-        if let Some(watched) = self.watched.get_mut(&node) {
+    /// A proposal of that term came to nothing: the node may be heard again, or suspected after [`RETRY_MS`].
+    pub fn acquit(&mut self, now: Tick, node: NodeId, term: Term) {
+        if let Some(watched) = self.watched.get_mut(&node).filter(|_| term == self.term) {
             watched.proposed = false;
             watched.lost = watched.lost.map(|_| now);
             let silent_ms = self.failure_timeout_ms.saturating_sub(RETRY_MS);
@@ -133,10 +153,13 @@ mod tests {
 
     const ONE: NodeId = NodeId::from_bytes([1; 32]);
     const RUN: Incarnation = Incarnation(1);
+    const TERM: Term = Term(3);
+    const SUSPECT: Suspect = Suspect { node: ONE, incarnation: RUN, again: false };
 
     fn watching() -> Detector {
         let mut detector = Detector::new(2_000);
         detector.set_members(Tick(0), [(ONE, RUN)]);
+        detector.lead(Tick(0), TERM);
         detector
     }
 
@@ -145,7 +168,7 @@ mod tests {
         let mut detector = watching();
         assert!(detector.heard(Tick(500), ONE, RUN));
         assert_eq!(detector.suspects(Tick(2_499)), vec![]);
-        assert_eq!(detector.suspects(Tick(2_500)), vec![Suspect { node: ONE, incarnation: RUN }]);
+        assert_eq!(detector.suspects(Tick(2_500)), vec![SUSPECT]);
         assert_eq!(detector.suspects(Tick(9_000)), vec![]);
     }
 
@@ -154,7 +177,7 @@ mod tests {
         let mut detector = watching();
         detector.suspects(Tick(2_000));
         assert!(!detector.heard(Tick(2_001), ONE, RUN));
-        detector.acquit(Tick(2_001), ONE);
+        detector.acquit(Tick(2_001), ONE, TERM);
         assert!(detector.heard(Tick(2_002), ONE, RUN));
     }
 
@@ -162,9 +185,45 @@ mod tests {
     fn a_suspicion_that_could_not_be_committed_is_raised_again_after_a_pause() {
         let mut detector = watching();
         detector.suspects(Tick(5_000));
-        detector.acquit(Tick(5_000), ONE);
+        detector.acquit(Tick(5_000), ONE, TERM);
         assert_eq!(detector.suspects(Tick(5_000 + RETRY_MS - 1)), vec![]);
         assert_eq!(detector.suspects(Tick(5_000 + RETRY_MS)).len(), 1);
+    }
+
+    #[test]
+    fn who_is_suspected_again_without_having_been_heard_of_is_no_news() {
+        let mut detector = watching();
+        let (lost, again) = (BTreeSet::from([ONE]), Suspect { again: true, ..SUSPECT });
+        // No quorum takes the proposals: each comes to nothing at once.
+        detector.unreachable(Tick(0), &lost);
+        assert_eq!(detector.suspects(Tick(LOST_MS)), vec![SUSPECT]);
+        for round in 2..10 {
+            detector.acquit(Tick((round - 1) * LOST_MS), ONE, TERM);
+            detector.unreachable(Tick((round - 1) * LOST_MS), &lost);
+            assert_eq!(detector.suspects(Tick(round * LOST_MS)), vec![again]);
+        }
+        detector.acquit(Tick(1_000), ONE, TERM);
+        detector.amnesty(Tick(1_000));
+        assert_eq!(detector.suspects(Tick(3_000)), vec![again], "the judge was late, the silence is the same");
+        detector.acquit(Tick(3_000), ONE, TERM);
+        assert!(detector.heard(Tick(3_001), ONE, RUN));
+        assert_eq!(detector.suspects(Tick(5_001)), vec![SUSPECT], "it was there in between");
+        detector.lead(Tick(6_000), Term(TERM.0 + 1));
+        assert_eq!(detector.suspects(Tick(8_000)), vec![SUSPECT], "another term judges anew");
+    }
+
+    #[test]
+    fn a_judge_that_was_late_does_not_answer_whom_it_has_proposed() {
+        let mut detector = watching();
+        assert_eq!(detector.suspects(Tick(2_000)), vec![SUSPECT]);
+        detector.amnesty(Tick(9_000));
+        assert!(!detector.heard(Tick(9_001), ONE, RUN), "it may be committed yet");
+        detector.lead(Tick(9_002), TERM);
+        assert!(!detector.heard(Tick(9_003), ONE, RUN), "and is no less in the term that it was proposed in");
+        detector.acquit(Tick(9_004), ONE, Term(TERM.0 - 1));
+        assert!(!detector.heard(Tick(9_005), ONE, RUN), "what became of another term's says nothing");
+        detector.lead(Tick(9_006), Term(TERM.0 + 1));
+        assert!(detector.heard(Tick(9_007), ONE, RUN), "in the next term it is void");
     }
 
     #[test]
@@ -175,7 +234,7 @@ mod tests {
         detector.unreachable(Tick(550), &lost);
         assert_eq!(detector.deadline(), Some(Tick(500 + LOST_MS)));
         assert_eq!(detector.suspects(Tick(500 + LOST_MS - 1)), vec![]);
-        assert_eq!(detector.suspects(Tick(500 + LOST_MS)), vec![Suspect { node: ONE, incarnation: RUN }]);
+        assert_eq!(detector.suspects(Tick(500 + LOST_MS)), vec![SUSPECT]);
         assert_eq!(detector.deadline(), None);
     }
 

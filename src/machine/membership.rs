@@ -353,6 +353,20 @@ impl Membership {
         MemberAnswer::Done
     }
 
+    /// Bars a node that is not listed. `false`: as many are barred as can be.
+    pub fn bar(&mut self, at: Tick, node: NodeId) -> bool {
+        let there_is_room = self.barred.len() < MAX_BARRED || self.barred.contains_key(&node);
+        if there_is_room && self.barred.insert(node, at).is_none() {
+            self.version += 1;
+        }
+        there_is_room
+    }
+
+    /// What was decided elsewhere under greater versions than this one's counts no more.
+    pub fn raise_version(&mut self, by: u64) {
+        self.version += by;
+    }
+
     fn forget(&mut self, node: NodeId, since: Tick, news: &mut Vec<MemberNews>) {
         let Some(member) = self.members.get(&node) else { return };
         if member.since == since && !member.serves() {

@@ -6,6 +6,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod autopilot;
+pub mod backup;
 pub mod cache;
 #[cfg(test)]
 mod checker;

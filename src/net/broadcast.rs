@@ -1,8 +1,9 @@
 //! Broadcasts of one topic travel together.
 //!
 //! Owns what waits to be published, and the form of a message: each body behind its length, four bytes
-//! big-endian. A message is published a millisecond after its first body came, or when the next one
-//! would not fit. Driven by the swarm task.
+//! big-endian. A body that comes when nothing was published for a millisecond is published at once; what comes
+//! within a millisecond after that is published together at its end, or when the next one would not fit. So a
+//! single body does not wait, and many cost few messages. Driven by the swarm task.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,7 +18,7 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 pub(super) const MAX_BODY_BYTES: usize = MAX_MESSAGE_BYTES - LENGTH_BYTES;
 /// Most bodies of a message.
 const MAX_BODIES: usize = 1024;
-/// How long a body waits for others.
+/// The time between two messages of a topic, unless they are full.
 const GATHER: Duration = Duration::from_millis(1);
 
 const LENGTH_BYTES: usize = size_of::<u32>();
@@ -34,6 +35,8 @@ struct Batch {
 #[derive(Debug, Default)]
 pub(super) struct Broadcasts {
     batches: BTreeMap<Topic, Batch>,
+    /// Until when what comes under a topic waits.
+    gather_until: BTreeMap<Topic, Instant>,
 }
 
 impl Broadcasts {
@@ -47,7 +50,11 @@ impl Broadcasts {
             Some(batch) if !fits(batch) => self.batches.remove(&topic).map(|batch| batch.message),
             _ => None,
         };
-        let new = || Batch { message: Vec::new(), bodies: 0, due: now + GATHER };
+        if full.is_some() {
+            self.gather_until.insert(topic, now + GATHER);
+        }
+        let due = self.gather_until.get(&topic).copied().unwrap_or(now).max(now);
+        let new = || Batch { message: Vec::new(), bodies: 0, due };
         let batch = self.batches.entry(topic).or_insert_with(new);
         batch.message.extend_from_slice(&length.to_be_bytes());
         batch.message.extend_from_slice(body);
@@ -63,6 +70,7 @@ impl Broadcasts {
     /// A message that is due, of any topic.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<(Topic, Vec<u8>)> {
         let topic = self.batches.iter().find(|(_, batch)| now >= batch.due).map(|(topic, _)| *topic)?;
+        self.gather_until.insert(topic, now + GATHER);
         self.batches.remove(&topic).map(|batch| (topic, batch.message))
     }
 }
@@ -85,9 +93,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_within_a_moment_travels_together_and_in_order() {
+    fn what_comes_alone_does_not_wait_and_what_comes_soon_after_travels_together_and_in_order() {
         let mut broadcasts = Broadcasts::default();
         let now = Instant::now();
+        assert_eq!(broadcasts.add(now, Topic::View, b"zero"), None);
+        assert_eq!(broadcasts.due(), Some(now));
+        assert_eq!(bodies(broadcasts.take_due(now).unwrap().1.into()).unwrap(), ["zero"]);
         for body in ["one", "", "three"] {
             assert_eq!(broadcasts.add(now, Topic::View, body.as_bytes()), None);
         }
@@ -97,6 +108,9 @@ mod tests {
         assert_eq!(topic, Topic::View);
         assert_eq!(bodies(message.into()).unwrap(), ["one", "", "three"]);
         assert_eq!((broadcasts.due(), broadcasts.take_due(now + GATHER)), (None, None));
+        let later = now + GATHER * 3;
+        broadcasts.add(later, Topic::View, b"alone");
+        assert_eq!(broadcasts.due(), Some(later));
     }
 
     #[test]

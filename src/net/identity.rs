@@ -165,6 +165,27 @@ impl DataDir {
         &self.path
     }
 
+    /// Makes nothing: locks a directory that is there.
+    ///
+    /// # Errors
+    /// [`DataDirError::Locked`] while a node runs on it, [`DataDirError::Io`] where there is none.
+    pub fn open_existing(path: &Path) -> Result<Self, DataDirError> {
+        fs::metadata(path.join(IDENTITY_FILE)).map_err(failed("find the identity of a node in", path))?;
+        Self::open(path, Slots::Off)
+    }
+
+    /// Who the node is that was started here last, and the id of its log. Counts no start and makes nothing.
+    ///
+    /// # Errors
+    /// [`DataDirError::Damaged`], [`DataDirError::Io`].
+    pub fn last_identity(&self) -> Result<(NodeId, u128), DataDirError> {
+        let file = self.path.join(IDENTITY_FILE);
+        let bytes = fs::read(&file).map_err(failed("read", &file))?;
+        let (keypair, log_id, _) =
+            read_identity(&bytes).map_err(|reason| DataDirError::Damaged { file: file.clone(), reason })?;
+        Ok((NodeId::from_public_key(&keypair.public()), log_id))
+    }
+
     /// Who the node is, given the id of the Raft log that was found. Counts one start, durably,
     /// before it returns. A new identity is made where there is none, or where the log is not the one
     /// that belongs to it; the old one is kept beside it for people to look at.

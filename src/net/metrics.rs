@@ -26,6 +26,9 @@ struct ProtocolLabel {
     protocol: &'static str,
 }
 
+/// How a call can end.
+const OUTCOMES: [&str; 7] = ["answered", "unreachable", "busy", "too-large", "timeout", "broken", "refused"];
+
 /// The mesh's own metrics. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct NetMetrics {
@@ -39,6 +42,12 @@ impl NetMetrics {
         // From 100 µs to 13 s, which covers a loopback exchange and the longest deadline.
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.0001, 2.0, 18));
         let metrics = Self { calls: Family::default(), seconds: Family::new_with_constructor(histogram), bounds };
+        for protocol in Protocol::ALL.map(Protocol::label) {
+            for outcome in OUTCOMES {
+                drop(metrics.calls.get_or_create(&CallLabels { protocol, outcome }));
+            }
+            drop(metrics.seconds.get_or_create(&ProtocolLabel { protocol }));
+        }
         registry.register("syncmesh_rpc_calls", "Calls to peers that ended", metrics.calls.clone());
         registry.register("syncmesh_rpc_call_seconds", "Time until a call was answered", metrics.seconds.clone());
         metrics

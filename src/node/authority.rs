@@ -8,12 +8,13 @@ use std::{collections::BTreeSet, time::Duration};
 use tokio::sync::oneshot;
 
 use super::{
+    backup::exports::Exports,
     leader::{LeaderHandle, LeaderState, view_of},
     limits::check_page,
     lock_events::Told,
     locks::{Page, SessionInfo},
     parking::Parking,
-    wire::{ClientAsk, ClientReply, ControlCall, ControlReply, EventCursor, Leader, Read, Refused},
+    wire::{BackupAsk, ClientAsk, ClientReply, ControlCall, ControlReply, EventCursor, Leader, Read, Refused},
 };
 use crate::{
     error::{Error, ErrorCode, Outcome},
@@ -36,13 +37,20 @@ pub(crate) struct Authority {
     raft: RaftNode<ControlState>,
     leader: LeaderHandle,
     reads: ReadPolicy,
+    exports: Exports,
     bounds: Bounds,
 }
 
 impl Authority {
     /// The authority of a lock manager.
-    pub(crate) fn new(raft: RaftNode<ControlState>, leader: LeaderHandle, reads: ReadPolicy, bounds: Bounds) -> Self {
-        Self { raft, leader, reads, bounds }
+    pub(crate) fn new(
+        raft: RaftNode<ControlState>,
+        leader: LeaderHandle,
+        exports: Exports,
+        reads: ReadPolicy,
+        bounds: Bounds,
+    ) -> Self {
+        Self { raft, leader, reads, exports, bounds }
     }
 
     fn not_leader(&self) -> Option<Leader> {
@@ -76,6 +84,7 @@ impl Authority {
                 Ok(()) => ClientReply::Done,
                 Err(reason) => ClientReply::Failed(Error::unavailable(reason.outcome(), reason.to_string())),
             },
+            ClientAsk::Backup(ask) => self.backup(ask).await.unwrap_or_else(|error| self.read_failed(&error)),
             ClientAsk::Members => match self.raft.read_barrier(self.reads).await {
                 Ok(()) => match self.leader.members().await {
                     Some(report) => ClientReply::Members(Box::new(report)),
@@ -84,6 +93,17 @@ impl Authority {
                 Err(error) => self.read_failed(&error),
             },
         }
+    }
+
+    async fn backup(&self, ask: BackupAsk) -> Result<ClientReply, ReadError> {
+        let outcome = match ask {
+            BackupAsk::Begin => {
+                self.raft.read_barrier(self.reads).await?;
+                self.exports.begin().await.map(|(id, header)| ClientReply::BackupBegun { id, header: Box::new(header) })
+            }
+            BackupAsk::Part { id, number } => self.exports.part(id, number).await.map(ClientReply::BackupPart),
+        };
+        Ok(outcome.unwrap_or_else(ClientReply::Failed))
     }
 
     fn read_failed(&self, error: &ReadError) -> ClientReply {
@@ -133,6 +153,7 @@ impl Authority {
             Answer::Member(answer) => member_reply(&answer),
             Answer::Placement(answer) => ClientReply::Placement(Box::new(answer)),
             Answer::Slot(answer) => ClientReply::Slot(answer),
+            Answer::Restore(answer) => ClientReply::Restore(answer),
             Answer::Refused(error) => ClientReply::Failed(error),
             Answer::Noted { first, term } => ClientReply::Noted { first, term },
             Answer::None => ClientReply::Done,
@@ -257,9 +278,12 @@ impl Authority {
             ControlCall::Stop { incarnation } => {
                 self.member(MemberChange::Down { node: from, incarnation, term: None }).await
             }
-            ControlCall::Hello(_) | ControlCall::PleaseLeave | ControlCall::Info => {
-                ControlReply::Refused(Refused::Malformed)
-            }
+            ControlCall::Hello(_)
+            | ControlCall::PleaseLeave
+            | ControlCall::LeaveWithin { .. }
+            | ControlCall::Info
+            | ControlCall::Logs
+            | ControlCall::News(_) => ControlReply::Refused(Refused::Malformed),
         }
     }
 

@@ -1,6 +1,6 @@
 //! How a node stops: hands its duties over, says so, and closes its connections last.
 
-use std::{sync::PoisonError, time::Duration};
+use std::{convert::Infallible, sync::PoisonError, time::Duration};
 
 use futures::FutureExt;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -30,33 +30,47 @@ const STEP: Duration = Duration::from_secs(6);
 /// How long the steps of the hand-over look for a leader, all together: without one there is nobody to
 /// hand anything to.
 const LEADERLESS: Duration = Duration::from_secs(3);
-/// How long a node waits for others to take over the slots of the cache that it is home to.
-const SLOTS: Duration = Duration::from_secs(10);
-/// What is left of the grace for saying that the node stops once its queues could not be handed over in time.
+/// The pause before lines of the cache that have not arrived are given back again.
+const LINES: Duration = Duration::from_millis(50);
+/// How long a node gives lines of the cache back where no other stays that could take them.
+const ALONE: Duration = Duration::from_secs(1);
+/// How often a node that drains says what is still to go.
+const PROGRESS: Duration = Duration::from_secs(1);
+/// What is left of the grace for saying that the node stops once something could not be handed over in time.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Stops the node within `grace`.
 pub(super) async fn stop(node: &Running, grace: Duration) -> Drained {
-    let handed_over = drain(node, grace).await;
+    let handed_over = drain(node, grace.saturating_sub(CLOSING.min(grace / 4))).await;
     let closed = timeout(CLOSING, close(node)).await;
     if closed.is_ok() { handed_over } else { Drained::Cut }
 }
 
-/// Hands over what the node does for the others, once, and tells those who wait what came of its leaving. Of `grace`,
-/// so much is left as closing takes.
-pub(super) async fn drain(node: &Running, grace: Duration) -> Drained {
+/// Partitions of the queues that a node which drains is still needed for.
+pub(super) fn partitions_here(view: &View, node: NodeId, leaves: bool) -> usize {
+    if leaves { missed(view, node).count() } else { needed(view, node).count() }
+}
+
+/// Slots of the cache that a node is home to.
+pub(super) fn slots_here(view: &View, node: NodeId) -> usize {
+    view.slots.values().filter(|slot| slot.home.is_some_and(|home| home.node == node)).count()
+}
+
+/// Hands over what the node does for the others within this time, once, and tells those who wait what came of its leaving.
+pub(super) async fn drain(node: &Running, within: Duration) -> Drained {
     let mut drained = node.drained.lock().await;
     if let Some(drained) = *drained {
         return drained;
     }
     node.draining.cancel();
-    let deadline = Instant::now() + grace.saturating_sub(CLOSING.min(grace / 4));
+    let deadline = Instant::now() + within;
+    let until = deadline.checked_sub(LAST_WORDS.min(within / 8)).unwrap_or(deadline);
     // Boxed: whoever stops a node is not to meet the depth of its futures.
-    let handed_over = timeout_at(deadline, hand_over(node, deadline).boxed()).await.unwrap_or(Drained::Cut);
+    let handed_over = timeout_at(deadline, hand_over(node, until).boxed()).await.unwrap_or(Drained::Cut);
     if handed_over == Drained::Cut {
         warn!("could not hand everything over in time: the others will notice by silence");
     }
-    if node.asked_to_leave.is_cancelled() {
+    if node.leaving.is_asked() {
         // Where there was a better reason, it was told.
         let departure = match handed_over {
             Drained::Whole => Departure::Left,
@@ -74,12 +88,12 @@ fn stays(node: &Running, why: String) -> Drained {
     Drained::Cut
 }
 
-async fn hand_over(node: &Running, deadline: Instant) -> Drained {
+async fn hand_over(node: &Running, until: Instant) -> Drained {
     // What failed has nothing to hand over; the sooner its connections close, the sooner others take over.
     if node.stop.is_cancelled() {
         return Drained::Whole;
     }
-    let leaves = node.asked_to_leave.is_cancelled();
+    let leaves = node.leaving.is_asked();
     let ended = matches!(*node.observer.standing.borrow(), Standing::Left | Standing::Barred(_));
     if ended || node.observer.record.borrow().is_none() {
         return Drained::Whole;
@@ -100,13 +114,26 @@ async fn hand_over(node: &Running, deadline: Instant) -> Drained {
     if must_lose_vote(node) && !lose_vote(node).await && !leaves {
         warn!("still has a vote and stops: it counts as down until it is back");
     }
-    let (queues, ()) = tokio::join!(hand_queues_over(node, leaves, deadline), hand_cache_over(node, deadline));
+    let handing = async { tokio::join!(hand_queues_over(node, leaves, until), hand_cache_over(node, until)) };
+    let (queues, cache) = tokio::select! {
+        handed_over = handing => handed_over,
+        never = tell_progress(node, leaves) => match never {},
+        // As when all nodes are stopped at once. Who leaves waits on, since it must not go with what only it has.
+        () = leaderless(node), if !leaves => {
+            warn!("there is no leader any more under whom others could take over: its queues wait until it is back");
+            // Homes take lines without a leader, for as long as they last themselves.
+            if give_lines_back(node, Instant::now() + ALONE).await > 0 {
+                warn!("could not give all lines of the cache back: what only this node has is lost");
+            }
+            return Drained::Whole;
+        }
+    };
     if leaves {
         let why = match queues {
             Queues::HandedOver => return leave(node).await,
             Queues::FewerCopies => {
-                "it stays a member: other nodes have not taken all of its queues over in time. Look what they are short of \
-                 with `syncmesh status`, start this one again and try again"
+                "it stays a member: other nodes have not taken all of its queues over in the time that it had (`--deadline`). \
+                 Look with `syncmesh status` whether they are short of something, start this one again and try again"
             }
             Queues::OnlyHere => {
                 "it stays a member: it holds what no other node has of the queues. Start another queue node, start this one \
@@ -116,7 +143,26 @@ async fn hand_over(node: &Running, deadline: Instant) -> Drained {
         return stays(node, why.to_owned());
     }
     tell_leader(node, ControlCall::Stop { incarnation }).await;
-    if queues == Queues::HandedOver { Drained::Whole } else { Drained::Cut }
+    if queues == Queues::HandedOver && cache == Slots::HandedOver { Drained::Whole } else { Drained::Cut }
+}
+
+/// Says again and again what the node is still needed for.
+async fn tell_progress(node: &Running, leaves: bool) -> Infallible {
+    loop {
+        tokio::time::sleep(PROGRESS).await;
+        let view = node.gateway.route().view();
+        let (partitions, slots) = (partitions_here(&view, node.id, leaves), slots_here(&view, node.id));
+        info!(partitions, slots, "hands over: what is still to go");
+    }
+}
+
+/// What became of the slots of the cache that a node was home to, and of the lines that it held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Slots {
+    /// Others are home to them and have their lines back, or nobody is there to take them.
+    HandedOver,
+    /// Some of them, or some lines, are still here.
+    Kept,
 }
 
 /// What became of the queues that a node kept.
@@ -133,11 +179,10 @@ enum Queues {
 /// Waits until this node can be done without: the leader moves the partitions of those who drain. Who leaves is to be in
 /// no in-sync set any more; who only stops comes back with its copies, so others must have them too, and serve them.
 /// Where no other queue node is up there is nobody to wait for.
-async fn hand_queues_over(node: &Running, leaves: bool, deadline: Instant) -> Queues {
+async fn hand_queues_over(node: &Running, leaves: bool, until: Instant) -> Queues {
     let mut views = node.gateway.route().views();
     let me = node.id;
-    let until = deadline.checked_sub(LAST_WORDS).unwrap_or(deadline);
-    let done = |view: &View| if leaves { !may_be_missed(view, me) } else { !is_needed(view, me) };
+    let done = |view: &View| partitions_here(view, me, leaves) == 0;
     let settled = views.wait_for(|view| done(view) || !others_take_queues(view, me));
     let held = match timeout_at(until, settled).await {
         Ok(Ok(view)) => (view.clone(), true),
@@ -166,24 +211,43 @@ async fn hand_queues_over(node: &Running, leaves: bool, deadline: Instant) -> Qu
     }
 }
 
-/// Whether something could be lost if this node went for good now: it counts as holding everything of some partition,
-/// or has said how far its journal goes of one that waits for others. If those do not come back, it may have most.
-fn may_be_missed(view: &View, node: NodeId) -> bool {
-    view.partitions.values().any(|partition| partition.is_held_by(&node) || has_reported(partition, &node))
+/// Of what something could be lost if this node went for good now: partitions of which it counts as holding everything,
+/// or has said how far its journal goes while they wait for others. If those do not come back, it may have most.
+fn missed(view: &View, node: NodeId) -> impl Iterator<Item = &Partition> {
+    view.partitions.values().filter(move |partition| partition.is_held_by(&node) || has_reported(partition, &node))
 }
 
 /// Waits until this node is home to no slot of the cache, where others can be, and gives its lines back to their homes.
 /// What does not come about costs values that only this node has, and the others the time that its leases last.
-async fn hand_cache_over(node: &Running, deadline: Instant) {
+async fn hand_cache_over(node: &Running, until: Instant) -> Slots {
     let mut views = node.gateway.route().views();
     let me = node.id;
-    let until = deadline.checked_sub(LAST_WORDS).unwrap_or(deadline).min(Instant::now() + SLOTS);
-    let is_home = |view: &View| view.slots.values().any(|slot| slot.home.is_some_and(|home| home.node == me));
-    if timeout_at(until, views.wait_for(|view| !is_home(view) || !others_take_slots(view, me))).await.is_err() {
+    let mut outcome = Slots::HandedOver;
+    let gone = views.wait_for(|view| slots_here(view, me) == 0 || !others_take_slots(view, me));
+    if timeout_at(until, gone).await.is_err() {
+        outcome = Slots::Kept;
         warn!("could not hand all slots of the cache over: their keys are not served until its leases are over");
     }
-    if timeout_at(deadline, node.caches.give_back()).await.is_err() {
+    let lines = give_lines_back(node, until).await;
+    // Where nobody is there to take them, they are lost with the last one.
+    if lines > 0 && others_take_slots(&node.gateway.route().view(), me) {
+        outcome = Slots::Kept;
         warn!("could not give all lines of the cache back: what only this node has is lost");
+    }
+    outcome
+}
+
+/// Gives the lines of the cache back again and again, until then; how many are still here. Where nobody else is a cache
+/// node they are offered for a moment only.
+async fn give_lines_back(node: &Running, until: Instant) -> usize {
+    let began = Instant::now();
+    loop {
+        let lines = node.caches.give_back().await;
+        let is_alone = began.elapsed() >= ALONE && !others_take_slots(&node.gateway.route().view(), node.id);
+        if lines == 0 || is_alone || Instant::now() >= until {
+            return lines;
+        }
+        tokio::time::sleep(LINES).await;
     }
 }
 
@@ -196,10 +260,10 @@ fn has_reported(partition: &Partition, node: &NodeId) -> bool {
     matches!(&partition.status, PartitionStatus::Waiting { reports } if reports.contains_key(node))
 }
 
-/// Whether some partition is served by this node, or held by no other that stays.
-fn is_needed(view: &View, node: NodeId) -> bool {
-    let stays = |id: &NodeId| view.members.get(id).is_some_and(|member| member.liveness == Liveness::Up);
-    view.partitions.values().filter(|partition| partition.is_in_sync(&node)).any(|partition| {
+/// Partitions that this node serves, or that are held by no other that stays.
+fn needed(view: &View, node: NodeId) -> impl Iterator<Item = &Partition> {
+    let stays = move |id: &NodeId| view.members.get(id).is_some_and(|member| member.liveness == Liveness::Up);
+    view.partitions.values().filter(move |partition| partition.is_in_sync(&node)).filter(move |partition| {
         let is_primary = partition.primary.is_some_and(|primary| primary.node == node);
         is_primary || !partition.in_sync.iter().any(|replica| replica.node != node && stays(&replica.node))
     })
@@ -231,6 +295,15 @@ async fn tell_leader(node: &Running, call: ControlCall) -> bool {
         warn!(?call, "no leader heard of it");
     }
     told
+}
+
+/// Ends once no leader has answered for as long as one is looked for: nothing changes hands any more. A leader that is
+/// new hears so that this node drains.
+async fn leaderless(node: &Running) {
+    let call = ControlCall::Drain { incarnation: node.settings.incarnation };
+    while tell_leader(node, call.clone()).await {
+        tokio::time::sleep(LEADERLESS).await;
+    }
 }
 
 /// A leader hands its leadership over first, so that the others need not wait for an election.
@@ -378,7 +451,9 @@ mod tests {
 
     #[test]
     fn who_holds_everything_stays_until_the_others_go_on_without_it() {
-        let missed = |holders: &[u8]| may_be_missed(&view(partition(&[1], holders, PartitionStatus::Serving)), node(2));
+        let missed = |holders: &[u8]| {
+            partitions_here(&view(partition(&[1], holders, PartitionStatus::Serving)), node(2), true) == 1
+        };
         assert!(missed(&[1, 2]), "it is in sync no more, but nobody has served without it");
         assert!(!missed(&[1]));
     }
@@ -387,16 +462,17 @@ mod tests {
     fn who_has_said_what_it_has_of_a_partition_that_waits_stays() {
         let report = Report { replica: replica(2), last: Position::default(), verified: true };
         let waiting = |reports| view(partition(&[1], &[1], PartitionStatus::Waiting { reports }));
-        assert!(may_be_missed(&waiting([(node(2), report)].into()), node(2)));
-        assert!(!may_be_missed(&waiting(BTreeMap::new()), node(2)), "it has nothing");
+        assert_eq!(partitions_here(&waiting([(node(2), report)].into()), node(2), true), 1);
+        assert_eq!(partitions_here(&waiting(BTreeMap::new()), node(2), true), 0, "it has nothing");
     }
 
     #[test]
     fn who_only_stops_is_needed_as_a_primary_and_as_the_only_one_that_stays() {
-        let needed =
-            |in_sync: &[u8], n| is_needed(&view(partition(in_sync, in_sync, PartitionStatus::Serving)), node(n));
-        assert!(needed(&[1, 2], 1));
-        assert!(!needed(&[1, 2], 2));
-        assert!(needed(&[2], 2));
+        let is_needed = |in_sync: &[u8], n| {
+            needed(&view(partition(in_sync, in_sync, PartitionStatus::Serving)), node(n)).count() == 1
+        };
+        assert!(is_needed(&[1, 2], 1));
+        assert!(!is_needed(&[1, 2], 2));
+        assert!(is_needed(&[2], 2));
     }
 }

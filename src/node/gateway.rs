@@ -244,12 +244,13 @@ impl Gateway {
 fn lane(ask: &ClientAsk) -> Lane {
     match ask {
         ClientAsk::Change(Change {
-            body: ChangeBody::Lock(LockRequest::Acquire(_) | LockRequest::OpenSession(_)),
+            body: ChangeBody::Lock(LockRequest::Acquire(_) | LockRequest::OpenSession(_)) | ChangeBody::Restore(_),
             ..
         })
         | ClientAsk::Read(_)
         | ClientAsk::Watch { .. }
         | ClientAsk::Members
+        | ClientAsk::Backup(_)
         | ClientAsk::Queue(_)
         | ClientAsk::Cache(_) => Lane::Ask,
         ClientAsk::Change(_) | ClientAsk::KeepAlive(_) | ClientAsk::Transfer(_) => Lane::End,

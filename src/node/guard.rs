@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use tokio::time::{sleep, timeout};
 
 use super::locks::{AcquireRequest, Locks, WatchItem};
@@ -89,13 +90,14 @@ impl LockBuilder {
             owner,
         };
         let sent = clock.now();
-        let granted = locks.acquire(request, None).await?;
+        // Boxed, as what follows: whoever waits for a lock is not to meet the depth of these futures.
+        let granted = locks.acquire(request, None).boxed().await?;
         let lock = granted.locks.into_iter().next().ok_or_else(|| Error::internal("a grant names no lock"))?;
         let grant = HeldGrant { lock: lock.lock, session: granted.session, token: lock.fencing_token };
         // From here on, whatever goes wrong releases what was granted.
         let held = Local { locks: locks.clone(), grant: grant.clone(), released: false };
         let term = Term { ttl_ms, sent, left_ms: granted.expires_in_ms };
-        let lease = Lease::keep(Session { locks, grant }, clock, term).await?;
+        let lease = Lease::keep(Session { locks, grant }, clock, term).boxed().await?;
         Ok(LockGuard { lease, held })
     }
 }
@@ -160,7 +162,7 @@ impl LockGuard {
     /// term is over.
     pub async fn release(mut self) -> Result<(), Error> {
         self.lease.let_go();
-        let closed = self.held.locks.close_session(self.held.grant.session.clone(), None).await;
+        let closed = self.held.locks.close_session(self.held.grant.session.clone(), None).boxed().await;
         // Only now: a release that is given up halfway is finished by the drop.
         self.held.released = true;
         closed

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{
+    events::news::News,
     recording::node,
     wire::{ClientAsk, ClientReply, ControlCall, ControlReply, Hello, Leader, Read, Refused, View, ViewHint},
 };
@@ -34,8 +35,8 @@ use crate::{
     },
     node::{
         caches::{
-            Invalidated, Read as CacheRead, Which,
-            wire::{CacheAsk, CacheReply, CoherenceAsk, Part},
+            Read as CacheRead, Which,
+            wire::{CacheAsk, CacheReply, Cleared, CoherenceAsk, Part},
         },
         locks::PageRequest,
     },
@@ -114,6 +115,9 @@ fn control_calls() -> Vec<Bytes> {
         ControlCall::Join(Box::new(joiner())),
         ControlCall::Heartbeat { incarnation: Incarnation(7), view: 3 },
         ControlCall::PleaseLeave,
+        ControlCall::LeaveWithin { deadline_ms: 1_000 },
+        ControlCall::Logs,
+        ControlCall::News(Box::new(News::Healed { reached: vec![node(2)], lasted_ms: 7, recovery_ms: 3 })),
     ];
     calls.iter().map(encode).collect()
 }
@@ -125,6 +129,7 @@ fn control_replies() -> Vec<Bytes> {
         ControlReply::Alive { leader: Leader::default(), version: 3, view: Some(Box::new(view())) },
         ControlReply::NotLeader(Some(Leader::default())),
         ControlReply::Info("{}".into()),
+        ControlReply::Logs { text: "starts".into(), forgotten: 3 },
         ControlReply::Refused(Refused::Barred),
         ControlReply::Failed(Error::unavailable(Outcome::Unknown, "later")),
     ];
@@ -157,7 +162,7 @@ fn asks() -> Vec<Bytes> {
         ClientAsk::Watch { lock: LockName::new("printer").unwrap(), after: None },
         ClientAsk::Transfer(Some(node(2))),
         ClientAsk::Cache(Box::new(CacheAsk::Increment(CacheKey::new("hits").unwrap(), -1))),
-        ClientAsk::Cache(Box::new(CacheAsk::Clear(Which::Prefix("user:".into())))),
+        ClientAsk::Cache(Box::new(CacheAsk::Clear { which: Which::Prefix("user:".into()), slots: [SlotId(7)].into() })),
     ];
     asks.iter().map(encode).collect()
 }
@@ -195,7 +200,7 @@ fn coherence_asks() -> Vec<Bytes> {
     let (version, writer) = (value().version, Some(node(2)));
     let to_home = |body| CoherenceAsk::Home(ToHome { home: home(), session: nonce, body });
     let from_home = |body| CoherenceAsk::Cache(FromHome { home: home(), put_acks: Vec::new(), body });
-    let owner = Some(HandedOwner { node: node(2), grant: nonce, session: nonce });
+    let owner = Some(HandedOwner { node: node(2), grant: nonce, session: nonce, before: Some(nonce) });
     let entry = HandedEntry { key: line().key, value: Some(value()), owner };
     let part = Part {
         slot: SlotId(3),
@@ -233,7 +238,7 @@ fn gossip() -> Vec<Bytes> {
 
 fn cache_replies() -> Vec<Bytes> {
     let read = CacheRead { version: value().version, body: Bytes::from_static(b"7"), state: LineState::M, hit: false };
-    let cleared = Invalidated { invalidated: 3, unanswered: vec![node(2)] };
+    let cleared = Cleared { invalidated: 3, left: [SlotId(9)].into() };
     let replies = [
         CacheReply::Read(Some(read)),
         CacheReply::Cleared(cleared),

@@ -12,6 +12,8 @@ pub(super) const TTL_MS: RangeInclusive<u64> = 500..=3_600_000;
 pub(crate) const DEFAULT_TTL_MS: u64 = 30_000;
 /// How long a request may wait for a lock, in milliseconds.
 pub(super) const WAIT_MS: RangeInclusive<u64> = 0..=600_000;
+/// How long a node that leaves may take to hand its duties over, in milliseconds.
+pub(super) const LEAVE_DEADLINE_MS: RangeInclusive<u64> = 1_000..=86_400_000;
 /// How long a lock may stay closed after its holder was lost, in milliseconds.
 pub(super) const LOCK_DELAY_MS: RangeInclusive<u64> = 0..=3_600_000;
 /// Locks in one multi-acquire.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     gateway::Gateway,
@@ -28,6 +28,7 @@ use crate::{
             Acquire, Bound, Granted, LockAnswer, LockEvent, LockRequest, LockView, Mode, NewSession, Refusal, Want,
         },
     },
+    telemetry::LockMetrics,
 };
 
 pub(crate) use super::limits::DEFAULT_TTL_MS;
@@ -140,12 +141,13 @@ pub struct Locks {
     gateway: Gateway,
     pub(super) clock: Arc<dyn Clock>,
     lock_delay_ms: u64,
+    metrics: LockMetrics,
 }
 
 impl Locks {
     /// The lock service of a node. `lock_delay_ms` is the setting `LOCK_DELAY`.
-    pub(crate) fn new(gateway: Gateway, clock: Arc<dyn Clock>, lock_delay_ms: u64) -> Self {
-        Self { gateway, clock, lock_delay_ms }
+    pub(crate) fn new(gateway: Gateway, clock: Arc<dyn Clock>, lock_delay_ms: u64, metrics: LockMetrics) -> Self {
+        Self { gateway, clock, lock_delay_ms, metrics }
     }
 
     /// Opens a session of `ttl_ms` (500 to 3,600,000; default 30,000).
@@ -216,6 +218,13 @@ impl Locks {
     /// # Errors
     /// `bad-request`, `lock-timeout`, `lock-deadlock`, `session-expired`, `no-quorum`, `unavailable`.
     pub async fn acquire(&self, request: AcquireRequest, key: Option<IdempotencyKey>) -> Result<Acquired, Error> {
+        let began = Instant::now();
+        let outcome = self.acquire_once(request, key).await;
+        self.metrics.acquired(outcome.as_ref().err().map(|error| error.code.as_str()), began.elapsed());
+        outcome
+    }
+
+    async fn acquire_once(&self, request: AcquireRequest, key: Option<IdempotencyKey>) -> Result<Acquired, Error> {
         check_key(key.as_ref())?;
         let acquire = self.checked(request, key.as_ref())?;
         let wait = Duration::from_millis(acquire.wait_ms);
@@ -334,7 +343,10 @@ impl Locks {
     /// # Errors
     /// `not-holder`, `session-expired`, `no-quorum`, `unavailable`.
     pub async fn release(&self, session: SessionId, lock: LockName, key: Option<IdempotencyKey>) -> Result<(), Error> {
-        match self.change(key, LockRequest::Release { session, lock }).await? {
+        let began = Instant::now();
+        let answer = self.change(key, LockRequest::Release { session, lock }).await;
+        self.metrics.released(began.elapsed());
+        match answer? {
             LockAnswer::Released => Ok(()),
             answer => Err(unexpected(answer)),
         }

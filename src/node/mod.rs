@@ -12,7 +12,9 @@
 //! sockets, files) is brought together in [`start`]; the simulation brings its own.
 
 mod authority;
+pub mod backup;
 pub mod caches;
+mod collect;
 pub(crate) mod control;
 mod dispatch;
 mod drain;
@@ -23,6 +25,7 @@ mod hints;
 #[cfg(test)]
 mod hostile;
 pub(crate) mod leader;
+mod leaving;
 mod limits;
 mod lock_events;
 pub mod locks;
@@ -35,6 +38,7 @@ pub mod queues;
 #[cfg(test)]
 mod recording;
 pub(crate) mod records;
+pub mod recovery;
 mod rendezvous;
 mod requests;
 mod route;
@@ -45,6 +49,7 @@ mod wire;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use tokio::sync::mpsc;
 
 pub use self::{
@@ -69,6 +74,7 @@ use crate::{
         status::{ClusterEvent, ClusterView, NodeInfo, Readiness},
         wire::{ClientAsk, ClientReply, ControlCall, ControlReply, Leader},
     },
+    telemetry::{RecentLogs, recent_logs},
 };
 
 /// How long handing over the leadership may take.
@@ -83,6 +89,8 @@ pub enum ResumeFrom {
     After(u64),
     /// After one whose id was never ours.
     Elsewhere,
+    /// With the last so many of those that are still known.
+    Recent(usize),
 }
 
 /// A stream of events.
@@ -109,7 +117,7 @@ impl Node {
     /// [`StartError`] names what could not be had, and the cure.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         // Boxed, as what follows: whoever embeds a node is not to meet the depth of its futures.
-        Box::pin(start::start(config)).await
+        start::start(config).boxed().await
     }
 
     /// A node of these parts.
@@ -143,6 +151,12 @@ impl Node {
     #[cfg(test)]
     pub(crate) fn placement(&self) -> crate::machine::placement::Partitions {
         self.running.gateway.route().view().partitions.clone()
+    }
+
+    /// Who is home to which slot of the cache, as this node knows it.
+    #[cfg(test)]
+    pub(crate) fn slots(&self) -> crate::machine::slots::SlotTable {
+        self.running.gateway.route().view().slots.clone()
     }
 
     /// Waits until a partition is given up because its task ended by itself, and says why.
@@ -192,6 +206,48 @@ impl Node {
         self.running.observer.cluster(&self.running.gateway).await
     }
 
+    /// What a member says of itself: this node, or one that is asked over the mesh.
+    ///
+    /// # Errors
+    /// `not-found`; `unavailable` where it does not answer.
+    pub async fn member_info(&self, peer: NodeId) -> Result<NodeInfo, Error> {
+        if peer == self.id() {
+            return Ok(self.info().await);
+        }
+        match self.ask_member(peer, ControlCall::Info).await? {
+            ControlReply::Info(json) => serde_json::from_str(&json).map_err(|_| of_another_version(peer)),
+            _ => Err(of_another_version(peer)),
+        }
+    }
+
+    /// What a member's process has logged last: this node's, or that of one that is asked over the mesh.
+    ///
+    /// # Errors
+    /// `not-found`; `unavailable` where it does not answer.
+    pub async fn member_logs(&self, peer: NodeId) -> Result<RecentLogs, Error> {
+        if peer == self.id() {
+            return Ok(recent_logs());
+        }
+        match self.ask_member(peer, ControlCall::Logs).await? {
+            ControlReply::Logs { text, forgotten } => Ok(RecentLogs::of_text(&text, forgotten)),
+            ControlReply::NotLeader(_) => {
+                let detail = format!("{peer} does not know this node as a member: ask it itself");
+                Err(Error::unavailable(Outcome::NotApplied, detail))
+            }
+            _ => Err(of_another_version(peer)),
+        }
+    }
+
+    async fn ask_member(&self, peer: NodeId, call: ControlCall) -> Result<ControlReply, Error> {
+        if !self.running.gateway.route().view().members.contains_key(&peer) {
+            return Err(no_such_member());
+        }
+        self.running
+            .control(peer, call)
+            .await
+            .map_err(|error| Error::unavailable(Outcome::NotApplied, format!("{peer} does not answer: {error}")))
+    }
+
     /// Whether it can serve its roles now.
     pub async fn readiness(&self) -> Readiness {
         self.running.observer.readiness()
@@ -220,15 +276,25 @@ impl Node {
 
     /// A member leaves for good: it is asked to drain, to be removed, and to end its process. Another
     /// member is asked over the mesh and must be up; to take out a dead one, remove it. With a `wait_ms` (0 to
-    /// 600,000) the answer comes once it has left.
+    /// 600,000) the answer comes once it has left. With a `deadline_ms` (1,000 to 86,400,000; 600,000 without) it has so
+    /// long to hand its duties over, and stays a member where that is not enough. Who asks first sets it.
     ///
     /// # Errors
     /// `not-found`, `unavailable` (also where it has not left within the wait, or stays a member); with a key also
     /// `no-quorum`.
-    pub async fn leave(&self, peer: NodeId, wait_ms: u64, key: Option<IdempotencyKey>) -> Result<(), Error> {
+    pub async fn leave(
+        &self,
+        peer: NodeId,
+        wait_ms: u64,
+        deadline_ms: Option<u64>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<(), Error> {
         limits::check_key(key.as_ref())?;
         limits::check_range("wait_ms", wait_ms, limits::WAIT_MS)?;
-        self.ask_to_leave(peer, key).await?;
+        if let Some(deadline_ms) = deadline_ms {
+            limits::check_range("deadline_ms", deadline_ms, limits::LEAVE_DEADLINE_MS)?;
+        }
+        self.ask_to_leave(peer, deadline_ms, key).await?;
         if wait_ms == 0 {
             return Ok(());
         }
@@ -260,10 +326,15 @@ impl Node {
         }
     }
 
-    async fn ask_to_leave(&self, peer: NodeId, key: Option<IdempotencyKey>) -> Result<(), Error> {
+    async fn ask_to_leave(
+        &self,
+        peer: NodeId,
+        deadline_ms: Option<u64>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<(), Error> {
         let repeated = self.running.gateway.noted_before(key).await?.is_some();
         if peer == self.id() {
-            self.running.asked_to_leave.cancel();
+            self.running.leaving.ask(deadline_ms.map(Duration::from_millis));
             return Ok(());
         }
         let route = self.running.gateway.route();
@@ -272,7 +343,8 @@ impl Node {
             let has_left = repeated && route.view().members.contains_key(&peer);
             return if has_left { Ok(()) } else { Err(no_such_member()) };
         }
-        match self.running.control(peer, ControlCall::PleaseLeave).await {
+        let call = deadline_ms.map_or(ControlCall::PleaseLeave, |deadline_ms| ControlCall::LeaveWithin { deadline_ms });
+        match self.running.control(peer, call).await {
             Ok(ControlReply::Done) => Ok(()),
             _ => Err(Error::unavailable(
                 Outcome::Unknown,
@@ -318,7 +390,7 @@ impl Node {
 
     /// All metrics in the Prometheus text format (OpenMetrics).
     pub async fn metrics_text(&self) -> String {
-        self.running.metrics_text().await
+        collect::metrics_text(&self.running).await
     }
 
     /// The handles to this node's metrics.
@@ -357,12 +429,17 @@ impl Node {
     /// Waits until this node has been asked to leave the cluster for good; whoever runs it then calls
     /// [`Node::stop`].
     pub async fn asked_to_leave(&self) {
-        self.running.asked_to_leave.cancelled().await;
+        self.running.leaving.asked().await;
     }
 
     /// Whether it was asked to.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.running.asked_to_leave.is_cancelled()
+        self.running.leaving.is_asked()
+    }
+
+    /// How long it may take, where whoever asked it said so.
+    pub(crate) fn leaves_within(&self) -> Option<Duration> {
+        self.running.leaving.within()
     }
 
     /// Hands its duties over, as [`Node::stop`] does first, and leaves it running until that is called.
@@ -373,7 +450,7 @@ impl Node {
     /// Drains and stops the node: hands its duties over, tells the leader, closes its connections. A
     /// node that was asked to leave is removed for good. `true`: all of it within `grace`.
     pub async fn stop(&self, grace: Duration) -> Drained {
-        Box::pin(drain::stop(&self.running, grace)).await
+        drain::stop(&self.running, grace).boxed().await
     }
 }
 
@@ -393,6 +470,11 @@ pub(crate) enum Departure {
     Left,
     /// Something is left to be done, or it is still a member.
     Not(String),
+}
+
+fn of_another_version(peer: NodeId) -> Error {
+    let detail = format!("{peer} answers something that this node cannot read: does it run another version?");
+    Error::unavailable(Outcome::NotApplied, detail)
 }
 
 fn no_such_member() -> Error {

@@ -14,14 +14,16 @@ use tokio_util::sync::CancellationToken;
 use super::{
     caches::{CacheNodeView, Caches},
     control::{Standing, VERSION},
+    drain,
     gateway::Gateway,
+    leaving::Leaving,
     observe_caches::{self, cache_warnings},
     observe_queues::{placement, queue_warnings},
     queues::keeper::Journals,
     route::Route,
     status::{
-        CacheSummary, Check, ClusterView, MemberStatus, MemberView, NO_QUORUM, NodeInfo, PeerView, QueueNodeView,
-        RaftStanding, RaftView, Readiness, Warning,
+        CacheSummary, Check, ClusterView, DrainView, MemberStatus, MemberView, NO_QUORUM, NodeInfo, PeerView,
+        QueueNodeView, RaftStanding, RaftView, Readiness, Warning,
     },
     wire::{ClientAsk, ClientReply, Hello, Leader, MembersReport},
 };
@@ -66,8 +68,10 @@ pub(crate) struct Observer {
     pub(crate) record: watch::Receiver<Option<ClusterRecord>>,
     pub(crate) journals: watch::Receiver<Journals>,
     pub(crate) caches: Caches,
-    /// Cancelled when the node leaves for good: its API is there until it has.
-    pub(crate) asked_to_leave: CancellationToken,
+    /// Whether the node leaves for good: its API is there until it has.
+    pub(crate) leaving: Leaving,
+    /// Cancelled when it hands its duties over.
+    pub(crate) draining: CancellationToken,
 }
 
 /// What a node calls itself towards its peers.
@@ -108,6 +112,7 @@ impl Observer {
             raft: self.raft.as_ref().map(|raft| self.raft_view(&raft.status().borrow())),
             queue: self.queue_view(),
             cache: cache.map(|view| observe_caches::node_info(&view, protocol, policy)),
+            drain: self.draining.is_cancelled().then(|| self.drain_view()),
         }
     }
 
@@ -130,6 +135,18 @@ impl Observer {
             }
         }
         Some(queue)
+    }
+
+    /// What a node that drains is still needed for.
+    fn drain_view(&self) -> DrainView {
+        let (me, view, leaves) = (self.mesh.local(), self.route.view(), self.leaving.is_asked());
+        DrainView {
+            leaves,
+            leads: self.route.leader().is_some_and(|leader| leader.node == me),
+            votes: view.voters.contains(&me),
+            partitions: drain::partitions_here(&view, me, leaves),
+            slots: drain::slots_here(&view, me),
+        }
     }
 
     /// Whether a queue node can write its journal.
@@ -221,7 +238,7 @@ impl Observer {
                 format!("no cluster found: start a founder with BOOTSTRAP_EXPECT, or set BOOTSTRAP_PEERS{hint}"),
             ),
             Standing::Joining => (false, format!("joins its cluster: no leader has answered yet{hint}")),
-            Standing::Member if self.asked_to_leave.is_cancelled() => (false, "leaves the cluster".into()),
+            Standing::Member if self.leaving.is_asked() => (false, "leaves the cluster".into()),
             Standing::Member => match self.route.leader() {
                 Some(leader) => (true, format!("member, the leader is {}", leader.node)),
                 None => (false, "member, but no leader can be reached: `syncmesh status` shows who is missing".into()),
@@ -263,6 +280,9 @@ impl Observer {
     /// What this node knows by itself: the members that it last heard of, and whom it is connected to.
     fn unconfirmed(&self, cache: CacheSummary) -> ClusterView {
         let mut view = (*self.route.view()).clone();
+        // Of those that were gone already when a leader was there, it is known since when.
+        let gone = view.members.iter().filter(|(_, member)| !member.serves());
+        let last_seen = gone.map(|(node, member)| (*node, member.since)).collect();
         let connected = self.mesh.status().borrow().clone();
         let is_here = |node: &NodeId| *node == self.mesh.local() || connected.peers.contains_key(node);
         let mut away = Vec::new();
@@ -282,7 +302,7 @@ impl Observer {
         }
         voter_warning(view.voters.len(), &mut warnings);
         let leader = Leader::default();
-        let (last_seen, trails_by) = (BTreeMap::new(), BTreeMap::new());
+        let trails_by = BTreeMap::new();
         let report = MembersReport { leader, view, last_seen, trails_by, queue_replicas: 0, moving: 0 };
         self.cluster_view(None, &report, cache, warnings)
     }
@@ -401,7 +421,7 @@ fn peer_view(link: &PeerLink, hello: Option<&Hello>) -> PeerView {
     }
 }
 
-fn role_name(role: RaftRole) -> &'static str {
+pub(super) fn role_name(role: RaftRole) -> &'static str {
     match role {
         RaftRole::Learner => "learner",
         RaftRole::Follower => "follower",

@@ -86,6 +86,7 @@ pub(super) fn figures(view: &CacheNodeView) -> CacheFigures<'_> {
         bytes: view.bytes,
         lines: [("M", modified), ("O", owned), ("E", exclusive), ("S", shared)],
         hits: view.hits,
+        remote_hits: view.remote_hits,
         misses: words(&view.misses),
         evictions: view.evictions,
         transitions: words(&view.transitions),
@@ -125,12 +126,14 @@ mod tests {
             bytes: 30,
             lines: LinesByState { modified: 1, owned: 0, exclusive: 0, shared: 2 },
             hits,
+            remote_hits: 0,
             misses: misses.iter().map(|(cause, count)| ((*cause).to_owned(), *count)).collect(),
             evictions: 0,
             transitions: BTreeMap::new(),
             dirty_lost: 1,
             invalidations: InvalidationCounts::default(),
             messages: BTreeMap::new(),
+            stalls: BTreeMap::new(),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Most partitions that a warning names.
-const MAX_NAMED: usize = 8;
+const MAX_NAMED: usize = 64;
 
 /// Whether a partition is served.
 pub(super) fn state(partition: &Partition) -> PartitionState {
@@ -99,8 +99,9 @@ fn waiting_detail(view: &View, waiting: &str) -> String {
     let nodes = nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
     format!(
         "{waiting} not served: only {nodes} held everything that was acknowledged at last, and must come back with its \
-         journal: start it again. If it is gone for good, remove it (`syncmesh members remove PEER`) and go on with what \
-         the others have: `syncmesh queue recover PARTITION --accept-loss`"
+         journal: start those of them that are down. Who stays away is waited for no longer after MEMBER_DEAD_TIMEOUT, or \
+         once it is removed (`syncmesh members remove PEER`); what is not served then: \
+         `syncmesh queue recover PARTITION --accept-loss`"
     )
 }
 
@@ -111,9 +112,11 @@ fn under_replicated(report: &MembersReport, queue_nodes: &[&Member], warnings: &
     let Some(fewest) = short.iter().map(|partition| partition.in_sync.len()).min() else { return };
     let up = queue_nodes.iter().filter(|member| member.liveness == Liveness::Up).count();
     let cure = if up < wanted {
-        format!("{up} queue nodes are up: start {} more, they are filled up by themselves", wanted - up)
+        format!("Queue nodes that are up: {up}. Start {} more, it is filled up by itself", wanted - up)
     } else {
-        "they are being filled up; `syncmesh events` shows how it goes on".to_owned()
+        "Who is up and lacks something is filled up by itself (TO FILL UP); the place of a node that is down is taken by \
+         another one after MEMBER_DEAD_TIMEOUT, or once it is removed"
+            .to_owned()
     };
     let all = report.view.partitions.len();
     let copies = if fewest == 1 { "one copy" } else { "fewer copies" };
@@ -177,14 +180,15 @@ fn given_up(queue_nodes: &[&Member], warnings: &mut Vec<Warning>) {
     }
 }
 
-/// The partitions in words, with their verb: "partition 3 is", "5 partitions (0, 1, 2, 3, 4) are".
+/// The partitions in words, with their verb: "partition 3 is", "5 partitions (0-3, 7) are".
 fn named(partitions: impl Iterator<Item = PartitionId>) -> Option<String> {
-    let ids: Vec<String> = partitions.map(|id| id.to_string()).collect();
+    let ids: Vec<PartitionId> = partitions.collect();
+    let runs = PartitionId::ranges(ids.iter().copied());
     match ids.len() {
         0 => None,
         1 => Some(format!("partition {} is", ids[0])),
-        count if count <= MAX_NAMED => Some(format!("{count} partitions ({}) are", ids.join(", "))),
-        count => Some(format!("{count} partitions ({}, …) are", ids[..MAX_NAMED].join(", "))),
+        count if runs.len() <= MAX_NAMED => Some(format!("{count} partitions ({}) are", runs.join(", "))),
+        count => Some(format!("{count} partitions ({}, …) are", runs[..MAX_NAMED].join(", "))),
     }
 }
 

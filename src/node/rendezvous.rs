@@ -33,12 +33,15 @@ pub(super) struct Rendezvous {
     pub(super) route: Route,
     pub(super) record: watch::Receiver<Option<ClusterRecord>>,
     pub(super) roles: BTreeSet<Role>,
+    /// Cancelled when the node drains: it offers nothing any more.
+    pub(super) draining: CancellationToken,
 }
 
 impl Rendezvous {
     /// Runs until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut seek_at = None::<Instant>;
+        let (mut seek_at, mut withdrawn) = (None::<Instant>, false);
+        let draining = self.draining.clone();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.record.mark_changed();
@@ -46,7 +49,11 @@ impl Rendezvous {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                Ok(()) = self.record.changed() => self.offer(),
+                () = draining.cancelled(), if !withdrawn => {
+                    withdrawn = true;
+                    self.mesh.offer(BTreeSet::new());
+                }
+                Ok(()) = self.record.changed(), if !withdrawn => self.offer(),
                 now = look.tick() => {
                     let due = *seek_at.get_or_insert(now + LOST_FOR);
                     if self.reaches_the_leader() {
@@ -115,11 +122,13 @@ mod tests {
     async fn roles_are_offered_and_lock_managers_sought_while_no_leader_can_be_reached() {
         let mesh = Arc::new(Recording::default());
         let (route, known) = (Route::new(), watch::Sender::new(None));
+        let draining = CancellationToken::new();
         let task = Rendezvous {
             mesh: mesh.clone(),
             route: route.clone(),
             record: known.subscribe(),
             roles: BTreeSet::from([Role::QueueNode, Role::CacheNode]),
+            draining: draining.clone(),
         };
         let stop = CancellationToken::new();
         let running = tokio::spawn(task.run(stop.clone()));
@@ -151,6 +160,13 @@ mod tests {
         route.learn(Leader { term: Term(2), node: node(1) });
         tokio::time::sleep(SEEK_EVERY * 3).await;
         assert_eq!(sought(), before);
+
+        // Who drains is not to be found by what it does any more, whatever becomes known then.
+        draining.cancel();
+        tokio::time::sleep(LOOK).await;
+        known.send_replace(Some(record()));
+        tokio::time::sleep(LOOK).await;
+        assert_eq!(*mesh.offered.lock().unwrap(), BTreeSet::new());
         stop.cancel();
         running.await.unwrap();
     }

@@ -16,16 +16,21 @@ use tracing::error;
 use super::{
     Departure, Drained,
     authority::Authority,
+    backup::exports::exports,
     caches::{self, CacheParts, Caches},
     control::{self, ControlParts, ControlSettings, MemberLease, Standing},
     dispatch::{self, Dispatch, Server},
-    events::{self, Events},
+    events::{
+        Events,
+        follow::follow,
+        news::{self, NewsDesk, NewsParts},
+    },
     gateway::Gateway,
     hints::{self, ViewHints, ViewPull},
     leader::{self, LeaderParts, LeaderSettings},
+    leaving::Leaving,
     locks::Locks,
     observe::{Fixed, Observer},
-    observe_caches,
     queues::{
         Queues, Shared, Sizes, Tuning,
         hosting::Hosting,
@@ -128,13 +133,14 @@ pub(crate) struct Running {
     pub(crate) gateway: Gateway,
     pub(crate) observer: Observer,
     pub(crate) events: Events,
+    pub(crate) hosting: Hosting,
     pub(crate) metrics: Metrics,
     pub(crate) mesh: Arc<dyn Mesh>,
     pub(crate) raft: Option<RaftNode<ControlState>>,
     pub(crate) authority: Option<Authority>,
     pub(crate) records: Arc<dyn ClusterStore>,
     pub(crate) data_dir: Option<PathBuf>,
-    pub(crate) asked_to_leave: CancellationToken,
+    pub(crate) leaving: Leaving,
     /// From when on this run of the node says no more that it is there.
     pub(crate) draining: CancellationToken,
     /// What came of handing over, once that was done.
@@ -193,6 +199,9 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
     let first = if parts.record.is_some() { Standing::Joining } else { looking };
     let (standing, standing_watch) = watch::channel(first);
     let (known_record, record_watch) = watch::channel(parts.record);
+    let events = Events::new(bounds.clone(), parts.metrics.node().clone(), parts.clock.wall());
+    let (news, handed_in) = NewsDesk::new(bounds.clone());
+    let failure_timeout = parts.leader.failure_timeout;
 
     let (raft, authority) = match parts.raft {
         Some(RaftPart { raft, applied }) => {
@@ -206,12 +215,16 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
                 connected: parts.mesh.status(),
                 record: record_watch.clone(),
                 metrics: parts.metrics.clone(),
+                events: events.clone(),
+                news,
             };
             let (handle, task) = leader::leader(leader_parts, stop.clone());
             tasks.spawn("leader", task);
+            let (exports, export_task) = exports(raft.clone(), Arc::clone(&parts.clock), bounds.clone());
+            tasks.spawn("backups", export_task.run(stop.clone()));
             let watched = raft.clone();
             tasks.spawn_fallible("raft", stop.clone(), async move { watched.fatal().await });
-            (Some(raft.clone()), Some(Authority::new(raft, handle, parts.reads, bounds.clone())))
+            (Some(raft.clone()), Some(Authority::new(raft, handle, exports, parts.reads, bounds.clone())))
         }
         None => (None, None),
     };
@@ -221,6 +234,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
     let (journals, journals_watch) = watch::channel(Journals::default());
     let pull = ViewPull::default();
     let hosting = Hosting::new(pull.clone(), bounds.clone());
+    let hosted = hosting.clone();
     let (exchange, asked, exchange_task) = Exchange::new(Arc::clone(&parts.mesh), Protocol::Client, bounds.clone());
     let answered = CancellationToken::new();
     let all_answered = answered.clone();
@@ -249,6 +263,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
             lease: lease_watch,
             record: record_watch.clone(),
             bounds: bounds.clone(),
+            metrics: parts.metrics.caches().clone(),
             stop: stop.clone(),
         },
     );
@@ -257,7 +272,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         Server { authority: authority.clone(), hosting: hosting.clone(), caches: caches.clone(), route: route.clone() };
     tasks.spawn("operations", dispatch::serve(asked, server, bounds.clone(), stop.clone(), answered));
 
-    let (asked_to_leave, draining) = (CancellationToken::new(), CancellationToken::new());
+    let (leaving, draining) = (Leaving::default(), CancellationToken::new());
     let observer = Observer {
         fixed: Arc::new(Fixed {
             cluster_name: parts.control.cluster_name.clone(),
@@ -275,7 +290,8 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         record: record_watch,
         journals: journals_watch,
         caches: caches.clone(),
-        asked_to_leave: asked_to_leave.clone(),
+        leaving: leaving.clone(),
+        draining: draining.clone(),
     };
     let control_parts = ControlParts {
         settings: parts.control.clone(),
@@ -291,7 +307,9 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         greeted,
         standing,
         lease,
-        asked_to_leave: asked_to_leave.clone(),
+        events: events.clone(),
+        bounds: bounds.clone(),
+        leaving: leaving.clone(),
         draining: draining.clone(),
     };
     let (control, control_events) = mpsc::channel(CONTROL_INBOX);
@@ -322,9 +340,9 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         route: route.clone(),
         record: observer.record.clone(),
         roles: parts.control.roles.clone(),
+        draining: draining.clone(),
     };
     tasks.spawn("rendezvous", rendezvous.run(stop.clone()));
-    let events = Events::new(bounds, parts.clock.wall());
     let router =
         Router { me: id, route: route.clone(), exchange, requests, hosting: hosting.clone(), pull: pull.clone() };
     let queue_metrics = parts.metrics.queues().clone();
@@ -361,25 +379,44 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         let keeper_stop = stop.clone();
         tasks.spawn_fallible("queues", CancellationToken::new(), keeper.run(keeper_stop));
     }
-    tasks.spawn("events", events::follow(events.clone(), route.clone(), Arc::clone(&parts.clock), stop.clone()));
+    let node_metrics = parts.metrics.node().clone();
+    tasks.spawn("events", follow(events.clone(), route.clone(), Arc::clone(&parts.clock), node_metrics, stop.clone()));
+    let news_parts = NewsParts {
+        mesh: Arc::clone(&parts.mesh),
+        route: route.clone(),
+        clock: Arc::clone(&parts.clock),
+        events: events.clone(),
+        standing: observer.standing.clone(),
+        journals: observer.journals.clone(),
+        caches: caches.clone(),
+        metrics: parts.metrics.clone(),
+        patience: failure_timeout,
+        draining: draining.clone(),
+    };
+    let roles: Vec<String> = parts.control.roles.iter().map(ToString::to_string).collect();
+    let started_s = Duration::from_millis(parts.clock.wall().0).as_secs_f64();
+    let cluster_name = parts.control.cluster_name.clone();
+    parts.metrics.node().describe(id.to_string(), roles.join(","), cluster_name, started_s);
+    tasks.spawn("news", news::run(news_parts, handed_in, stop.clone()));
 
     let (supervisor, failed) = tasks.supervise(stop.clone());
     Running {
         id,
         settings: parts.control,
-        locks: Locks::new(gateway.clone(), parts.clock, parts.lock_delay_ms),
+        locks: Locks::new(gateway.clone(), parts.clock, parts.lock_delay_ms, parts.metrics.locks().clone()),
         queues,
         caches,
         gateway,
         observer,
         events,
+        hosting: hosted,
         metrics: parts.metrics,
         mesh: parts.mesh,
         raft,
         authority,
         records: parts.records,
         data_dir: parts.data_dir,
-        asked_to_leave,
+        leaving,
         draining,
         drained: tokio::sync::Mutex::default(),
         departure: watch::Sender::default(),
@@ -440,19 +477,6 @@ impl Running {
     /// Asks a peer something under the control protocol, or this node itself where it leads.
     pub(crate) async fn control(&self, peer: NodeId, call: ControlCall) -> Result<ControlReply, CallError> {
         control::tell(&*self.mesh, self.authority.as_ref(), self.id, peer, call).await
-    }
-
-    pub(crate) async fn metrics_text(&self) -> String {
-        if let Some(raft) = &self.raft
-            && let Ok(counts) = raft.with_state(|state, _| state.locks().counts())
-        {
-            let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-            self.metrics.locks().set_totals(count(counts.held), count(counts.waits), count(counts.sessions));
-        }
-        if let Some(view) = self.observer.cache_here().await {
-            self.metrics.caches().take_over(&observe_caches::figures(&view));
-        }
-        self.metrics.encode()
     }
 
     pub(crate) async fn write_node_file(&self, api_url: &str) -> io::Result<()> {

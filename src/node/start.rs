@@ -35,7 +35,7 @@ use crate::{
         existing_log_id,
     },
     store::{JournalStore, file::FileStore, redis::RedisStore},
-    telemetry::Metrics,
+    telemetry::{Metrics, RaftMetrics},
     time::millis,
 };
 
@@ -100,7 +100,10 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
         "starts"
     );
     let raft = match config.has_role(Role::LockManager) {
-        true => Some(start_raft(&config, &identity, log, dir.path(), &mesh, &clock).await?),
+        true => {
+            let log = log.counted_by(metrics.raft().clone());
+            Some(start_raft(&config, &identity, log, dir.path(), &mesh, (&clock, metrics.raft())).await?)
+        }
         false => None,
     };
     let parts = Parts {
@@ -305,7 +308,7 @@ async fn start_raft(
     log: DiskLog,
     dir: &Path,
     mesh: &Arc<dyn Mesh>,
-    clock: &Arc<dyn Clock>,
+    (clock, metrics): (&Arc<dyn Clock>, &RaftMetrics),
 ) -> Result<RaftPart, StartError> {
     let (listener, applied) = mpsc::channel(APPLIED_BUFFER);
     let settings = RaftSettings {
@@ -322,6 +325,7 @@ async fn start_raft(
         log,
         snapshots: Arc::new(SnapshotFile::new(&raft_dir(dir))),
         mesh: Arc::clone(mesh),
+        metrics: metrics.clone(),
         clock: Arc::clone(clock),
         listener,
     };

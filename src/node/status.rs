@@ -48,6 +48,24 @@ pub struct NodeInfo {
     /// Only on a cache node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheNodeInfo>,
+    /// Only while it hands its duties over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainView>,
+}
+
+/// How far a node is that drains: what it still does for the others.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DrainView {
+    /// Whether it leaves for good, and does not only stop.
+    pub leaves: bool,
+    /// Whether it still leads the lock managers.
+    pub leads: bool,
+    /// Whether it still has a vote.
+    pub votes: bool,
+    /// Partitions of the queues that it is still needed for.
+    pub partitions: usize,
+    /// Slots of the cache that it is still home to.
+    pub slots: usize,
 }
 
 /// The queues' part of a queue node.

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
     caches::wire::CacheAsk,
+    events::news::News,
     locks::{Page, PageRequest, SessionInfo},
     queues::wire::QueueAsk,
 };
@@ -16,6 +18,7 @@ use crate::{
     error::Error,
     ids::{Incarnation, LockName, NodeId, RequestId, Role, SessionId, Term, Tick},
     machine::{
+        backup::{BackupHeader, RestoreAnswer},
         control::Change,
         lock::{LockAnswer, LockEvent, LockView},
         membership::{ClusterRecord, Joiner, MAX_ADDRS, Member},
@@ -109,8 +112,14 @@ pub(crate) enum ControlCall {
     Stop { incarnation: Incarnation },
     /// Asks a member to leave: it drains, is removed, and its process ends.
     PleaseLeave,
+    /// The same, within this time: it stays a member where that is not enough.
+    LeaveWithin { deadline_ms: u64 },
     /// Asks what the node says of itself: the body of `GET /v1/node`.
     Info,
+    /// Asks what its process has logged last.
+    Logs,
+    /// Tells what only the sender can see, for the events. Whoever does not hear of it does not.
+    News(Box<News>),
 }
 
 /// The answer to a [`ControlCall`].
@@ -133,6 +142,11 @@ pub(crate) enum ControlReply {
     Done,
     /// JSON.
     Info(String),
+    /// Lines, and how many went before them. As one text: a list of short ones takes many times its bytes in memory.
+    Logs {
+        text: String,
+        forgotten: u64,
+    },
     /// Refused for good, for this reason.
     Refused(Refused),
     /// Not done, perhaps later.
@@ -183,12 +197,23 @@ pub(crate) enum ClientAsk {
     Transfer(Option<NodeId>),
     /// What the leader knows of the members.
     Members,
+    /// A backup of the replicated state.
+    Backup(BackupAsk),
     /// About queues: of the primary of a partition, not of the leader. Answered by a
     /// [`QueueReply`](super::queues::wire::QueueReply).
     Queue(Box<QueueAsk>),
     /// About the cache: of a cache node, not of the leader. Answered by a
     /// [`CacheReply`](super::caches::wire::CacheReply).
     Cache(Box<CacheAsk>),
+}
+
+/// A backup is fetched in parts, all of the moment in which it was begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum BackupAsk {
+    /// Freezes what there is, after everything that was acknowledged before.
+    Begin,
+    /// The content of one part.
+    Part { id: u64, number: u32 },
 }
 
 /// A linearizable read.
@@ -244,6 +269,15 @@ pub(crate) enum ClientReply {
         first: RequestId,
         term: Term,
     },
+    /// The backup is frozen, and is fetched under this id.
+    BackupBegun {
+        id: u64,
+        header: Box<BackupHeader>,
+    },
+    /// The content of a part.
+    BackupPart(Bytes),
+    /// What came of a step of a restore.
+    Restore(RestoreAnswer),
     Done,
     Failed(Error),
 }

@@ -18,7 +18,10 @@ use openraft::{
     EmptyNode, EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine, Snapshot},
 };
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::{
+    sync::{Mutex, mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     ids::{NodeId, Term, Tick},
@@ -27,6 +30,7 @@ use crate::{
         storage::RaftStorageError,
         types::{CommittedLeader, Entry, LogId, Membership, Replicated, SnapshotMeta, Types},
     },
+    telemetry::RaftMetrics,
 };
 
 /// A snapshot as openraft hands it around.
@@ -56,8 +60,8 @@ pub enum Applied<E> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Current<S> {
     pub(crate) last_applied: Option<LogId>,
-    membership: Membership,
-    clock: Tick,
+    pub(crate) membership: Membership,
+    pub(crate) clock: Tick,
     pub(crate) state: S,
 }
 
@@ -66,7 +70,7 @@ impl<S> Current<S> {
         self.last_applied.map_or(0, |id| id.index)
     }
 
-    fn header(&self) -> Header {
+    pub(crate) fn header(&self) -> Header {
         let meta = SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() };
         Header { meta, clock: self.clock }
     }
@@ -78,6 +82,7 @@ impl<S> Current<S> {
 struct Images {
     store: Arc<dyn SnapshotStore>,
     newest: Arc<Mutex<Option<LogId>>>,
+    metrics: RaftMetrics,
 }
 
 impl Images {
@@ -86,9 +91,10 @@ impl Images {
         if *newest > last {
             return Ok(());
         }
-        let store = Arc::clone(&self.store);
+        let (store, bytes) = (Arc::clone(&self.store), image.len());
         blocking(move || Ok(store.keep(&image)?)).await?;
         *newest = last;
+        self.metrics.snapshot_of(bytes);
         Ok(())
     }
 
@@ -122,11 +128,13 @@ impl<S: Replicated> Machine<S> {
     pub(crate) async fn open(
         store: Arc<dyn SnapshotStore>,
         listener: mpsc::Sender<Applied<S::Effect>>,
+        metrics: RaftMetrics,
     ) -> Result<Self, RaftStorageError> {
-        let images = Images { store, newest: Arc::default() };
+        let images = Images { store, newest: Arc::default(), metrics };
         let path = images.store.path();
         let mut current = Current::<S>::default();
         if let Some(image) = images.load().await.map_err(RaftStorageError::io(&path))? {
+            images.metrics.snapshot_of(image.len());
             let decoded = blocking(move || snapshot::decode(&image)).await;
             let (header, state) = decoded.map_err(|error| images.damaged(&error))?;
             *images.newest.lock().await = header.meta.last_log_id;
@@ -168,7 +176,7 @@ impl<S: Replicated> Machine<S> {
     }
 }
 
-fn restored<S>(header: Header, state: S) -> Current<S> {
+pub(crate) fn restored<S>(header: Header, state: S) -> Current<S> {
     Current {
         last_applied: header.meta.last_log_id,
         membership: header.meta.last_membership,
@@ -178,7 +186,7 @@ fn restored<S>(header: Header, state: S) -> Current<S> {
 }
 
 /// Applies one entry; answers the commands and collects their effects.
-fn apply_entry<S: Replicated>(
+pub(crate) fn apply_entry<S: Replicated>(
     current: &mut Current<S>,
     entry: Entry<S>,
     effects: &mut Vec<S::Effect>,
@@ -236,6 +244,7 @@ impl<S: Replicated> RaftStateMachine<Types<S>> for Machine<S> {
         let copy = image.clone();
         let (header, state) = blocking(move || snapshot::decode::<S>(&copy)).await?;
         self.images.keep(meta.last_log_id, image).await?;
+        self.images.metrics.installed();
         self.change(|current| *current = restored(header, state));
         let index = meta.last_log_id.map_or(0, |id| id.index);
         self.progress.send_replace(index);
@@ -263,11 +272,13 @@ impl<S: Replicated> RaftSnapshotBuilder<Types<S>> for Builder<S> {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Image> {
+        let began = Instant::now();
         let header = self.view.header();
         let meta = header.meta.clone();
         let state = std::mem::take(&mut self.view.state);
         let image = blocking(move || snapshot::encode(&header, &state)).await?;
         self.images.keep(meta.last_log_id, image.clone()).await?;
+        self.images.metrics.built(began.elapsed());
         Ok(Snapshot { meta, snapshot: image })
     }
 }

@@ -19,7 +19,7 @@ use openraft::{
     storage::{IOFlushed, RaftLogStorage},
 };
 use raft_log::api::raft_log_writer::RaftLogWriter;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     codec, durable,
@@ -28,6 +28,7 @@ use crate::{
         storage::RaftStorageError,
         types::{Entry, LogId, Replicated, Types, Vote},
     },
+    telemetry::RaftMetrics,
 };
 
 /// Bytes of recent entries kept in memory: what followers that keep up and the state machine read.
@@ -72,6 +73,7 @@ pub struct DiskLog {
     /// The first failure of the disk. The thread that writes ends with it, and whoever comes later would
     /// hear of that only.
     failure: Arc<OnceLock<(io::ErrorKind, String)>>,
+    metrics: RaftMetrics,
 }
 
 impl Debug for DiskLog {
@@ -149,7 +151,19 @@ impl DiskLog {
             }
             _ => RaftStorageError::corrupt(&wal_dir, error),
         })?;
-        Ok(Self { wal: Arc::new(Mutex::new(wal)), dir: dir.to_owned(), failure: Arc::default() })
+        Ok(Self {
+            wal: Arc::new(Mutex::new(wal)),
+            dir: dir.to_owned(),
+            failure: Arc::default(),
+            metrics: RaftMetrics::default(),
+        })
+    }
+
+    /// Counts there from now on.
+    #[must_use]
+    pub fn counted_by(mut self, metrics: RaftMetrics) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// Locked for the length of one call: readers and the writer are openraft's tasks.
@@ -158,9 +172,22 @@ impl DiskLog {
     }
 
     /// Reads entries from `start` to before `end`, stopping after `limit` bytes.
-    fn read<S: Replicated>(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry<S>>> {
+    pub(crate) fn read<S: Replicated>(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry<S>>> {
         let wal = self.wal();
         decoded::<S>(wal.read(start, end).map(|entry| entry.map(|(id, payload)| (id.into(), payload.0))), limit)
+    }
+
+    /// The vote, what is known to be committed, and the last entry.
+    pub(crate) fn extent(&self) -> (Option<Vote>, Option<LogId>, Option<LogId>) {
+        let wal = self.wal();
+        let state = wal.log_state();
+        let id = |id: Option<&DiskLogId>| id.copied().map(LogId::from);
+        (state.vote().map(|vote| vote.0), id(state.committed()), id(state.last()))
+    }
+
+    /// Writes the vote of a node that is recovered, while nothing else uses the log.
+    pub(crate) async fn save_recovered_vote(&self, vote: DiskVote) -> Result<(), RaftStorageError> {
+        self.flushed(|wal| wal.save_vote(vote).map(drop)).await.map_err(RaftStorageError::io(&self.dir))
     }
 
     /// Writes and does not wait for the disk. What fails names the directory and the cure.
@@ -300,7 +327,13 @@ impl<S: Replicated> RaftLogStorage<Types<S>> for DiskLog {
             records.push((DiskLogId::from(entry.log_id), DiskPayload(codec::encode(&entry.payload))));
         }
         let named = self.named();
-        let flushed = OnFlushed::new(|result| callback.io_completed(result.map_err(named)));
+        let (metrics, began) = (self.metrics.clone(), Instant::now());
+        let flushed = OnFlushed::new(move |result: io::Result<()>| {
+            if result.is_ok() {
+                metrics.appended(began.elapsed());
+            }
+            callback.io_completed(result.map_err(named));
+        });
         self.write(|wal| {
             wal.append(records)?;
             wal.flush(true, Some(flushed))

@@ -20,6 +20,7 @@ pub(crate) mod memory;
 mod network;
 mod propose;
 mod read;
+mod recover;
 mod snapshot;
 mod state;
 mod status;
@@ -55,6 +56,7 @@ pub use self::{
     members::{MembershipError, TransferError},
     propose::{MAX_BATCH_BYTES, MAX_BATCH_COMMANDS, MAX_QUEUED_PROPOSALS, ProposeError},
     read::{ReadError, ReadPolicy},
+    recover::{Extent, Remains},
     snapshot::{SnapshotFile, SnapshotStore},
     status::{Changing, Follower, RaftRole, RaftStatus},
     storage::RaftStorageError,
@@ -67,10 +69,11 @@ use crate::{
     raft::{
         apply::{Current, Machine},
         inbound::Inbound,
-        network::{ENVELOPE_BYTES, Peers},
+        network::{ENVELOPE_BYTES, Elections, Peers},
         propose::{Proposals, Proposer, quorum_lost},
         read::{Confirmed, Rounds, confirm},
     },
+    telemetry::RaftMetrics,
     time::millis,
 };
 
@@ -155,6 +158,8 @@ pub struct RaftParts<S: Replicated, L> {
     pub snapshots: Arc<dyn SnapshotStore>,
     /// The way to the others.
     pub mesh: Arc<dyn Mesh>,
+    /// What is counted.
+    pub metrics: RaftMetrics,
     /// Stamps proposals with its wall clock.
     pub clock: Arc<dyn Clock>,
     /// Is told what was applied, just after the proposer got its answer. Applying waits for room in
@@ -223,12 +228,14 @@ impl<S: Replicated> RaftNode<S> {
     {
         let settings = parts.settings;
         let config = Arc::new(settings.config()?);
-        let machine = Machine::open(parts.snapshots, parts.listener.clone()).await?;
+        let metrics = parts.metrics;
+        let machine = Machine::open(parts.snapshots, parts.listener.clone(), metrics.clone()).await?;
         let (current, applied, live) = (machine.current(), machine.progress(), machine.live());
         let peers = Peers {
             mesh: parts.mesh,
             max_request_bytes: settings.max_request_bytes,
             patience: settings.election_max,
+            elections: Elections::new(metrics.clone()),
             state: PhantomData,
         };
         let raft = Raft::build(parts.id, config, peers, parts.log, machine)
@@ -246,7 +253,8 @@ impl<S: Replicated> RaftNode<S> {
         tasks.spawn(status::follow::<S>(raft.metrics(), status_sender));
         let max_bytes = settings.max_request_bytes.saturating_sub(ENVELOPE_BYTES);
         let silence = settings.election_max.mul_f32(1.5);
-        let (proposals, proposer) = Proposer::new(raft.clone(), max_bytes, parts.clock, status.clone(), silence);
+        let (proposals, proposer) =
+            Proposer::new(raft.clone(), max_bytes, parts.clock, status.clone(), (silence, metrics));
         let lost = CancellationToken::new();
         tasks.spawn(or_lost(proposer.run(stop.clone()), lost.clone().drop_guard()));
         let (rounds, task) = Rounds::new(raft.clone(), settings.election_max);

@@ -37,6 +37,7 @@ use crate::{
         apply::Image,
         types::{Replicated, Types, Vote},
     },
+    telemetry::RaftMetrics,
 };
 
 /// The version of the wire format, the first byte of each message.
@@ -105,6 +106,25 @@ pub(crate) fn from_wire<T: DeserializeOwned>(wire: &[u8]) -> io::Result<T> {
     }
 }
 
+/// Counts the elections of this node: all votes that it asks for in one term are one. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Elections {
+    last_term: Arc<AtomicU64>,
+    metrics: RaftMetrics,
+}
+
+impl Elections {
+    pub(crate) fn new(metrics: RaftMetrics) -> Self {
+        Self { last_term: Arc::default(), metrics }
+    }
+
+    fn asks_for_votes(&self, term: u64) {
+        if self.last_term.fetch_max(term, Ordering::Relaxed) < term {
+            self.metrics.election();
+        }
+    }
+}
+
 /// Makes a [`Peer`] for each purpose and target.
 #[derive(Clone, Debug)]
 pub(crate) struct Peers<S> {
@@ -113,6 +133,7 @@ pub(crate) struct Peers<S> {
     pub(crate) max_request_bytes: usize,
     /// How long entries and snapshots may take to be answered.
     pub(crate) patience: Duration,
+    pub(crate) elections: Elections,
     pub(crate) state: PhantomData<fn() -> S>,
 }
 
@@ -122,7 +143,7 @@ impl<S: Replicated> Peers<S> {
     }
 
     fn clone_for_peer(&self) -> Self {
-        Self { mesh: Arc::clone(&self.mesh), state: PhantomData, ..*self }
+        Self { mesh: Arc::clone(&self.mesh), elections: self.elections.clone(), state: PhantomData, ..*self }
     }
 }
 
@@ -278,6 +299,7 @@ impl<S: Replicated> RaftNetworkV2<Types<S>> for Peer<S> {
         rpc: VoteRequest<Types<S>>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types<S>>, RPCError<Types<S>>> {
+        self.net.elections.asks_for_votes(rpc.vote.leader_id.term);
         self.vote_reply(Request::Vote(rpc), &option).await
     }
 

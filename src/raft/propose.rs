@@ -26,6 +26,7 @@ use crate::{
         status::{RaftRole, RaftStatus},
         types::{Batch, Replicated, Types},
     },
+    telemetry::RaftMetrics,
 };
 
 /// Proposals waiting for their turn. More are refused with [`ProposeError::Busy`].
@@ -80,11 +81,24 @@ pub(crate) struct Proposal<S: Replicated> {
 pub(crate) struct Proposals<S: Replicated> {
     queue: mpsc::Sender<Proposal<S>>,
     max_bytes: usize,
+    metrics: RaftMetrics,
 }
 
 impl<S: Replicated> Proposals<S> {
     /// Hands in commands, which stay together, and waits for their answers.
     pub(crate) async fn propose(&self, commands: Vec<S::Command>) -> Result<Vec<S::Answer>, ProposeError> {
+        let outcome = self.hand_in(commands).await;
+        self.metrics.proposed(match &outcome {
+            Ok(_) => "committed",
+            Err(ProposeError::NotLeader { .. }) => "not-leader",
+            Err(ProposeError::Unknown) => "unknown",
+            Err(ProposeError::Busy | ProposeError::TooLarge { .. }) => "refused",
+            Err(ProposeError::Stopped) => "stopped",
+        });
+        outcome
+    }
+
+    async fn hand_in(&self, commands: Vec<S::Command>) -> Result<Vec<S::Answer>, ProposeError> {
         let bytes = encoded_len(&commands);
         if bytes > self.max_bytes || commands.len() > MAX_BATCH_COMMANDS {
             return Err(ProposeError::TooLarge { bytes, limit: self.max_bytes });
@@ -110,6 +124,7 @@ pub(crate) struct Proposer<S: Replicated> {
     status: watch::Receiver<RaftStatus>,
     /// How long a leader that hears from no quorum still waits for commits.
     silence: Duration,
+    metrics: RaftMetrics,
 }
 
 impl<S: Replicated> Proposer<S> {
@@ -118,11 +133,12 @@ impl<S: Replicated> Proposer<S> {
         max_bytes: usize,
         clock: Arc<dyn Clock>,
         status: watch::Receiver<RaftStatus>,
-        silence: Duration,
+        (silence, metrics): (Duration, RaftMetrics),
     ) -> (Proposals<S>, Self) {
         let max_bytes = max_bytes.min(MAX_BATCH_BYTES);
         let (sender, queue) = mpsc::channel(MAX_QUEUED_PROPOSALS);
-        (Proposals { queue: sender, max_bytes }, Self { raft, queue, next: None, max_bytes, clock, status, silence })
+        let proposals = Proposals { queue: sender, max_bytes, metrics: metrics.clone() };
+        (proposals, Self { raft, queue, next: None, max_bytes, clock, status, silence, metrics })
     }
 
     pub(crate) async fn run(mut self, stop: CancellationToken) {
@@ -167,6 +183,7 @@ impl<S: Replicated> Proposer<S> {
     /// Proposes one entry and tells each caller what became of its commands.
     fn commit(&self, proposals: Vec<Proposal<S>>) -> impl Future<Output = ()> + use<S> {
         let (raft, status, silence) = (self.raft.clone(), self.status.clone(), self.silence);
+        let metrics = self.metrics.clone();
         let at = self.clock.wall();
         async move {
             let mut commands = Vec::new();
@@ -176,6 +193,7 @@ impl<S: Replicated> Proposer<S> {
                 commands.extend(proposal.commands);
             }
             _ = timeout(silence, confirmed(status.clone())).await;
+            let (count, began) = (commands.len(), Instant::now());
             let write = raft.client_write(Batch { at, commands });
             let written = tokio::select! {
                 biased;
@@ -183,7 +201,10 @@ impl<S: Replicated> Proposer<S> {
                 () = quorum_lost(status, silence) => None,
             };
             let mut answers = match written {
-                Some(Ok(response)) => response.data.into_iter(),
+                Some(Ok(response)) => {
+                    metrics.committed(count, began.elapsed());
+                    response.data.into_iter()
+                }
                 failed => {
                     let error = failed.and_then(Result::err).map_or(ProposeError::Unknown, |error| refusal(&error));
                     for (_, caller) in callers {

@@ -52,7 +52,7 @@ fn plan(seed: u64) -> RunPlan<Workload> {
 
 fn survive(seeds: Vec<u64>, plan: fn(u64) -> RunPlan<Workload>) {
     show_logs();
-    let happened = expect_all_pass(&seeds, plan, cluster);
+    let happened = expect_all_pass(&seeds, plan, cluster).happened;
     assert!(
         happened.of(Happened::VotersChanged) as usize >= seeds.len() / 2,
         "the voters hardly changed in these runs: {happened}"

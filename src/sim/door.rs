@@ -15,7 +15,10 @@ use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::{ids::NodeId, machine::placement::Partitions};
+use crate::{
+    ids::NodeId,
+    machine::{placement::Partitions, slots::SlotTable},
+};
 
 /// Requests that a process may leave lying at its door.
 const DOOR_QUEUE: usize = 1_024;
@@ -70,6 +73,11 @@ pub trait Api<S: Service>: Send + Sync + 'static {
     /// Who keeps which partition of the queues, as far as this node knows.
     fn placement(&self) -> Partitions {
         Partitions::default()
+    }
+
+    /// Who is home to which slot of the cache, as far as this node knows.
+    fn slots(&self) -> SlotTable {
+        SlotTable::default()
     }
 
     /// Hands its duties over and ends.
@@ -154,6 +162,11 @@ impl<S: Service> Door<S> {
     /// Who keeps which partition of the queues, as far as the process knows.
     pub fn placement(&self) -> Partitions {
         self.api().map(|api| api.placement()).unwrap_or_default()
+    }
+
+    /// Who is home to which slot of the cache, as far as the process knows.
+    pub fn slots(&self) -> SlotTable {
+        self.api().map(|api| api.slots()).unwrap_or_default()
     }
 
     /// Asks the process to end; it serves until it has handed its duties over.

@@ -26,6 +26,7 @@ use crate::{
         control::ControlState,
         membership::{CacheTerms, ClusterRecord},
         placement::Partitions,
+        slots::SlotTable,
     },
     mutant::{self, Mutant},
     node::{
@@ -82,12 +83,18 @@ pub enum Latecomers {
 }
 
 /// How the cache does it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CachePlan {
     /// `CACHE_PROTOCOL`.
     pub protocol: Protocol,
     /// `CACHE_WRITE_POLICY`.
     pub policy: WritePolicy,
+}
+
+impl Default for CachePlan {
+    fn default() -> Self {
+        Self { protocol: Protocol::Mesi, policy: WritePolicy::Back }
+    }
 }
 
 /// How queues are kept.
@@ -236,10 +243,14 @@ impl<S: Serves> Api<S> for SimNode {
         self.0.placement()
     }
 
+    fn slots(&self) -> SlotTable {
+        self.0.slots()
+    }
+
     fn retire(&self, farewell: Farewell) -> BoxFuture<'_, ()> {
         async move {
             if farewell == Farewell::ForGood {
-                self.0.leave(self.0.id(), 0, None).await.expect("it asks itself");
+                self.0.leave(self.0.id(), 0, None, None).await.expect("it asks itself");
             }
             // What could not be handed over in time, the others notice by silence.
             let _ = self.0.stop(GRACE).await;
@@ -325,6 +336,7 @@ async fn start_raft(seat: &Seat, disk: &MemoryDisk) -> RaftPart {
     let (listener, applied) = mpsc::channel(APPLIED);
     let log = disk.log();
     let parts = RaftParts {
+        metrics: Default::default(),
         id: seat.node,
         settings: RaftSettings {
             snapshot_entries: SNAPSHOT_ENTRIES,

@@ -65,6 +65,15 @@ pub struct Circumstances {
     pub deaths: Vec<Death>,
 }
 
+/// Seeds that passed.
+#[derive(Debug)]
+pub struct Passed {
+    /// Those that count.
+    pub seeds: Vec<u64>,
+    /// What happened in their runs together.
+    pub happened: Tally,
+}
+
 /// So many violations of a run are told.
 const TOLD_VIOLATIONS: usize = 8;
 /// So many runs must have seen each kind of fault that was planned.
@@ -245,15 +254,15 @@ pub fn every_second(default_count: u64, from: usize) -> Vec<u64> {
 
 /// Runs these seeds with a fresh cluster each; panics at the first that fails, with everything that is
 /// needed to look into it, and if more than one in [`Scenario::WORTHLESS_SHARE`] does not count, or a kind of
-/// fault was in none of many that do. What happened in all of them together.
+/// fault was in none of many that do. Which of them count, and what happened in these together.
 pub fn expect_all_pass<W: Scenario, C: Into<Site<W::Service>>>(
     seeds: &[u64],
     plan: impl Fn(u64) -> RunPlan<W>,
     mut cluster: impl FnMut(&RunPlan<W>) -> C,
-) -> Tally {
+) -> Passed {
     let (mut sum, mut planned) = (Tally::default(), BTreeSet::new());
     let mut seen: BTreeMap<FaultKind, (usize, usize)> = BTreeMap::new();
-    let mut worthless = 0;
+    let mut counting = Vec::new();
     for &seed in seeds {
         let plan = plan(seed);
         planned.extend(plan.faults.mix.iter().map(|(kind, _)| *kind));
@@ -266,16 +275,16 @@ pub fn expect_all_pass<W: Scenario, C: Into<Site<W::Service>>>(
         }
         if let Some(reason) = report.worthless() {
             println!("seed {seed} does not count: {reason}");
-            worthless += 1;
             continue;
         }
+        counting.push(seed);
         sum.add(&report.tally);
         for (kind, (windows, operations)) in report.overlaps() {
             let sum = seen.entry(kind).or_default();
             *sum = (sum.0 + windows, sum.1 + operations);
         }
     }
-    let counted = seeds.len() - worthless;
+    let (counted, worthless) = (counting.len(), seeds.len() - counting.len());
     println!("{counted} seeds passed, {worthless} do not count; faults and operations during them: {seen:?}");
     assert!(worthless * W::WORTHLESS_SHARE <= seeds.len(), "{worthless} of {} runs do not count", seeds.len());
     // What needs an occasion may find none, and of a few runs a kind may be in none.
@@ -284,7 +293,7 @@ pub fn expect_all_pass<W: Scenario, C: Into<Site<W::Service>>>(
         assert!(happened, "no seed brought about {kind:?}");
     }
     println!("in sum: {sum}");
-    sum
+    Passed { seeds: counting, happened: sum }
 }
 
 /// Runs this seed, which shows nothing wrong. Whether it counts does not matter: what a switched off guarantee made of

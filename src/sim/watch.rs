@@ -11,7 +11,11 @@ use super::{
 };
 use crate::{
     ids::NodeId,
-    machine::{placement::Partitions, replication::Replica},
+    machine::{
+        placement::Partitions,
+        replication::Replica,
+        slots::{Came, SlotTable},
+    },
 };
 
 /// What was known at the last look.
@@ -19,6 +23,8 @@ use crate::{
 pub struct Watch {
     voters: BTreeSet<NodeId>,
     placement: Partitions,
+    slots: SlotTable,
+    homes: BTreeSet<NodeId>,
 }
 
 impl Watch {
@@ -27,6 +33,7 @@ impl Watch {
         let Some(leader) = world.running().into_iter().map(|index| world.door(index)).find(Door::leads) else { return };
         self.look_at_voters(world, leader.voters());
         self.look_at_placement(world, leader.placement());
+        self.look_at_slots(world, leader.slots());
     }
 
     fn look_at_voters<S: Service>(&mut self, world: &World<S>, now: BTreeSet<NodeId>) {
@@ -67,5 +74,27 @@ impl Watch {
             }
         }
         self.placement = now;
+    }
+
+    fn look_at_slots<S: Service>(&mut self, world: &World<S>, now: SlotTable) {
+        if Arc::ptr_eq(&self.slots, &now) {
+            return;
+        }
+        let is_first = self.homes.is_empty();
+        for (id, slot) in now.iter() {
+            let Some(home) = slot.home else { continue };
+            if self.homes.insert(home.node) && !is_first {
+                world.network().count(Happened::HomeJoined);
+            }
+            if self.slots.get(id).is_none_or(|before| before.epoch >= slot.epoch || before.home == Some(home)) {
+                continue;
+            }
+            match slot.came {
+                Came::Founded => {}
+                Came::Lost => world.network().count(Happened::HomeFollowed),
+                Came::Handed(_) => world.network().count(Happened::HomeMoved),
+            }
+        }
+        self.slots = now;
     }
 }

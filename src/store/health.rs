@@ -80,8 +80,8 @@ impl Health {
         }
         let partition = self.partition;
         match &health {
-            JournalHealth::Well => tracing::info!(%partition, "the journal can be written again"),
-            JournalHealth::Away(why) => tracing::warn!(%partition, "the journal cannot be written: {why}"),
+            JournalHealth::Well => tracing::debug!(%partition, "the journal can be written again"),
+            JournalHealth::Away(why) => tracing::debug!(%partition, "the journal cannot be written: {why}"),
             JournalHealth::Shortened(why) => {
                 tracing::error!(%partition, "the journal has lost what it had acknowledged: {why}");
             }

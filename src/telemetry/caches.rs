@@ -3,7 +3,7 @@
 //! The cache counts by itself, as it has to for `GET /v1/cache`; its figures are taken over each time the metrics are
 //! read, so that both say the same.
 
-use std::{fmt, sync::atomic::Ordering};
+use std::{fmt, sync::atomic::Ordering, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::WhatLabel;
+use super::{Histograms, Timed, WhatLabel, latency, set};
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct StateLabel {
@@ -33,6 +33,16 @@ struct ChangeLabel {
     change: String,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OperationLabel {
+    operation: &'static str,
+}
+
+/// What can stall.
+const OPERATIONS: [&str; 4] = ["get", "put", "delete", "increment"];
+/// Why reads miss.
+const MISS_CAUSES: [&str; 5] = ["cold", "evicted", "invalidated", "expired", "lease-lost"];
+
 /// The figures of one node's cache since it started. Each text is a word from the code.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CacheFigures<'a> {
@@ -46,6 +56,8 @@ pub struct CacheFigures<'a> {
     pub lines: [(&'static str, u64); 4],
     /// Reads that no message was needed for.
     pub hits: u64,
+    /// Reads that needed one and got a value: some of the misses.
+    pub remote_hits: u64,
     /// Reads that needed one, by cause.
     pub misses: Vec<(&'a str, u64)>,
     /// Lines that had to make room.
@@ -68,12 +80,14 @@ pub struct CacheMetrics {
     bytes: Gauge,
     lines: Family<StateLabel, Gauge>,
     hits: Counter,
+    remote_hits: Counter,
     misses: Family<CauseLabel, Counter>,
     evictions: Counter,
     transitions: Family<ChangeLabel, Counter>,
     dirty_lost: Counter,
     invalidations: Family<WhatLabel, Counter>,
     messages: Family<KindLabel, Counter>,
+    stalls: Histograms<OperationLabel>,
 }
 
 impl CacheMetrics {
@@ -84,12 +98,14 @@ impl CacheMetrics {
             bytes: Gauge::default(),
             lines: Family::default(),
             hits: Counter::default(),
+            remote_hits: Counter::default(),
             misses: Family::default(),
             evictions: Counter::default(),
             transitions: Family::default(),
             dirty_lost: Counter::default(),
             invalidations: Family::default(),
             messages: Family::default(),
+            stalls: Family::new_with_constructor(latency),
         };
         registry.register("cache_capacity", "Lines that the cache may hold", metrics.capacity.clone());
         registry.register("cache_entries", "Lines that the cache holds", metrics.entries.clone());
@@ -101,6 +117,11 @@ impl CacheMetrics {
         );
         registry.register("cache_lines", "Lines that the cache holds, by state", metrics.lines.clone());
         registry.register("cache_hits", "Reads that no message was needed for", metrics.hits.clone());
+        registry.register(
+            "cache_remote_hits",
+            "Reads that a message was needed for and that got a value from a home or another cache",
+            metrics.remote_hits.clone(),
+        );
         registry.register("cache_misses", "Reads that a message was needed for, by cause", metrics.misses.clone());
         registry.register("cache_evictions", "Lines that had to make room", metrics.evictions.clone());
         registry.register("cache_transitions", "Changes of the state of lines", metrics.transitions.clone());
@@ -115,7 +136,29 @@ impl CacheMetrics {
             metrics.invalidations.clone(),
         );
         registry.register("cache_messages", "Messages of the cache that were sent, by kind", metrics.messages.clone());
+        registry.register_with_unit(
+            "cache_stall",
+            "Time of operations that had to wait for others: a home, another cache, or leases",
+            Unit::Seconds,
+            metrics.stalls.clone(),
+        );
+        for operation in OPERATIONS {
+            drop(metrics.stalls.get_or_create(&OperationLabel { operation }));
+        }
+        for cause in MISS_CAUSES {
+            drop(metrics.misses.get_or_create(&CauseLabel { cause: cause.to_owned() }));
+        }
         metrics
+    }
+
+    /// An operation (`get`, `put`, `delete`, `increment`) had to wait for other nodes for so long.
+    pub fn waited(&self, operation: &'static str, waited: Duration) {
+        self.stalls.get_or_create(&OperationLabel { operation }).observe(waited.as_secs_f64());
+    }
+
+    /// Such an operation begins to wait for another node.
+    pub fn stalled(&self, operation: &'static str) -> Timed {
+        Timed::new(self.stalls.get_or_create(&OperationLabel { operation }).clone())
     }
 
     /// Takes over what the cache has counted.
@@ -129,6 +172,7 @@ impl CacheMetrics {
             set(&self.lines.get_or_create(&StateLabel { state }), count);
         }
         raise(&self.hits, figures.hits);
+        raise(&self.remote_hits, figures.remote_hits);
         raise(&self.evictions, figures.evictions);
         raise(&self.dirty_lost, figures.dirty_lost);
         for (cause, count) in &figures.misses {
@@ -144,10 +188,6 @@ impl CacheMetrics {
             raise(&self.messages.get_or_create(&KindLabel { kind: (*kind).to_owned() }), *count);
         }
     }
-}
-
-fn set(gauge: &Gauge, value: u64) {
-    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
 }
 
 /// A counter never goes back, whichever of two readers of the metrics comes last.
@@ -175,6 +215,7 @@ mod tests {
             bytes: 700,
             lines: [("M", 1), ("O", 0), ("E", 2), ("S", 4)],
             hits: 50,
+            remote_hits: 6,
             misses: vec![("cold", 5), ("invalidated", 2)],
             evictions: 3,
             transitions: vec![("S>M", 9)],
@@ -191,12 +232,14 @@ mod tests {
             "syncmesh_cache_size_bytes 700",
             r#"syncmesh_cache_lines{state="S"} 4"#,
             "syncmesh_cache_hits_total 50",
+            "syncmesh_cache_remote_hits_total 6",
             r#"syncmesh_cache_misses_total{cause="cold"} 5"#,
             "syncmesh_cache_evictions_total 3",
             r#"syncmesh_cache_transitions_total{change="S>M"} 9"#,
             "syncmesh_cache_dirty_lost_total 1",
             r#"syncmesh_cache_invalidations_total{what="repeated"} 1"#,
             r#"syncmesh_cache_messages_total{kind="get-s"} 11"#,
+            r#"syncmesh_cache_stall_seconds_count{operation="put"} 0"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

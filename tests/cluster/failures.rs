@@ -118,8 +118,7 @@ async fn all_killed_at_once_and_started_again_have_lost_nothing() {
         held.push(cluster.nodes[nth % 3].api.grant(&format!("lock-{nth}")).await);
     }
     let last = held.last().unwrap().token;
-    cluster.nodes.iter().for_each(|node| node.signal(Signal::KILL));
-    cluster.nodes.iter_mut().for_each(NodeProcess::kill);
+    cluster.kill_all();
     cluster.nodes.iter_mut().for_each(NodeProcess::launch);
     cluster.all_ready().await;
 

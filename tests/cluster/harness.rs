@@ -315,6 +315,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// kill -9 of all at once: none sees another one gone, and goes on without it.
+    pub(crate) fn kill_all(&mut self) {
+        self.nodes.iter().for_each(|node| node.signal(Signal::KILL));
+        self.nodes.iter_mut().for_each(NodeProcess::kill);
+    }
+
     /// Founds a cluster of so many lock managers, and waits until each can serve.
     pub(crate) async fn of(count: usize) -> Self {
         Self::with(count, &[]).await
@@ -386,12 +392,14 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until node `asked` shows so many voters, and the change that led there is committed.
+    /// Waits until node `asked` shows so many voters, all of which run, and the change that led there is committed.
     pub(crate) async fn has_voters(&self, asked: usize, count: usize) {
         let node = &self.nodes[asked];
-        eventually(&format!("there are {count} voters"), async || {
+        let runs = |peer: &str| self.nodes.iter().any(|node| node.runs() && node.peer_id() == peer);
+        eventually(&format!("there are {count} voters, and they run"), async || {
             let cluster = node.api.cluster().await;
-            holds(voters(&cluster) == count, cluster)
+            let voters = voters(&cluster);
+            holds(voters.len() == count && voters.iter().all(|peer| runs(peer)), cluster)
         })
         .await;
         // What is shown is in the leader's log; what comes after it there and is granted commits it.
@@ -400,10 +408,13 @@ impl Cluster {
     }
 }
 
-/// How many members vote.
-pub(crate) fn voters(cluster: &Value) -> usize {
-    let members = cluster["members"].as_array().unwrap();
-    members.iter().filter(|member| matches!(member["raft"].as_str(), Some("voter" | "leader"))).count()
+/// The members that vote.
+pub(crate) fn voters(cluster: &Value) -> Vec<&str> {
+    let members = cluster["members"].as_array().unwrap().iter();
+    members
+        .filter(|member| matches!(member["raft"].as_str(), Some("voter" | "leader")))
+        .map(|member| member["peer_id"].as_str().unwrap())
+        .collect()
 }
 
 /// Tells `tests/run` that a test cannot run here, and why.

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints what it measured")]
 
 mod ask;
+mod bundle;
 mod harness;
 mod history;
 mod namespaces;
@@ -17,6 +18,7 @@ mod namespaces;
 mod redis_server;
 mod stranger;
 
+mod caches;
 mod discovery;
 mod disk_full;
 mod failures;
@@ -27,6 +29,8 @@ mod lock_run;
 mod locks;
 mod membership;
 mod mesh;
+mod operator;
 mod queues;
 mod quorum;
+mod recovery;
 mod start;

@@ -48,7 +48,7 @@ async fn members_keep_each_others_records_of_roles() {
     for node in &cluster.nodes {
         eventually("records were kept, and none refused", async || {
             let kept = metric(node, "libp2p_kad_inbound_requests_total{request=\"AddProvider\"}").await;
-            let refused = metric(node, "syncmesh_net_bound_hits_total{bound=\"kad").await;
+            let refused = metric(node, "syncmesh_bound_hits_total{bound=\"net.kad").await;
             // Three roles of each of the two others.
             holds(kept >= 6.0 && refused == 0.0, format!("{kept} kept, {refused} refused"))
         })

@@ -1,11 +1,17 @@
 //! A network of our own: namespaces for hosts, joined by a bridge in one more. Needs root and iproute2.
 
-use std::process::{Command, Stdio};
+use std::{
+    net::Ipv4Addr,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use crate::{
     ask::{Done, run, syncmesh},
     harness::NodeProcess,
 };
+
+static LAST_WIRE: AtomicU32 = AtomicU32::new(0);
 
 /// Hosts on one Ethernet. Deleted with the value; processes in them must end first.
 #[derive(Debug)]
@@ -15,6 +21,24 @@ pub(crate) struct Lan {
     hosts: usize,
 }
 
+/// What is lost on the way, while connections stay open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Direction {
+    /// What is sent to the host.
+    ToHost,
+    /// What the host sends.
+    FromHost,
+}
+
+impl Direction {
+    fn rule(self) -> &'static str {
+        match self {
+            Self::ToHost => "INPUT -i eth0 -j DROP",
+            Self::FromHost => "OUTPUT -o eth0 -j DROP",
+        }
+    }
+}
+
 fn ip(arguments: &str) -> Result<(), String> {
     let output = Command::new("ip").args(arguments.split(' ')).stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("ip cannot be run: {error}"))?;
@@ -22,20 +46,25 @@ fn ip(arguments: &str) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {}", said.trim())) }
 }
 
+/// Whether it is there; if not, a line says why, unless all tests are required.
+fn there_is(what: &str, found: Result<(), String>) -> bool {
+    let Err(reason) = found else { return true };
+    let are_required = std::env::var("REQUIRE_ALL").is_ok_and(|value| value == "1");
+    assert!(!are_required, "{what}: required, and not to be had: {reason}");
+    crate::harness::skipped(&format!("needs {what}: {reason}"));
+    false
+}
+
 impl Lan {
     /// So many hosts, 10.77.0.1 and on; or none with a line that says why, unless all tests are required.
     pub(crate) fn of(name: &str, hosts: usize) -> Option<Self> {
         let lan = Self { prefix: format!("sm{}{name}", std::process::id() % 100_000), hosts };
-        match lan.build() {
-            Ok(()) => Some(lan),
-            Err(reason) if std::env::var("REQUIRE_ALL").is_ok_and(|value| value == "1") => {
-                panic!("network namespaces are required and cannot be made: {reason}")
-            }
-            Err(reason) => {
-                crate::harness::skipped(&format!("needs network namespaces: {reason}"));
-                None
-            }
-        }
+        there_is("network namespaces", lan.build()).then_some(lan)
+    }
+
+    /// Whether packets can be lost one way; if not, a line says why, unless all tests are required.
+    pub(crate) fn can_lose(&self) -> bool {
+        there_is("iptables", ip(&format!("netns exec {} iptables -L -n", self.host(0))))
     }
 
     fn build(&self) -> Result<(), String> {
@@ -73,6 +102,35 @@ impl Lan {
     /// Joins it to the others again.
     pub(crate) fn heal(&self, nth: usize) {
         self.set_port(nth, "master lan");
+    }
+
+    /// Loses what goes one way, on the Ethernet only.
+    pub(crate) fn lose(&self, nth: usize, direction: Direction) {
+        ip(&format!("netns exec {} iptables -A {}", self.host(nth), direction.rule())).unwrap();
+    }
+
+    /// Loses it no more.
+    pub(crate) fn lose_no_more(&self, nth: usize, direction: Direction) {
+        ip(&format!("netns exec {} iptables -D {}", self.host(nth), direction.rule())).unwrap();
+    }
+
+    /// A wire of its own from the tests to a host, beside the Ethernet, so that its API can be asked while it is cut off; the
+    /// address of the host on it. Nothing is forwarded from one to the other.
+    pub(crate) fn wire(&self, nth: usize) -> Ipv4Addr {
+        /// Of carrier-grade NAT, which no host routes by itself; /30 each, sixteen at a time in a run of the tests.
+        const WIRES: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
+        let number = ((std::process::id() & 0xffff) << 4) | (LAST_WIRE.fetch_add(1, Ordering::Relaxed) & 0xf);
+        let address = |end: u32| Ipv4Addr::from_bits(WIRES.to_bits() | (number << 2) | end);
+        let (space, here) = (self.host(nth), format!("{}w{nth}", self.prefix));
+        let build = || {
+            ip(&format!("link add {here} type veth peer name wire netns {space}"))?;
+            ip(&format!("addr add {}/30 dev {here}", address(1)))?;
+            ip(&format!("link set {here} up"))?;
+            ip(&format!("-n {space} addr add {}/30 dev wire", address(2)))?;
+            ip(&format!("-n {space} link set wire up"))
+        };
+        build().unwrap();
+        address(2)
     }
 
     fn set_port(&self, nth: usize, to: &str) {

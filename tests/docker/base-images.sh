@@ -1,8 +1,9 @@
 #!/bin/sh
-# Makes stand-ins for the public images that Dockerfile and docker-compose.yml name, under their
-# names, on a machine that reaches Debian's mirror but no image registry. What is there already is
-# left alone; `--force` makes it anew. Needs root, docker, debootstrap and a Rust toolchain of the
-# pinned version. Not for releases.
+# Sees to it that the public images are there that Dockerfile and docker-compose.yml name: what is
+# missing is pulled, and where no image registry can be reached, made under its name from Debian's
+# packages. What is there already is left alone; `--force` makes all of them here, whatever is there.
+# Making them needs root, docker, debootstrap and a Rust toolchain of the pinned version. Images made
+# so are for trying and testing, not for releases.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -23,7 +24,19 @@ for image in "$debian" "$rust" "$redis"; do
     esac
 done
 
-wanted() { [ "$force" = yes ] || ! docker image inspect "$1" >/dev/null 2>&1; }
+# Who cannot be reached once is not asked again.
+registry=yes
+pulled() {
+    [ "$registry" = yes ] || return 1
+    if timeout 600 docker pull --quiet "$1" >"$work/pull" 2>&1; then echo "pulled $1"; return 0; fi
+    registry=no
+    return 1
+}
+wanted() {
+    [ "$force" = yes ] && return 0
+    docker image inspect "$1" >/dev/null 2>&1 && return 1
+    ! pulled "$1"
+}
 
 command -v docker >/dev/null || die "docker is not installed"
 work=$(mktemp -d)

@@ -1,108 +1,38 @@
-//! The container files agree with the program and with each other. Reads files only: no daemon, no
-//! image is needed.
+//! The container files: that they agree with the program and with each other, and what becomes of a project of
+//! containers that is scaled, struck and restarted under load.
+//!
+//! [`files`] reads files only. All else is one sequence, [`run`], since a project of a dozen containers takes its time to
+//! start: it builds the image, brings a project of its own up with `docker-compose`, and removes what it made. Clients are
+//! outside the containers and see nothing but the published port; what they were told is checked by the same rules as
+//! with plain processes (`tests/cluster`), whose clients these are.
+//!
+//! ```text
+//! cargo test --test docker -- --nocapture          # prints what it measured
+//! SYNCMESH_IMAGE=syncmesh cargo test --test docker # with an image that is there: nothing is built
+//! COMPOSE="docker compose" cargo test --test docker
+//! ```
+//!
+//! The image that is built stays, as `syncmesh-test`, and with it the layers that make the next build short.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints what it measured")]
 
-use std::{collections::BTreeSet, fs, path::Path};
+#[allow(dead_code, reason = "the tests of processes use the rest")]
+#[path = "../cluster/ask.rs"]
+mod ask;
+#[allow(dead_code, reason = "the tests of processes use the rest")]
+#[path = "../cluster/harness.rs"]
+mod harness;
+#[allow(dead_code, reason = "the tests of processes use the rest")]
+#[path = "../cluster/history.rs"]
+mod history;
 
-/// How many containers to start: read by docker-compose itself, no setting of a node.
-const COUNTS: [&str; 3] = ["LOCK_MANAGERS", "QUEUE_NODES", "CACHE_NODES"];
-
-fn text(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// The variables on active lines of `.env.example`, but for the counts.
-fn tuning_settings() -> BTreeSet<String> {
-    let example = text(".env.example");
-    let active = example.lines().filter(|line| !line.starts_with('#'));
-    let names = active.filter_map(|line| line.split_once('=')).map(|(name, _)| name.to_owned());
-    names.filter(|name| !COUNTS.contains(&name.as_str())).collect()
-}
-
-/// The variables on commented lines of `.env.example`.
-fn node_settings() -> BTreeSet<String> {
-    let example = text(".env.example");
-    let lines = example.lines().filter_map(|line| line.strip_prefix("# ")?.split_once('='));
-    let is_name = |name: &&str| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    lines.map(|(name, _)| name).filter(is_name).map(str::to_owned).collect()
-}
-
-/// The lines `NAME: value` of a compose file whose name is written like a variable.
-fn environment(compose: &str) -> Vec<(String, String)> {
-    let pairs = compose.lines().filter_map(|line| line.trim().split_once(": "));
-    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    pairs.filter(|(name, _)| is_name(name)).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-}
-
-#[test]
-fn compose_hands_every_tuning_setting_on_and_decides_the_others_itself() {
-    let environment = environment(&text("docker-compose.yml"));
-    let handed_on: BTreeSet<String> = environment
-        .iter()
-        .filter(|(name, value)| *value == format!("${{{name}:-}}"))
-        .map(|(name, _)| name.clone())
-        .collect();
-    assert_eq!(handed_on, tuning_settings(), "docker-compose.yml and .env.example name different tuning settings");
-    let node = node_settings();
-    assert!(!node.is_empty());
-    for (name, value) in environment.iter().filter(|(name, _)| !handed_on.contains(name)) {
-        assert!(node.contains(name), "docker-compose.yml sets {name}={value}, which is no setting of one node");
-    }
-}
-
-#[test]
-fn the_founder_waits_for_as_many_lock_managers_as_are_started() {
-    let compose = text("docker-compose.yml");
-    assert!(compose.contains("scale: ${LOCK_MANAGERS:-3}"));
-    assert!(compose.contains("BOOTSTRAP_EXPECT: ${LOCK_MANAGERS:-3}"));
-    assert!(text(".env.example").lines().any(|line| line == "LOCK_MANAGERS=3"));
-}
-
-#[test]
-fn the_api_is_published_on_loopback_only_and_nothing_else_is() {
-    let compose = text("docker-compose.yml");
-    let published: Vec<&str> = compose
-        .lines()
-        .skip_while(|line| line.trim() != "ports:")
-        .skip(1)
-        .take_while(|line| line.contains("- "))
-        .collect();
-    assert_eq!(published.len(), 1, "{published:?}");
-    assert!(published[0].trim().starts_with("- 127.0.0.1:"), "{published:?}");
-    assert_eq!(compose.matches("ports:").count(), 1);
-}
-
-#[test]
-fn the_image_needs_no_frontend_and_no_package_and_no_root() {
-    let dockerfile = text("Dockerfile");
-    assert!(!dockerfile.contains("syntax="), "a frontend is an image of its own to pull");
-    assert!(!dockerfile.contains("apt-get"));
-    let last = dockerfile.rsplit("\nFROM ").next().expect("rsplit gives at least one part");
-    let user = last.lines().find_map(|line| line.strip_prefix("USER ")).expect("the last stage names a user");
-    assert!(user.split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "USER {user}");
-}
-
-#[test]
-fn the_build_uses_the_toolchain_that_the_images_script_expects() {
-    let dockerfile = text("Dockerfile");
-    let images: Vec<&str> = dockerfile.lines().filter_map(|line| line.strip_prefix("FROM ")).collect();
-    assert_eq!(images.len(), 2, "{images:?}");
-    assert!(images[0].starts_with("rust:") && images[0].contains("-slim-bookworm"), "{images:?}");
-    assert_eq!(images[1], "debian:bookworm-slim", "the libc of the last image is the one that the build linked with");
-}
-
-#[test]
-fn only_what_the_dockerfile_copies_is_sent_to_the_builder() {
-    let ignore = text(".dockerignore");
-    let allowed: BTreeSet<&str> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
-    assert!(ignore.lines().any(|line| line == "*"));
-    let dockerfile = text("Dockerfile");
-    let copies =
-        dockerfile.lines().filter_map(|line| line.strip_prefix("COPY ")).filter(|line| !line.starts_with("--from"));
-    for line in copies {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        for source in &words[..words.len() - 1] {
-            assert!(allowed.contains(source), "COPY {source}: .dockerignore leaves it out");
-        }
-    }
-}
+mod caches;
+mod compose;
+mod engine;
+mod faults;
+mod files;
+mod load;
+mod queues;
+mod restarts;
+mod run;
+mod scaling;
+mod serving;

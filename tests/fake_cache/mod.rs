@@ -192,7 +192,9 @@ async fn state(State(shelf): State<Arc<Shelf>>, Path(key): Path<String>) -> Json
         Some(_) => json!({"state": "E/M", "owner": PEER, "sharers": []}),
         None => json!({"state": "I", "owner": null, "sharers": []}),
     };
-    Json(json!({"key": key, "home": PEER, "version": version, "directory": directory, "lines": lines}))
+    Json(
+        json!({"key": key, "home": PEER, "version": version, "directory": directory, "lines": lines, "unanswered": []}),
+    )
 }
 
 async fn stats(State(shelf): State<Arc<Shelf>>) -> Json<Value> {
@@ -202,10 +204,10 @@ async fn stats(State(shelf): State<Arc<Shelf>>) -> Json<Value> {
         "protocol": "MOESI", "write_policy": "back", "unanswered": [],
         "nodes": [{
             "peer": PEER, "capacity": 10_000, "entries": entries, "bytes": 0,
-            "lines": {"M": 0, "O": 0, "E": entries, "S": 0}, "hits": 3, "misses": 1, "misses_by_cause": {"cold": 1},
+            "lines": {"M": 0, "O": 0, "E": entries, "S": 0}, "hits": 3, "remote_hits": 1, "misses": 1, "misses_by_cause": {"cold": 1},
             "evictions": 0, "transitions": {}, "dirty_lost": 0,
             "invalidations": {"sent": 0, "received": 0, "acknowledged": 0, "repeated": 0, "expired": 0},
-            "messages": {"get-s": messages},
+            "messages": {"get-s": messages}, "stalls": {"get": {"count": 1, "total_us": 700, "max_us": 700}},
         }],
     }))
 }

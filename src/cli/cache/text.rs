@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     api::cache_bodies::{
         CacheBody, CacheNodeBody, CountedBody, InvalidatedBody, InvalidationsBody, KeyStateBody, LineBody, LinesBody,
+        StallsBody,
     },
     cli::{
         output::{one_line, table},
@@ -36,10 +37,13 @@ pub(super) fn state(state: &KeyStateBody) -> String {
         ("key", state.key.to_string()),
         ("home", or_none(state.home.map(|node| node.to_string()), "nobody now: the slot waits for a cache node")),
         ("version", or_none(state.version.clone(), "-")),
-        ("directory", format!("{}: {}", state.directory.state, meaning(&state.directory.state))),
+        ("directory", directory(state)),
         ("owner", or_none(state.directory.owner.map(|node| node.to_string()), "-")),
         ("sharers", cell(&state.directory.sharers)),
     ]);
+    if !state.unanswered.is_empty() {
+        text.push_str(&pairs([("silent", cell(&state.unanswered))]));
+    }
     if state.lines.is_empty() {
         text.push_str("lines          none\n");
         return text;
@@ -47,6 +51,14 @@ pub(super) fn state(state: &KeyStateBody) -> String {
     text.push('\n');
     text.push_str(&lines(&state.lines));
     text
+}
+
+/// What the home has in its directory, where it says so.
+fn directory(state: &KeyStateBody) -> String {
+    if state.home.is_some_and(|home| state.unanswered.contains(&home)) {
+        return "not known: the home did not answer".to_owned();
+    }
+    format!("{}: {}", state.directory.state, meaning(&state.directory.state))
 }
 
 /// What the state of a directory entry says.
@@ -79,12 +91,14 @@ pub(super) fn stats(cache: &CacheBody) -> String {
     let mut figures = vec![
         ("protocol", format!("{}, writes {}", cache.protocol, cache.write_policy)),
         ("hit rate", format!("{} of {} reads", percent(rate(hits, misses)), hits + misses)),
+        ("hits", format!("local {hits}, remote {}", sum(|node| node.remote_hits))),
         ("misses", listed(&summed(&cache.nodes, |node| &node.misses_by_cause))),
         ("lines", by_state(&all_lines(&cache.nodes))),
         ("changes", listed(&summed(&cache.nodes, |node| &node.transitions))),
         ("evictions", sum(|node| node.evictions).to_string()),
         ("invalidations", invalidations(&cache.nodes)),
         ("messages", listed(&summed(&cache.nodes, |node| &node.messages))),
+        ("stalls", stalls(&cache.nodes)),
         ("lost", format!("{} acknowledged values, with their owners", sum(|node| node.dirty_lost))),
     ];
     if !cache.unanswered.is_empty() {
@@ -106,12 +120,13 @@ fn nodes(nodes: &[CacheNodeBody]) -> String {
             node.bytes.to_string(),
             by_state(&node.lines),
             percent(rate(node.hits, node.misses)),
+            node.remote_hits.to_string(),
             node.misses.to_string(),
             node.evictions.to_string(),
             node.dirty_lost.to_string(),
         ]
     };
-    let header = ["CACHE NODE", "ENTRIES", "BYTES", "LINES", "HIT RATE", "MISSES", "EVICTIONS", "LOST"];
+    let header = ["CACHE NODE", "ENTRIES", "BYTES", "LINES", "HIT RATE", "REMOTE HITS", "MISSES", "EVICTIONS", "LOST"];
     table(header, nodes.iter().map(row))
 }
 
@@ -143,6 +158,23 @@ fn invalidations(nodes: &[CacheNodeBody]) -> String {
         sum(|inv| inv.repeated),
         sum(|inv| inv.expired)
     )
+}
+
+/// How many operations had to wait for others, for how long on average and at most.
+fn stalls(nodes: &[CacheNodeBody]) -> String {
+    let mut sums = BTreeMap::<&str, StallsBody>::new();
+    for (operation, stalls) in nodes.iter().flat_map(|node| &node.stalls).filter(|(_, stalls)| stalls.count > 0) {
+        let sum = sums.entry(operation).or_default();
+        sum.count += stalls.count;
+        sum.total_us += stalls.total_us;
+        sum.max_us = sum.max_us.max(stalls.max_us);
+    }
+    let ms = |us: f64| format!("{:.1} ms", us / 1_000.0);
+    let one = |(operation, StallsBody { count, total_us, max_us }): (&&str, &StallsBody)| {
+        format!("{operation} {count} (mean {}, max {})", ms(*total_us as f64 / *count as f64), ms(*max_us as f64))
+    };
+    let all: Vec<String> = sums.iter().map(one).collect();
+    if all.is_empty() { "none".to_owned() } else { all.join(", ") }
 }
 
 fn summed(nodes: &[CacheNodeBody], of: fn(&CacheNodeBody) -> &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
@@ -180,6 +212,7 @@ mod tests {
             bytes: 30,
             lines: LinesBody { m: 1, o: 0, e: 0, s: 2 },
             hits: 30,
+            remote_hits: 4,
             misses: 10,
             misses_by_cause: BTreeMap::from([("cold".into(), 10), ("expired".into(), 0)]),
             evictions: 2,
@@ -187,6 +220,10 @@ mod tests {
             dirty_lost: 0,
             invalidations: InvalidationsBody { sent: 4, ..InvalidationsBody::default() },
             messages: BTreeMap::from([("get-s".into(), 11)]),
+            stalls: BTreeMap::from([
+                ("get".into(), StallsBody { count: 2, total_us: 3_000, max_us: u64::from(n) * 1_000 }),
+                ("put".into(), StallsBody::default()),
+            ]),
         }
     }
 
@@ -200,10 +237,16 @@ mod tests {
             version: Some("01".into()),
             directory: DirectoryBody { state: "S".into(), owner: None, sharers: vec![node(2)] },
             lines: vec![line],
+            unanswered: Vec::new(),
         };
         let said = state(&shown);
         assert!(said.contains(&format!("home           {}\n", node(1))), "{said}");
         assert!(said.contains("directory      S: copies") && said.contains("1900ms"), "{said}");
+        assert!(!said.contains("silent"), "{said}");
+        shown.unanswered = vec![node(1)];
+        let said = state(&shown);
+        assert!(said.contains("directory      not known: the home did not answer\n"), "{said}");
+        assert!(said.contains(&format!("silent         {}\n", node(1))), "{said}");
         shown.home = None;
         shown.lines.clear();
         let said = state(&shown);
@@ -225,10 +268,12 @@ mod tests {
             "{said}"
         );
         assert!(said.contains("messages       get-s 22\n") && !said.contains("silent"), "{said}");
+        assert!(said.contains("hits           local 60, remote 8\n"), "{said}");
+        assert!(said.contains("stalls         get 4 (mean 1.5 ms, max 2.0 ms)\n"), "{said}");
         cache.nodes.clear();
         cache.unanswered = vec![node(3)];
         let said = stats(&cache);
-        assert!(said.contains("hit rate       - of 0 reads\n"), "{said}");
+        assert!(said.contains("hit rate       - of 0 reads\n") && said.contains("stalls         none\n"), "{said}");
         assert!(said.ends_with(&format!("silent         {}\n", node(3))), "{said}");
     }
 

@@ -4,7 +4,7 @@ mod consume;
 mod publish;
 mod text;
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
@@ -177,12 +177,24 @@ pub(super) struct Configure {
     dedup_window: Option<Duration>,
 }
 
+/// As many partitions as a cluster can have: more in one range are a slip of the hand.
+const MAX_PARTITIONS: u32 = 1_024;
+
+/// One partition, or the first and the last of some.
+fn partitions(text: &str) -> Result<RangeInclusive<u32>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.parse(), last.parse()) {
+        (Ok(first), Ok(last)) if first <= last && last - first < MAX_PARTITIONS => Ok(first..=last),
+        _ => Err("expected the number of a partition, or two of them as in 8-13".to_owned()),
+    }
+}
+
 /// The arguments of `queue recover`.
 #[derive(Debug, Args)]
 pub(super) struct Recover {
-    /// The partition's number: `syncmesh status` shows those that wait.
-    #[arg(value_name = "PARTITION")]
-    partition: u32,
+    /// Numbers of partitions, as `syncmesh status` shows those that wait: 3, or 8-13.
+    #[arg(value_name = "PARTITION", required = true, value_parser = partitions)]
+    partitions: Vec<RangeInclusive<u32>>,
     /// Messages that only the lost journals held are gone then. Without this, nothing is done.
     #[arg(long)]
     accept_loss: bool,
@@ -288,13 +300,19 @@ impl Configure {
 
 impl Recover {
     async fn call(self, remote: &Remote) -> Result<(), Failure> {
-        let Self { partition, accept_loss } = self;
+        let Self { partitions, accept_loss } = self;
         if accept_loss {
-            let call = Call::recover_partition(PartitionId(partition));
-            return remote.act(&call, &format!("partition {partition} is served with what is left of it")).await;
+            for partition in partitions.into_iter().flatten() {
+                let call = Call::recover_partition(PartitionId(partition));
+                remote.act(&call, &format!("partition {partition} is served with what is left of it")).await?;
+            }
+            return Ok(());
         }
         let cluster = remote.client.cluster().await?;
-        let placed = cluster.queue.partitions.iter().find(|placed| placed.id == partition);
-        Err(Failure::Usage(text::what_would_be_lost(partition, placed)))
+        let lost = partitions.into_iter().flatten().map(|partition| {
+            let placed = cluster.queue.partitions.iter().find(|placed| placed.id == partition);
+            text::what_would_be_lost(partition, placed)
+        });
+        Err(Failure::Usage(lost.collect::<Vec<_>>().join("\n")))
     }
 }

@@ -45,6 +45,14 @@ impl Recency {
         self.used_at.is_empty()
     }
 
+    /// Takes out the line that was not used for longest, wanted or not.
+    pub fn oldest(&mut self) -> Option<CacheKey> {
+        let (at, key) = self.order.pop_first()?;
+        debug_assert_eq!(self.used_at.get(&key), Some(&at), "both say the same");
+        self.used_at.remove(&key);
+        Some(key)
+    }
+
     fn touch(&mut self, key: &CacheKey) {
         self.clock += 1;
         if let Some(before) = self.used_at.insert(key.clone(), self.clock) {
@@ -75,10 +83,7 @@ impl Residency for Recency {
         if self.used_at.len() + pinned <= self.capacity {
             return None;
         }
-        let (at, key) = self.order.pop_first()?;
-        debug_assert_eq!(self.used_at.get(&key), Some(&at), "both say the same");
-        self.used_at.remove(&key);
-        Some(key)
+        self.oldest()
     }
 }
 

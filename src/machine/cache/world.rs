@@ -1,4 +1,4 @@
-//! A small cluster around [`Lines`] and [`Home`]: caches, a home and its successor, one key, a network that loses,
+//! A small cluster around [`Lines`] and [`Home`]: caches, a home and its successors, two keys, a network that loses,
 //! delays, doubles and reorders, crashes, and a clock that moves in steps of half a lease. For the model checker, for
 //! scripts, and for counting what is said.
 //!
@@ -9,7 +9,10 @@ mod checks;
 mod network;
 mod script;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
+};
 
 use bytes::Bytes;
 
@@ -39,8 +42,33 @@ const MEMBER_LEASE_MS: u64 = 450;
 /// When everything begins.
 const BEGIN: Tick = Tick(1_000_000);
 
+/// The keys of a world; both are in one slot, so that all that is not of a key is shared.
+pub(super) const KEYS: usize = 2;
+/// The homes of a world, one after the other.
+pub(super) const HOMES: usize = 3;
+
+fn keys() -> &'static [CacheKey; KEYS] {
+    static NAMED: OnceLock<[CacheKey; KEYS]> = OnceLock::new();
+    NAMED.get_or_init(|| {
+        let named = |name: &str| CacheKey::new(name).expect("a short name is a key");
+        let first = named("k");
+        let mut others = (0..).map(|n| named(&format!("k{n}"))).filter(|key| SlotId::of(key) == SlotId::of(&first));
+        [first.clone(), others.next().expect("a slot has many keys")]
+    })
+}
+
+/// The first key.
 pub(super) fn key() -> CacheKey {
-    CacheKey::new("k").expect("a short name is a key")
+    nth_key(0)
+}
+
+/// The key with this number.
+pub(super) fn nth_key(index: usize) -> CacheKey {
+    keys()[index].clone()
+}
+
+fn index_of(key: &CacheKey) -> usize {
+    keys().iter().position(|known| known == key).expect("a key of this world")
 }
 
 pub(super) fn node(index: usize) -> NodeId {
@@ -50,6 +78,24 @@ pub(super) fn node(index: usize) -> NodeId {
 /// The home with this number, on a node of its own behind those of the caches.
 pub(super) fn home_id(index: usize) -> HomeId {
     HomeId { node: node(100 + index), incarnation: Incarnation(1), group: 0 }
+}
+
+fn index_of_home(id: &HomeId) -> usize {
+    (0..HOMES).find(|index| home_id(*index) == *id).expect("a home of this world")
+}
+
+/// An operation of a world, and the key that it is on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct Deed {
+    pub(super) kind: Kind,
+    pub(super) key: usize,
+}
+
+impl Kind {
+    /// On the first key, or another.
+    pub(super) const fn on(self, key: usize) -> Deed {
+        Deed { kind: self, key }
+    }
 }
 
 /// What an operation of a world does; every store stores another value.
@@ -69,11 +115,11 @@ struct Cache {
     machine: Kept<Lines>,
     incarnation: u64,
     /// What readers see without asking the machine.
-    table: Option<Installed>,
+    table: [Option<Installed>; KEYS],
     /// The sessions as readers see them.
     sessions: BTreeMap<HomeId, (Nonce, Tick)>,
     /// What it will do, in this order.
-    plan: Vec<Kind>,
+    plan: Vec<Deed>,
 }
 
 /// Everything.
@@ -88,15 +134,16 @@ pub(super) struct World {
     rules: Rules,
     /// The epoch that was committed last.
     epoch: Epoch,
-    /// The first home is no member any more: its lease is not extended.
+    /// The home of now is no member any more: its lease is not extended.
     deposed: bool,
-    lease_until: Tick,
-    /// When the first home stopped, and with what.
+    /// When the own leases of the homes end, or have ended.
+    leases: [Tick; HOMES],
+    /// When the home of now stopped, and with what.
     over: Option<(Tick, HandOver)>,
     ops: u64,
     /// Whether a line that is in no directory is wrong, too, or only what comes of it.
     pub(super) looks_at_directory: bool,
-    truth: Truth,
+    truths: [Truth; KEYS],
     /// Everything that was sent, where it is counted.
     pub(super) sent: Option<Vec<Sent>>,
     pub(super) wrong: Option<&'static str>,
@@ -108,7 +155,7 @@ pub(super) struct Begin {
     pub(super) protocol: Protocol,
     pub(super) policy: WritePolicy,
     /// What each cache will do.
-    pub(super) plans: Vec<Vec<Kind>>,
+    pub(super) plans: Vec<Vec<Deed>>,
     pub(super) budget: Budget,
 }
 
@@ -144,11 +191,11 @@ impl World {
             rules: rules.clone(),
             epoch: Epoch(1),
             deposed: false,
-            lease_until: BEGIN.plus_ms(MEMBER_LEASE_MS),
+            leases: [BEGIN; HOMES],
             over: None,
             ops: 0,
             looks_at_directory: true,
-            truth: Truth::default(),
+            truths: Default::default(),
             sent: None,
             wrong: None,
         };
@@ -162,7 +209,7 @@ impl World {
             max_sessions: 8,
             max_forgotten: 8,
         };
-        for index in 0..2 {
+        for index in 0..HOMES {
             let mut home = Home::new(home_id(index), settings);
             home.rules = rules.clone();
             world.homes.push(Some(Kept::new(home)));
@@ -183,21 +230,39 @@ impl World {
             lines.rules = rules.clone();
             let machine = Kept::new(lines);
             let sessions = BTreeMap::new();
-            world.caches.push(Cache { machine, incarnation: 1, table: None, sessions, plan });
+            world.caches.push(Cache { machine, incarnation: 1, table: Default::default(), sessions, plan });
             world.cache_hears(index, Input::Placed(world.placed(1)));
         }
-        world.home_hears(0, HomeInput::Lease { until: world.lease_until });
+        world.extend_lease();
         world.home_hears(0, HomeInput::Begin { placed: world.placed(1), start: Start::Founded });
         world
     }
 
     pub(super) fn slot() -> SlotId {
-        SlotId::of(&key())
+        SlotId::of(&keys()[0])
     }
 
-    /// The placement of an epoch: the first home has the first, its successor the second.
+    /// The placement of an epoch: the first home has the first, its successor the second, and so on.
     fn placed(&self, epoch: u64) -> Placed {
-        Placed { slot: Self::slot(), epoch: Epoch(epoch), home: Some(home_id(usize::from(epoch > 1))) }
+        let index = usize::try_from(epoch - 1).expect("few epochs");
+        Placed { slot: Self::slot(), epoch: Epoch(epoch), home: Some(home_id(index)) }
+    }
+
+    /// Which home has the epoch that was committed last.
+    fn home_now(&self) -> usize {
+        usize::try_from(self.epoch.0 - 1).expect("few epochs")
+    }
+
+    /// The home of now is a member, and hears so.
+    fn extend_lease(&mut self) {
+        let (home, until) = (self.home_now(), self.now.plus_ms(MEMBER_LEASE_MS));
+        self.leases[home] = until;
+        self.home_hears(home, HomeInput::Lease { until });
+    }
+
+    /// Something has happened after which any value may be gone.
+    fn all_may_be_gone(&mut self) {
+        self.truths.iter_mut().for_each(|truth| truth.may_be_gone = true);
     }
 
     fn cache_hears(&mut self, index: usize, input: Input) {
@@ -221,8 +286,8 @@ impl World {
             }
             Effect::Answer { call, answer } => self.cache_answers(index, call, answer),
             Effect::Done { op, outcome } => self.done(op, outcome),
-            Effect::Install { line, .. } => self.caches[index].table = Some(line),
-            Effect::Drop { .. } => self.caches[index].table = None,
+            Effect::Install { key, line } => self.caches[index].table[index_of(&key)] = Some(line),
+            Effect::Drop { key } => self.caches[index].table[index_of(&key)] = None,
             Effect::Session { home, session, until } => {
                 self.caches[index].sessions.insert(home, (session, until));
             }
@@ -264,33 +329,34 @@ impl World {
 
     /// A cache does the next thing of its plan.
     fn start(&mut self, index: usize) {
-        let kind = self.caches[index].plan.remove(0);
-        if kind == Kind::Evict {
-            self.cache_hears(index, Input::Evict { key: key() });
+        let deed = self.caches[index].plan.remove(0);
+        let key = nth_key(deed.key);
+        if deed.kind == Kind::Evict {
+            self.cache_hears(index, Input::Evict { key });
             return;
         }
         self.ops += 1;
         let op = self.ops;
         let body = Bytes::from(vec![u8::try_from(op).expect("few operations")]);
-        let operation = match kind {
+        let operation = match deed.kind {
             Kind::Store => Operation::Store { body, ttl_ms: None, condition: Condition::Always },
             Kind::Put => Operation::Store { body, ttl_ms: None, condition: Condition::Absent },
             Kind::Delete => Operation::Delete,
             Kind::Load | Kind::Evict => Operation::Load,
         };
-        self.started(op, index, kind);
-        self.cache_hears(index, Input::Operate { op, key: key(), operation });
+        self.started(op, index, deed);
+        self.cache_hears(index, Input::Operate { op, key, operation });
     }
 
-    /// The caches that the successor has to ask.
+    /// The caches that a successor has to ask.
     fn all_caches(&self) -> Vec<NodeId> {
         (0..self.caches.len()).map(node).collect()
     }
 
     /// What a cache has and may read now.
-    pub(super) fn readable(&self, index: usize) -> Option<&Installed> {
+    pub(super) fn readable(&self, index: usize, key: usize) -> Option<&Installed> {
         let cache = &self.caches[index];
-        let line = cache.table.as_ref()?;
+        let line = cache.table[key].as_ref()?;
         let (session, until) = cache.sessions.get(&line.home)?;
         (*session == line.session && self.now < *until).then_some(line)
     }

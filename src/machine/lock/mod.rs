@@ -31,6 +31,7 @@
 //! what they hold. A further loss while it is closed draws a new ticket with the longer delay.
 
 mod acquire;
+mod backup;
 mod deadlock;
 mod end;
 #[cfg(test)]
@@ -47,6 +48,7 @@ mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use backup::{BadRecord, LockRecord, RecordCounts};
 pub use read::Counts;
 use state::{Closed, Hold, Line, Session, SessionKey, Wait, WaitKey};
 use step::Step;

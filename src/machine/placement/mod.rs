@@ -28,8 +28,8 @@ pub use self::{
     ring::{Ring, partition_of, stable_hash},
     types::*,
 };
-use super::membership::Membership;
-use crate::ids::{Incarnation, NodeId, PartitionId};
+use super::{membership::Membership, replication::Replica};
+use crate::ids::{Epoch, Incarnation, NodeId, PartitionId};
 
 /// Most partitions of a cluster: the greatest `QUEUE_PARTITIONS`.
 pub const MAX_PARTITIONS: u32 = 1_024;
@@ -100,10 +100,15 @@ impl Placement {
             PlacementBody::Grow(joiner) => changes::grow(now, members, joiner),
             PlacementBody::Report(report) => recovery::report(now, members, lost, report),
             PlacementBody::WaitNoLonger => recovery::wait_no_longer(now),
-            PlacementBody::AcceptLoss => match recovery::accept_loss(now, members, lost) {
-                Change::Void if !now.is_serving() => return PlacementAnswer::NothingToAccept,
-                change => change,
-            },
+            PlacementBody::AcceptLoss => {
+                if let Some(node) = recovery::awaited_though_up(now, members) {
+                    return PlacementAnswer::Awaited(node);
+                }
+                match recovery::accept_loss(now, members, lost) {
+                    Change::Void if !now.is_serving() => return PlacementAnswer::NothingToAccept,
+                    change => change,
+                }
+            }
         };
         let is_void = outcome == Change::Void;
         self.change(id, outcome);
@@ -125,6 +130,34 @@ impl Placement {
             };
             self.change(id, outcome);
         }
+    }
+
+    /// What is known of the partitions may be old: whoever decided on them is gone. All of them get an epoch that nobody
+    /// can have had, and those that somebody kept wait for all who may have everything, by what is known here: whoever has
+    /// the most of it goes on. Nobody counts as one that never stopped, because what it was may have changed unheard.
+    pub fn recover(&mut self, members: &Membership, epochs: u64) {
+        let partitions = Arc::make_mut(&mut self.partitions);
+        let mut settled = Vec::new();
+        for (id, partition) in partitions.iter_mut() {
+            partition.epoch = Epoch(partition.epoch.0 + epochs);
+            if !partition.is_placed() || partition.status == PartitionStatus::JournalLost {
+                continue;
+            }
+            let mut holders: Vec<Replica> = Vec::new();
+            for replica in partition.holders.iter().chain(&partition.in_sync) {
+                let known = Replica { incarnation: Incarnation(0), ..*replica };
+                if !holders.contains(&known) {
+                    holders.push(known);
+                }
+            }
+            let status = PartitionStatus::Waiting { reports: BTreeMap::new() };
+            *partition = Partition { primary: None, in_sync: holders.clone(), holders, status, ..partition.clone() };
+            settled.push((*id, recovery::settle(partition, members, None)));
+        }
+        for (id, outcome) in settled {
+            self.change(id, outcome);
+        }
+        self.version += epochs;
     }
 
     fn change(&mut self, id: PartitionId, change: Change) {

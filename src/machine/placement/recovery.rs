@@ -166,6 +166,16 @@ pub(super) fn wait_no_longer(now: &Partition) -> Change {
     best(now, reported).map_or(Change::Void, |report| elect(now, report.replica, now.in_sync.iter().copied()))
 }
 
+/// Of those who may have everything, one that is up and has not reported: it is about to, or its journal is away.
+pub(super) fn awaited_though_up(now: &Partition, members: &Membership) -> Option<NodeId> {
+    let PartitionStatus::Waiting { reports } = &now.status else { return None };
+    let mut of_now = reports.clone();
+    of_now.retain(|_, report| is_of_now(report, members));
+    let is_up = |node: &NodeId| members.members().get(node).is_some_and(|member| member.liveness == Liveness::Up);
+    let awaited = |member: &&Replica| matches!(standing(member, &of_now, members), Standing::Awaited);
+    now.in_sync.iter().filter(awaited).map(|member| member.node).find(is_up)
+}
+
 /// Whoever has most of it serves it. Where all journals are lost and nobody has reported anything, somebody who is to
 /// keep it begins with what it has.
 pub(super) fn accept_loss(now: &Partition, members: &Membership, lost: Option<&Reports>) -> Change {

@@ -367,6 +367,22 @@ fn an_operator_who_accepts_the_loss_gets_the_longest_journal_there_is() {
 }
 
 #[test]
+fn who_is_up_and_only_has_not_reported_yet_is_not_given_up() {
+    let mut world = World::placed(&[1, 2]);
+    world.down(1);
+    world.down(2);
+    world.join(1, 2);
+    world.report(1, 2, 5);
+    world.join(2, 2);
+    let before = world.partition().clone();
+    assert_eq!(world.now(PlacementBody::AcceptLoss), PlacementAnswer::Awaited(node(2)));
+    assert_eq!(*world.partition(), before);
+    world.down(2);
+    assert!(world.is_done(PlacementBody::AcceptLoss), "it is gone again, with what it has");
+    assert_eq!(world.primary(), Some(replica(1, 2)));
+}
+
+#[test]
 fn who_was_out_of_sight_for_a_moment_has_still_said_what_it_has() {
     let mut world = World::placed(&[1, 2]);
     world.down(1);

@@ -160,4 +160,6 @@ pub enum PlacementAnswer {
     NoSuchPartition,
     /// Nothing is known that could be accepted: no node has reported a journal.
     NothingToAccept,
+    /// This node is up and may have everything: it has only not said yet how far its journal goes.
+    Awaited(NodeId),
 }

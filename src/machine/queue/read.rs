@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use super::{
-    Delivery, MAX_LEASED, MAX_LEASED_BYTES, Move, QueueConfig, QueueStats, Queues, Receipt,
+    Delivery, Figures, MAX_LEASED, MAX_LEASED_BYTES, Move, QueueConfig, QueueStats, Queues, Receipt,
     state::{Place, Queue, Rank},
 };
 use crate::ids::{PartitionId, QueueName, Tick};
@@ -37,6 +37,21 @@ impl Queues {
     /// The figures of a queue at this time.
     pub fn stats(&self, queue: &QueueName, now: Tick) -> Option<QueueStats> {
         self.queues.get(queue).map(|queue| queue.stats(now))
+    }
+
+    /// How much there is in all queues at this time. Takes time in proportion to their number.
+    pub fn figures(&self, now: Tick) -> Figures {
+        let mut sum = Figures::default();
+        for queue in self.queues.values() {
+            let stats = queue.stats(now);
+            sum.queues += 1;
+            sum.ready += stats.depth;
+            sum.in_flight += stats.in_flight;
+            sum.delayed += stats.delayed;
+            sum.bytes += stats.bytes;
+            sum.oldest_age_ms = sum.oldest_age_ms.max(stats.oldest_age_ms);
+        }
+        sum
     }
 
     /// The names of the queues, in order.

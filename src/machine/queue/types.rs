@@ -301,6 +301,23 @@ pub enum Counted {
     ForgottenEarly,
 }
 
+/// How much there is in several queues together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Figures {
+    /// How many queues.
+    pub queues: u64,
+    /// What waits to be delivered.
+    pub ready: u64,
+    /// What is delivered and neither settled nor over.
+    pub in_flight: u64,
+    /// What is not to be delivered yet.
+    pub delayed: u64,
+    /// Bytes of all of it.
+    pub bytes: u64,
+    /// The age of the oldest message, in milliseconds; 0 where there is none.
+    pub oldest_age_ms: u64,
+}
+
 /// The figures of a queue, as `GET /v1/queues/{q}` tells them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct QueueStats {

@@ -158,6 +158,16 @@ impl Slots {
         }
     }
 
+    /// Whoever decided on the slots is gone, and may have made somebody home of whom nothing is known here: all of them
+    /// get an epoch that nobody can have had, and no home until one is placed, which then waits as after a death.
+    pub fn recover(&mut self, epochs: u64) {
+        for id in (0..super::cache::SLOTS).map(SlotId) {
+            let epoch = Epoch(self.slot(id).epoch.0 + epochs);
+            self.set(id, Slot { epoch, home: None, came: Came::Lost, to: None });
+        }
+        self.version += epochs;
+    }
+
     fn set(&mut self, id: SlotId, after: Slot) {
         Arc::make_mut(&mut self.table).insert(id, after);
         self.version += 1;

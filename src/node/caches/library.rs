@@ -1,6 +1,7 @@
 //! The cache for applications that embed a node.
 
 use bytes::Bytes;
+use futures::FutureExt;
 
 use super::{Caches, Counted, Only, Put, Read};
 use crate::{
@@ -28,7 +29,11 @@ impl Cache {
     /// # Errors
     /// As [`Caches::get`]; `bad-request` where the key is none.
     pub async fn get(&self, key: &str) -> Result<Option<Read>, Error> {
-        self.caches.get(checked(key)?).await
+        match self.caches.hit(key) {
+            Some(read) => Ok(read),
+            // Boxed: a hit is not to move the room that a miss needs.
+            None => self.caches.get(checked(key)?).boxed().await,
+        }
     }
 
     /// Stores a value, whatever the key holds.

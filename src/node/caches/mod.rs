@@ -19,6 +19,7 @@ mod cache;
 mod calls;
 mod counters;
 mod door;
+mod ends;
 mod forward;
 mod home;
 mod library;
@@ -42,7 +43,7 @@ pub use self::{
     service::Caches,
     types::{
         CacheNodeView, CacheView, Counted, DirectoryView, Invalidated, InvalidationCounts, KeyState, LineView,
-        LinesByState, Only, Put, Read, Which,
+        LinesByState, Only, Put, Read, StallCounts, Which,
     },
 };
 pub use crate::machine::cache::{LineState, Protocol, Version, WritePolicy};

@@ -1,22 +1,28 @@
 //! What concerns more than one cache node: where a key is, figures of all, invalidations by an operator.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::{StreamExt, stream};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use super::{
     Caches,
     cache::ToCache,
     home::ToHomeTask,
     service::Here,
-    types::{CacheNodeView, CacheView, DirectoryView, Invalidated, KeyState, LineView, Which},
+    types::{CacheNodeView, CacheView, DirectoryView, Invalidated, KeyState, Which},
     wire::{CacheAsk, CacheReply},
 };
 use crate::{
     error::{Error, ErrorCode},
     ids::{CacheKey, MAX_NAME_BYTES, NodeId},
-    machine::{cache::SlotId, slots::Slot},
+    machine::cache::SlotId,
     node::parking::Parking,
 };
 
@@ -24,8 +30,6 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(2);
 /// So many nodes are asked at a time.
 const AT_ONCE: usize = 32;
-/// How often a node gives its lines back before it stops, and how long it waits in between.
-const GIVE_BACK: (usize, Duration) = (20, Duration::from_millis(50));
 
 impl Caches {
     /// Makes keys absent everywhere: every copy is gone, or its lease over, when this returns, but at homes that are
@@ -41,11 +45,13 @@ impl Caches {
             return Err(Error::bad_request("prefix", detail));
         }
         let view = self.inner.route.view();
-        let home_of = |slot: &Slot| slot.home.map(|home| home.node);
-        let homes: BTreeSet<NodeId> = match &which {
-            Which::Key(key) => view.slots.get(&SlotId::of(key)).and_then(home_of).into_iter().collect(),
-            Which::Prefix(_) | Which::All => view.slots.values().filter_map(home_of).collect(),
-        };
+        let of_key = |slot: &SlotId| !matches!(&which, Which::Key(key) if SlotId::of(key) != *slot);
+        let mut homes: BTreeMap<NodeId, BTreeSet<SlotId>> = BTreeMap::new();
+        for (id, slot) in view.slots.iter().filter(|(id, _)| of_key(id)) {
+            if let Some(home) = slot.home {
+                homes.entry(home.node).or_default().insert(*id);
+            }
+        }
         if homes.is_empty() {
             return Err(Error::unavailable(
                 crate::error::Outcome::NotApplied,
@@ -53,40 +59,69 @@ impl Caches {
                  started; nothing was changed",
             ));
         }
-        let patience = self.write_patience();
+        let patience = self.patience_now();
         let (mut invalidated, mut unanswered) = (0, Vec::new());
-        for (node, reply) in self.ask_all(homes, &CacheAsk::Clear(which), patience).await {
-            match reply {
-                Some(CacheReply::Cleared(cleared)) => invalidated += cleared.invalidated,
-                _ => unanswered.push(node),
+        let at_home = |(node, slots)| self.clear_at(node, which.clone(), slots, patience);
+        let mut cleared = stream::iter(homes).map(at_home).buffer_unordered(AT_ONCE);
+        while let Some((node, keys, is_over)) = cleared.next().await {
+            invalidated += keys;
+            if !is_over {
+                unanswered.push(node);
             }
         }
+        unanswered.sort_unstable();
         Ok(Invalidated { invalidated, unanswered })
+    }
+
+    /// Has a home clear these slots, bit by bit for as long as it gets on; how many keys are gone, and whether all are.
+    async fn clear_at(
+        &self,
+        node: NodeId,
+        which: Which,
+        mut slots: BTreeSet<SlotId>,
+        patience: Duration,
+    ) -> (NodeId, u64, bool) {
+        let (mut invalidated, mut got_on) = (0, Instant::now());
+        loop {
+            let ask = CacheAsk::Clear { which: which.clone(), slots: slots.clone() };
+            let Some(CacheReply::Cleared(cleared)) = self.ask_one(node, &ask, patience).await else {
+                return (node, invalidated, false);
+            };
+            invalidated += cleared.invalidated;
+            let asked = slots.len();
+            // Whatever it says, no more than it was asked for.
+            slots.retain(|slot| cleared.left.contains(slot));
+            if slots.len() < asked {
+                got_on = Instant::now();
+            }
+            if slots.is_empty() || got_on.elapsed() >= patience {
+                return (node, invalidated, slots.is_empty());
+            }
+        }
     }
 
     /// Where a key is.
     ///
     /// # Errors
-    /// None now; what cannot be found out is left out.
+    /// None now; who does not answer is named, and what only that one knows is left out.
     pub async fn state(&self, key: CacheKey) -> Result<KeyState, Error> {
         let home = self.inner.route.view().slots.get(&SlotId::of(&key)).and_then(|slot| slot.home);
         let home = home.map(|home| home.node);
-        let entries = self.ask_all(home, &CacheAsk::Entry(key.clone()), LOOK).await;
-        let known = entries.into_iter().find_map(|(_, reply)| match reply {
-            Some(CacheReply::Entry(entry)) => entry,
-            _ => None,
-        });
+        let (ask_home, ask_line) = (CacheAsk::Entry(key.clone()), CacheAsk::Line(key.clone()));
+        let entries = self.ask_all(home, &ask_home, LOOK);
+        let all = self.ask_all(self.inner.forward.cache_nodes(), &ask_line, LOOK);
+        let (entries, all) = tokio::join!(entries, all);
+        let (mut known, mut lines, mut unanswered) = (None, Vec::new(), BTreeSet::new());
+        for (node, reply) in entries.into_iter().chain(all) {
+            match reply {
+                Some(CacheReply::Entry(entry)) => known = entry,
+                Some(CacheReply::Line(line)) => lines.extend(line),
+                _ => _ = unanswered.insert(node),
+            }
+        }
         let nothing = || DirectoryView { state: "I".into(), owner: None, sharers: Vec::new() };
         let (version, directory) = known.unwrap_or_else(|| (None, nothing()));
-        let all = self.ask_all(self.inner.forward.cache_nodes(), &CacheAsk::Line(key.clone()), LOOK).await;
-        let lines: Vec<LineView> = all
-            .into_iter()
-            .filter_map(|(_, reply)| match reply {
-                Some(CacheReply::Line(line)) => line,
-                _ => None,
-            })
-            .collect();
-        Ok(KeyState { key, home, version, directory, lines })
+        Ok(KeyState { key, home, version, directory, lines, unanswered: unanswered.into_iter().collect() })
     }
 
     /// The figures of all cache nodes.
@@ -116,18 +151,16 @@ impl Caches {
         }
     }
 
-    /// Gives all lines of this node back to their homes, for a while: it is about to stop.
-    pub(crate) async fn give_back(&self) {
-        let Some(here) = &self.inner.here else { return };
-        let (tries, pause) = GIVE_BACK;
-        for _ in 0..tries {
-            let (reply, left) = oneshot::channel();
-            let sent = here.cache.send(ToCache::GiveBack { reply }).await.is_ok();
-            if !sent || matches!(timeout(LOOK, left).await, Ok(Ok(0)) | Err(_)) {
-                return;
-            }
-            tokio::time::sleep(pause).await;
+    /// Gives all lines of this node back to their homes: it is about to stop. Returns how many are still here, which is
+    /// to be asked again until there are none: what is given back is here until its home has said that it has it.
+    pub(crate) async fn give_back(&self) -> usize {
+        let Some(here) = &self.inner.here else { return 0 };
+        let (reply, left) = oneshot::channel();
+        // A cache that has ended holds nothing.
+        if here.cache.send(ToCache::GiveBack { reply }).await.is_err() {
+            return 0;
         }
+        timeout(LOOK, left).await.ok().and_then(Result::ok).unwrap_or(usize::MAX)
     }
 
     /// Asks nodes the same, this one too, in any order; `None` of those that do not answer.
@@ -137,29 +170,29 @@ impl Caches {
         ask: &CacheAsk,
         patience: Duration,
     ) -> Vec<(NodeId, Option<CacheReply>)> {
-        let one = |node: NodeId| async move {
-            if node != self.inner.me {
-                return (node, self.inner.forward.ask_node(node, ask, patience).await);
-            }
-            let served = timeout(patience, self.serve(ask.clone(), &Parking::default())).await;
-            (node, served.ok())
-        };
+        let one = |node: NodeId| async move { (node, self.ask_one(node, ask, patience).await) };
         let nodes: Vec<NodeId> = nodes.into_iter().collect();
         let mut answers: Vec<_> = stream::iter(nodes).map(one).buffer_unordered(AT_ONCE).collect().await;
         answers.sort_by_key(|(node, _)| *node);
         answers
     }
 
+    /// Asks a node, perhaps this one; `None` where it does not answer.
+    async fn ask_one(&self, node: NodeId, ask: &CacheAsk, patience: Duration) -> Option<CacheReply> {
+        if node != self.inner.me {
+            return self.inner.forward.ask_node(node, ask, patience).await;
+        }
+        timeout(patience, self.serve(ask.clone(), &Parking::default())).await.ok()
+    }
+
     /// What this node knows by itself.
     pub(super) async fn look(&self, here: &Here, ask: CacheAsk) -> CacheReply {
         match ask {
-            CacheAsk::Clear(which) => {
+            CacheAsk::Clear { which, slots } => {
                 let (reply, cleared) = oneshot::channel();
-                let asked = here.home.send(ToHomeTask::Clear { which, reply }).await.is_ok();
+                let asked = here.home.send(ToHomeTask::Clear { which, slots, reply }).await.is_ok();
                 match timeout(self.write_patience(), cleared).await {
-                    Ok(Ok(invalidated)) if asked => {
-                        CacheReply::Cleared(Invalidated { invalidated, unanswered: Vec::new() })
-                    }
+                    Ok(Ok(cleared)) if asked => CacheReply::Cleared(cleared),
                     _ => failed(),
                 }
             }

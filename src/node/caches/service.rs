@@ -13,12 +13,13 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{
     cache::{Ended, ToCache},
     calls::Reach,
+    counters::{Counters, operation_of},
     forward::Forward,
     home::ToHomeTask,
     setup::{CacheParts, CutOff, Setup},
@@ -35,6 +36,7 @@ use crate::{
         membership::ClusterRecord,
     },
     node::{control::MemberLease, limits::check_range, parking::Parking, route::Route},
+    telemetry::CacheMetrics,
 };
 
 /// How long a read looks for a home that answers.
@@ -68,12 +70,15 @@ pub(super) struct Inner {
     record: watch::Receiver<Option<ClusterRecord>>,
     lease: watch::Receiver<MemberLease>,
     clock: Arc<dyn Clock>,
+    metrics: CacheMetrics,
 }
 
 /// The cache of this node.
 #[derive(Debug)]
 pub(super) struct Here {
     pub(super) table: Arc<Table>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) metrics: CacheMetrics,
     pub(super) cache: mpsc::Sender<ToCache>,
     pub(super) home: mpsc::Sender<ToHomeTask>,
     pub(super) operations: Arc<AtomicU64>,
@@ -84,11 +89,14 @@ struct Abandon<'a> {
     here: &'a Here,
     op: u64,
     key: Option<CacheKey>,
+    operation: &'static str,
+    since: Instant,
 }
 
 impl Drop for Abandon<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
+            self.here.stalled(self.operation, self.since);
             // Where the task has too much to do, it finds that nobody listens when the operation is over.
             let _ = self.here.cache.try_send(ToCache::Abandon { op: self.op, key });
         }
@@ -100,23 +108,34 @@ impl Here {
     async fn operate(&self, key: CacheKey, operation: Operation, patience: Duration) -> Option<Ended> {
         let op = self.operations.fetch_add(1, Ordering::Relaxed);
         let (reply, ended) = oneshot::channel();
-        let mut abandon = Abandon { here: self, op, key: Some(key.clone()) };
+        let (kind, since) = (operation_of(&operation), Instant::now());
+        let mut abandon = Abandon { here: self, op, key: Some(key.clone()), operation: kind, since };
         let done = async {
             self.cache.send(ToCache::Operate { op, key, operation, reply }).await.ok()?;
             ended.await.ok()
         };
         let ended = timeout(patience, done).await.ok().flatten();
-        if ended.is_some() {
+        if let Some((_, reach)) = &ended {
             abandon.key = None;
+            if *reach == Reach::Elsewhere {
+                self.stalled(kind, since);
+            }
         }
         ended
+    }
+
+    /// An operation has waited for others since then.
+    fn stalled(&self, operation: &'static str, since: Instant) {
+        let waited = since.elapsed();
+        self.counters.stalled(operation, waited);
+        self.metrics.waited(operation, waited);
     }
 }
 
 impl Caches {
     pub(super) fn new(parts: CacheParts, setup: Setup, here: Option<Here>, forward: Forward) -> Self {
-        let Setup { me, route, record, lease, clock, .. } = setup;
-        Self { inner: Arc::new(Inner { me, parts, here, forward, route, record, lease, clock }) }
+        let Setup { me, route, record, lease, clock, metrics, .. } = setup;
+        Self { inner: Arc::new(Inner { me, parts, here, forward, route, record, lease, clock, metrics }) }
     }
 
     /// Reads a key. A hit is served from this process's memory, without a message or a system call.
@@ -125,15 +144,24 @@ impl Caches {
     /// `unavailable` where no home can be reached (with `CACHE_CUT_OFF=miss` that is a miss).
     pub async fn get(&self, key: CacheKey) -> Result<Option<Read>, Error> {
         if let Some(here) = &self.inner.here {
-            return match here.table.read(&key) {
+            return match here.table.read(key.as_str()) {
                 Found::Hit(read) => Ok(read),
                 Found::Nothing => self.get_here(here, key).await,
             };
         }
+        let _stalled = self.inner.metrics.stalled("get");
         match self.inner.forward.ask(&CacheAsk::Get(key), READ_PATIENCE + ON_THE_WAY).await {
             Ok(CacheReply::Read(read)) => Ok(read.map(|read| Read { hit: false, ..read })),
             Err(error) if error.code == ErrorCode::Unavailable => self.cut_off(error),
             outcome => Err(other(outcome)),
+        }
+    }
+
+    /// Reads a key if a line that is here serves it. What is no key is in no line.
+    pub(super) fn hit(&self, key: &str) -> Option<Option<Read>> {
+        match self.inner.here.as_ref()?.table.read(key) {
+            Found::Hit(read) => Some(read),
+            Found::Nothing => None,
         }
     }
 
@@ -154,6 +182,7 @@ impl Caches {
             check_range("ttl", ttl_ms, TTL_MS)?;
         }
         if self.inner.here.is_none() {
+            let _stalled = self.inner.metrics.stalled("put");
             return match self.inner.forward.ask(&CacheAsk::Put(key, put), self.write_patience() + ON_THE_WAY).await {
                 Ok(CacheReply::Stored(version)) => Ok(version),
                 outcome => Err(other(outcome)),
@@ -177,6 +206,7 @@ impl Caches {
     /// `unavailable`.
     pub async fn delete(&self, key: CacheKey) -> Result<(), Error> {
         if self.inner.here.is_none() {
+            let _stalled = self.inner.metrics.stalled("delete");
             return match self.inner.forward.ask(&CacheAsk::Delete(key), self.write_patience() + ON_THE_WAY).await {
                 Ok(CacheReply::Deleted) => Ok(()),
                 outcome => Err(other(outcome)),
@@ -194,6 +224,7 @@ impl Caches {
     /// `bad-request` where the value is no signed integer of 64 bits, or the sum would be none; `unavailable`.
     pub async fn increment(&self, key: CacheKey, by: i64) -> Result<Counted, Error> {
         if self.inner.here.is_none() {
+            let _stalled = self.inner.metrics.stalled("increment");
             let ask = CacheAsk::Increment(key, by);
             return match self.inner.forward.ask(&ask, self.write_patience() + ON_THE_WAY).await {
                 Ok(CacheReply::Counted(counted)) => Ok(counted),
@@ -204,6 +235,11 @@ impl Caches {
             Outcome::Incremented { value, version } => Ok(Counted { value, version }),
             outcome => Err(refused(outcome)),
         }
+    }
+
+    /// How many acknowledged values are gone, as far as this node's cache and home have noticed.
+    pub(in crate::node) fn dirty_lost(&self) -> u64 {
+        self.inner.here.as_ref().map_or(0, |here| here.counters.dirty_lost.get())
     }
 
     /// `CACHE_PROTOCOL`.
@@ -220,7 +256,7 @@ impl Caches {
     pub(crate) async fn serve(&self, ask: CacheAsk, parking: &Parking) -> CacheReply {
         let Some(here) = &self.inner.here else { return CacheReply::NoCache };
         if let CacheAsk::Get(key) = &ask
-            && let Found::Hit(read) = here.table.read(key)
+            && let Found::Hit(read) = here.table.read(key.as_str())
         {
             return CacheReply::Read(read);
         }
@@ -253,8 +289,7 @@ impl Caches {
 
     async fn write(&self, key: CacheKey, operation: Operation) -> Result<Outcome, Error> {
         let Some(here) = &self.inner.here else { return Err(Error::internal("a write of a node without a cache")) };
-        let patience = if self.is_cut_off() { CUT_OFF_PATIENCE.1 } else { self.write_patience() };
-        let ended = here.operate(key, operation, patience).await;
+        let ended = here.operate(key, operation, self.patience_now()).await;
         ended.map(|(outcome, _)| outcome).ok_or_else(|| {
             if self.inner.record.borrow().is_none() {
                 return no_cluster();
@@ -269,6 +304,11 @@ impl Caches {
     fn is_cut_off(&self) -> bool {
         let until = self.inner.lease.borrow().until;
         until > Tick(0) && self.inner.clock.now() >= until
+    }
+
+    /// How long homes are waited for here with what changes something.
+    pub(super) fn patience_now(&self) -> Duration {
+        if self.is_cut_off() { CUT_OFF_PATIENCE.1 } else { self.write_patience() }
     }
 
     fn unreachable(&self) -> Error {

@@ -26,7 +26,7 @@ use crate::{
     },
     net::{Mesh, Protocol as Wire, deferred::Exchange},
     node::{control::MemberLease, gateway::Gateway, hints::ViewPull, requests::OpenRequests, route::Route},
-    telemetry::Bounds,
+    telemetry::{Bounds, CacheMetrics},
 };
 
 /// What may wait for a task at a time.
@@ -34,7 +34,7 @@ const INBOX: usize = 8_192;
 /// Bytes of values in one answer about what is left of a slot; what is in one message fits 9 MiB.
 const RECOVERED_BYTES: usize = 8 << 20;
 /// Most lines in one.
-const RECOVERED_LINES: usize = 64;
+const RECOVERED_LINES: usize = 512;
 /// A home keeps so many entries for each line of `CACHE_CAPACITY`: homes have unequal shares of the keys.
 const ENTRIES_PER_LINE: usize = 2;
 
@@ -95,6 +95,7 @@ pub(crate) struct Setup {
     pub(crate) lease: watch::Receiver<MemberLease>,
     pub(crate) record: watch::Receiver<Option<ClusterRecord>>,
     pub(crate) bounds: Bounds,
+    pub(crate) metrics: CacheMetrics,
     pub(crate) stop: CancellationToken,
 }
 
@@ -137,9 +138,10 @@ pub(crate) fn set_up(parts: CacheParts, setup: Setup) -> (Caches, Door, Vec<Task
                 (cache_inbox, cache_wanted),
             ),
         ),
-        ("cache-home", run_home(parts, &setup, link, counters, home_inbox)),
+        ("cache-home", run_home(parts, &setup, link, Arc::clone(&counters), home_inbox)),
     ];
-    let here = Here { table, cache: wanted, home, operations: Arc::new(AtomicU64::new(0)) };
+    let metrics = setup.metrics.clone();
+    let here = Here { table, counters, metrics, cache: wanted, home, operations: Arc::new(AtomicU64::new(0)) };
     (Caches::new(parts, setup, Some(here), forward), door, tasks)
 }
 
@@ -178,7 +180,8 @@ fn run_cache(
             renew_ms: terms.lease_ms / 3,
             patience_ms: terms.lease_ms,
             retry_ms: (terms.lease_ms / 8).clamp(10, 250),
-            max_recovered: (RECOVERED_BYTES / parts.value_bytes.max(1)).clamp(1, RECOVERED_LINES),
+            max_recovered: RECOVERED_LINES,
+            max_recovered_bytes: RECOVERED_BYTES,
             ..Settings::default()
         };
         let (capacity, incarnation) = (parts.capacity, incarnation);

@@ -1,13 +1,11 @@
 //! The lines of this node as readers see them: hits without any task, from memory that many threads read.
 //!
 //! Written by the [cache task](super::cache) alone, read by everyone. A reader takes the line out of the table *first*,
-//! then the end of the session under which it came, and reads the clock last: it is a hit only if that is before the
-//! end. A session has a cell of its own, so that its end makes all its lines unreadable at once. The table also decides
-//! which lines stay: quick_cache's S3-FIFO (Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP 2023),
+//! then the [end](super::ends) of the session under which it came, and reads the clock last: it is a hit only if that is
+//! before the end. So the end of a session makes all its lines unreadable at once. The table also decides which lines stay: quick_cache's S3-FIFO (Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP 2023),
 //! with a bound on their number; whom it puts out is told to the task, which gives the line back to its home.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::{
         Arc,
@@ -16,9 +14,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, UnitWeighter, sync::Cache};
+use quick_cache::{DefaultHashBuilder, Equivalent, Lifecycle, OptionsBuilder, UnitWeighter, sync::Cache};
 
-use super::types::Read;
+use super::{
+    ends::{EndOf, Ends, EndsWriter},
+    types::Read,
+};
 use crate::{
     clock::Clock,
     ids::{CacheKey, Tick},
@@ -31,28 +32,35 @@ const SHARDED_FROM: usize = 1_024;
 /// Into so many shards.
 const SHARDS: usize = 16;
 
-/// When a session ends; 0 once it is over.
-type End = Arc<AtomicU64>;
-
-/// A line as readers find it.
-#[derive(Debug)]
+/// A line as readers find it: in the table itself, for one memory access less.
+#[derive(Clone, Debug)]
 struct Readable {
     state: LineState,
     version: Version,
     /// `None`: the key is known to be absent.
     body: Option<Bytes>,
     expires: Option<Tick>,
-    session: End,
+    session: EndOf,
+}
+
+/// A key by its text, so that a hit makes no key: it hashes as a [`CacheKey`] does.
+#[derive(Hash)]
+struct Named<'a>(&'a str);
+
+impl Equivalent<CacheKey> for Named<'_> {
+    fn equivalent(&self, key: &CacheKey) -> bool {
+        self.0 == key.as_str()
+    }
 }
 
 /// Notes who has to go.
 #[derive(Clone, Copy, Debug)]
 struct PutOut;
 
-impl Lifecycle<CacheKey, Arc<Readable>> for PutOut {
+impl Lifecycle<CacheKey, Readable> for PutOut {
     type RequestState = Vec<CacheKey>;
 
-    fn on_evict(&self, gone: &mut Vec<CacheKey>, key: CacheKey, _: Arc<Readable>) {
+    fn on_evict(&self, gone: &mut Vec<CacheKey>, key: CacheKey, _: Readable) {
         gone.push(key);
     }
 }
@@ -94,7 +102,8 @@ impl Hits {
 
 /// The table. Shared by all readers of a node.
 pub(super) struct Table {
-    lines: Cache<CacheKey, Arc<Readable>, UnitWeighter, DefaultHashBuilder, PutOut>,
+    lines: Cache<CacheKey, Readable, UnitWeighter, DefaultHashBuilder, PutOut>,
+    ends: Arc<Ends>,
     clock: Arc<dyn Clock>,
     hits: Hits,
 }
@@ -118,21 +127,21 @@ impl Table {
             .build()
             .expect("the number of items and their weight are given");
         let lines = Cache::with_options(options, UnitWeighter, DefaultHashBuilder::default(), PutOut);
-        Self { lines, clock, hits: Hits::default() }
+        Self { lines, ends: Arc::new(Ends::new()), clock, hits: Hits::default() }
     }
 
     /// Reads a line, if that needs no message.
-    pub(super) fn read(&self, key: &CacheKey) -> Found {
-        let Some(line) = self.lines.get(key) else { return Found::Nothing };
-        let end = line.session.load(Ordering::Acquire);
+    pub(super) fn read(&self, key: &str) -> Found {
+        let Some(line) = self.lines.get(&Named(key)) else { return Found::Nothing };
+        let end = self.ends.end(line.session);
         let now = self.clock.now();
-        let is_over = now.0 >= end && !mutant::on(Mutant::LinesOutliveSessions);
+        let is_over = now >= end && !mutant::on(Mutant::LinesOutliveSessions);
         if is_over || line.expires.is_some_and(|expires| now >= expires) {
             return Found::Nothing;
         }
         self.hits.count();
-        let read = |body: &Bytes| Read { version: line.version, body: body.clone(), state: line.state, hit: true };
-        Found::Hit(line.body.as_ref().map(read))
+        let read = |body| Read { version: line.version, body, state: line.state, hit: true };
+        Found::Hit(line.body.map(read))
     }
 
     /// How many reads were hits.
@@ -150,49 +159,33 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct TableWriter {
     table: Arc<Table>,
-    /// The session with each home, and when it ends.
-    sessions: BTreeMap<HomeId, (Nonce, End)>,
+    ends: EndsWriter,
 }
 
 impl TableWriter {
     /// Of an empty table.
     pub(super) fn new(table: Arc<Table>) -> Self {
-        Self { table, sessions: BTreeMap::new() }
+        let ends = EndsWriter::new(Arc::clone(&table.ends));
+        Self { table, ends }
     }
 
     /// A session with a home is alive until then. What came under another one may not be read any more.
     pub(super) fn session(&mut self, home: HomeId, session: Nonce, until: Tick) {
-        if let Some((known, end)) = self.sessions.get(&home) {
-            if *known == session {
-                end.store(until.0, Ordering::Release);
-                return;
-            }
-            end.store(0, Ordering::Release);
-        }
-        self.sessions.insert(home, (session, Arc::new(AtomicU64::new(until.0))));
+        self.ends.set(home, session, until);
     }
 
     /// A home is none any more, and nothing is held of it.
     pub(super) fn forget(&mut self, keep: impl Fn(&HomeId) -> bool) {
-        self.sessions.retain(|home, (_, end)| {
-            let stays = keep(home) || end.load(Ordering::Acquire) != 0;
-            if !stays {
-                end.store(0, Ordering::Release);
-            }
-            stays
-        });
+        self.ends.forget(keep);
     }
 
     /// From now on the line may be read so. Whoever has to go for it is told; it may not be read any more.
     pub(super) fn install(&mut self, key: CacheKey, line: Installed) -> Vec<CacheKey> {
         let Installed { state, version, body, expires, home, session } = line;
-        let end = match self.sessions.get(&home) {
-            Some((known, end)) if *known == session => Arc::clone(end),
-            // Of a session that is not known to be alive nothing may be read.
-            _ => End::default(),
-        };
+        // Of a session that is not known to be alive nothing may be read.
+        let session = self.ends.of(&home, session);
         let mut gone = Vec::new();
-        let readable = Arc::new(Readable { state, version, body, expires, session: end });
+        let readable = Readable { state, version, body, expires, session };
         let installed = key.clone();
         self.table.lines.insert_with_lifecycle(key, readable, &mut gone);
         // What was there under this key before is told too, and has only changed.
@@ -272,16 +265,16 @@ mod tests {
         writer.install(key("k"), line(Some("a"), 1));
         writer.install(key("absent"), line(None, 1));
         clock.set(99);
-        assert!(matches!(table.read(&key("k")), Found::Hit(Some(read)) if read.body == "a" && read.hit));
-        assert_eq!(table.read(&key("absent")), Found::Hit(None));
+        assert!(matches!(table.read("k"), Found::Hit(Some(read)) if read.body == "a" && read.hit));
+        assert_eq!(table.read("absent"), Found::Hit(None));
         clock.set(100);
-        assert_eq!(table.read(&key("k")), Found::Nothing);
+        assert_eq!(table.read("k"), Found::Nothing);
         writer.session(home(), session(1), Tick(200));
-        assert!(matches!(table.read(&key("k")), Found::Hit(Some(_))), "it was extended");
+        assert!(matches!(table.read("k"), Found::Hit(Some(_))), "it was extended");
         writer.session(home(), session(2), Tick(300));
-        assert_eq!(table.read(&key("k")), Found::Nothing, "it came under another session");
+        assert_eq!(table.read("k"), Found::Nothing, "it came under another session");
         writer.install(key("k"), line(Some("b"), 1));
-        assert_eq!(table.read(&key("k")), Found::Nothing, "under one that is over");
+        assert_eq!(table.read("k"), Found::Nothing, "under one that is over");
         assert_eq!(table.hits(), 3);
     }
 
@@ -291,12 +284,12 @@ mod tests {
         writer.session(home(), session(1), Tick(100));
         writer.install(key("k"), Installed { expires: Some(Tick(50)), ..line(Some("a"), 1) });
         clock.set(49);
-        assert!(matches!(table.read(&key("k")), Found::Hit(Some(_))));
+        assert!(matches!(table.read("k"), Found::Hit(Some(_))));
         clock.set(50);
-        assert_eq!(table.read(&key("k")), Found::Nothing);
+        assert_eq!(table.read("k"), Found::Nothing);
         writer.install(key("k"), line(Some("b"), 1));
         writer.drop_line(&key("k"));
-        assert_eq!(table.read(&key("k")), Found::Nothing);
+        assert_eq!(table.read("k"), Found::Nothing);
     }
 
     #[test]
@@ -306,7 +299,7 @@ mod tests {
             writer.session(home(), session(1), Tick(100));
             for body in ["a", "b", "c"] {
                 assert_eq!(writer.install(key("k"), line(Some(body), 1)), [], "of {capacity}");
-                assert!(matches!(table.read(&key("k")), Found::Hit(Some(read)) if read.body == body));
+                assert!(matches!(table.read("k"), Found::Hit(Some(read)) if read.body == body));
             }
         }
     }

@@ -114,6 +114,9 @@ pub struct KeyState {
     pub directory: DirectoryView,
     /// The lines that there are.
     pub lines: Vec<LineView>,
+    /// Nodes that did not answer: what is known of the lines that they have is what the home knows, and if it is the home
+    /// that is silent, nothing is known of the directory.
+    pub unanswered: Vec<NodeId>,
 }
 
 /// How many lines are in each state.
@@ -145,6 +148,17 @@ pub struct InvalidationCounts {
     pub expired: u64,
 }
 
+/// How long operations of one kind had to wait for others: a home, another cache, or leases.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StallCounts {
+    /// How many had to, those included that were given up.
+    pub count: u64,
+    /// All their waits together, in microseconds.
+    pub total_us: u64,
+    /// The longest, in microseconds.
+    pub max_us: u64,
+}
+
 /// A cache node's figures since it started.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CacheNodeView {
@@ -160,6 +174,8 @@ pub struct CacheNodeView {
     pub lines: LinesByState,
     /// Reads that no message was needed for.
     pub hits: u64,
+    /// Reads that needed one and got the value from its home or from another cache. They are among the misses.
+    pub remote_hits: u64,
     /// Reads that needed one, by cause: `cold` (never here), `evicted`, `invalidated`, `expired`, `lease-lost`.
     pub misses: BTreeMap<String, u64>,
     /// Lines that had to make room.
@@ -172,6 +188,8 @@ pub struct CacheNodeView {
     pub invalidations: InvalidationCounts,
     /// Messages sent, by kind.
     pub messages: BTreeMap<String, u64>,
+    /// How long operations had to wait for others: `get`, `put`, `delete`, `increment`.
+    pub stalls: BTreeMap<String, StallCounts>,
 }
 
 /// The cache of the cluster: the body of `GET /v1/cache`.

@@ -2,9 +2,11 @@
 //! [`Protocol::Coherence`](crate::net::Protocol::Coherence), and what applications ask of a cache node by way of another
 //! node, which travels as [`ClientAsk::Cache`](crate::node::wire::ClientAsk::Cache) under the client protocol.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use super::types::{CacheNodeView, Counted, DirectoryView, Invalidated, LineView, Put, Read, Which};
+use super::types::{CacheNodeView, Counted, DirectoryView, LineView, Put, Read, Which};
 use crate::{
     error::Error,
     ids::{CacheKey, Epoch, NodeId},
@@ -61,8 +63,12 @@ pub(crate) enum CacheAsk {
     Put(CacheKey, Put),
     Delete(CacheKey),
     Increment(CacheKey, i64),
-    /// The home: gives up all that it has of these; answered once every copy is gone, or its lease over.
-    Clear(Which),
+    /// The home of these slots: gives up all that it has of these; answered once every copy is gone, or its lease over.
+    /// What takes long is answered bit by bit, see [`Cleared`].
+    Clear {
+        which: Which,
+        slots: BTreeSet<SlotId>,
+    },
     /// The home of a key.
     Entry(CacheKey),
     /// Its own line of a key.
@@ -73,8 +79,17 @@ pub(crate) enum CacheAsk {
 impl CacheAsk {
     /// Whether it changes what a client would see.
     pub(crate) fn changes(&self) -> bool {
-        matches!(self, Self::Put(..) | Self::Delete(_) | Self::Increment(..) | Self::Clear(_))
+        matches!(self, Self::Put(..) | Self::Delete(_) | Self::Increment(..) | Self::Clear { .. })
     }
+}
+
+/// How far an invalidation has come at one home.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Cleared {
+    /// Keys that are gone, with every copy.
+    pub(crate) invalidated: u64,
+    /// Slots with which it has not begun: it took too long for one answer.
+    pub(crate) left: BTreeSet<SlotId>,
 }
 
 /// The answer to a [`CacheAsk`].
@@ -89,7 +104,7 @@ pub(crate) enum CacheReply {
     /// Increment.
     Counted(Counted),
     /// Clear.
-    Cleared(Invalidated),
+    Cleared(Cleared),
     /// Entry: what it knows; `None`: it is not home to the key now.
     Entry(Option<(Option<Version>, DirectoryView)>),
     /// Line.

@@ -83,7 +83,7 @@ impl ControlTask {
             Ok(ControlReply::Joined(view)) => {
                 self.parts.route.install(*view);
                 if *self.parts.standing.borrow() != Standing::Member {
-                    info!(leader = %leader.node, "is a member of the cluster");
+                    info!(leader = %leader.node, term = leader.term.0, "is a member of the cluster");
                 }
                 self.parts.standing.send_replace(Standing::Member);
             }

@@ -32,6 +32,11 @@ use self::membership::Told;
 pub(crate) use self::membership::tell;
 use super::{
     authority::Authority,
+    events::{
+        Events,
+        news::{Budget, MAX_HEARD},
+    },
+    leaving::Leaving,
     observe::Observer,
     records::ClusterStore,
     route::Route,
@@ -48,6 +53,7 @@ use crate::{
     },
     net::{CallError, Inbound, Mesh},
     raft::RaftNode,
+    telemetry::Bounds,
 };
 
 /// How often the task looks around.
@@ -141,8 +147,10 @@ pub(crate) struct ControlParts {
     pub(crate) greeted: watch::Sender<Arc<BTreeMap<NodeId, Hello>>>,
     pub(crate) standing: watch::Sender<Standing>,
     pub(crate) lease: watch::Sender<MemberLease>,
-    /// Cancelled when this node has been asked to leave for good.
-    pub(crate) asked_to_leave: CancellationToken,
+    pub(crate) events: Events,
+    pub(crate) bounds: Bounds,
+    /// Whether this node has been asked to leave for good.
+    pub(crate) leaving: Leaving,
     /// Cancelled when the node drains: it does not join again, but is heard of until it stops.
     pub(crate) draining: CancellationToken,
 }
@@ -173,6 +181,8 @@ struct ControlTask {
     told_at: Instant,
     said_at: Option<Instant>,
     served: usize,
+    /// How much news of others is told.
+    heard: Budget,
     work: JoinSet<Done>,
 }
 
@@ -191,6 +201,7 @@ pub(crate) async fn run(parts: ControlParts, mut events: mpsc::Receiver<ControlE
         told_at: Instant::now(),
         said_at: None,
         served: 0,
+        heard: Budget::new(MAX_HEARD),
         work: JoinSet::new(),
     };
     let mut views = task.parts.route.views();

@@ -1,5 +1,7 @@
 //! What the task answers to the calls of peers.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -8,7 +10,11 @@ use crate::{
     codec::{decode, encode},
     ids::NodeId,
     net::Inbound,
-    node::wire::{ControlCall, ControlReply, Refused},
+    node::{
+        events::news::{self, News},
+        wire::{ControlCall, ControlReply, Refused},
+    },
+    telemetry::recent_logs,
 };
 
 /// Most control calls from peers that are served at a time; further ones are refused.
@@ -33,11 +39,31 @@ impl ControlTask {
             | ControlCall::Stop { .. }
             | ControlCall::Heartbeat { .. }
             | ControlCall::PleaseLeave
+            | ControlCall::LeaveWithin { .. }
+            | ControlCall::Logs
+            | ControlCall::News(_)
                 if self.parts.route.is_member(from) =>
             {
                 None
             }
             _ => Some(ControlReply::NotLeader(self.parts.route.leader())),
+        }
+    }
+
+    fn leave(&self, peer: NodeId, within: Option<Duration>) {
+        info!(%peer, ?within, "was asked to leave the cluster");
+        self.parts.leaving.ask(within);
+    }
+
+    /// A member tells what it alone can see. Lock managers know from the log what happens to locks.
+    fn heard_news(&mut self, from: NodeId, news: News) {
+        if matches!(news, News::LockBroken { .. }) && self.parts.raft.is_some() {
+            return;
+        }
+        if self.heard.take() {
+            news::heard(&self.parts.events, self.parts.clock.wall(), from, news);
+        } else {
+            self.parts.bounds.hit("node.news-heard");
         }
     }
 
@@ -65,8 +91,15 @@ impl ControlTask {
                 self.heard(from, *hello);
             }
             ControlCall::PleaseLeave => {
-                info!(by = %from, "was asked to leave the cluster");
-                self.parts.asked_to_leave.cancel();
+                self.leave(from, None);
+                let _ = reply.send(encode(&ControlReply::Done));
+            }
+            ControlCall::LeaveWithin { deadline_ms } => {
+                self.leave(from, Some(Duration::from_millis(deadline_ms)));
+                let _ = reply.send(encode(&ControlReply::Done));
+            }
+            ControlCall::News(news) => {
+                self.heard_news(from, *news);
                 let _ = reply.send(encode(&ControlReply::Done));
             }
             call if self.served < MAX_SERVED => {
@@ -76,6 +109,10 @@ impl ControlTask {
                 self.work.spawn(async move {
                     let answer = match (call, authority) {
                         (ControlCall::Info, _) => ControlReply::Info(observer.info_json().await),
+                        (ControlCall::Logs, _) => {
+                            let logs = recent_logs();
+                            ControlReply::Logs { text: logs.lines.join("\n"), forgotten: logs.forgotten }
+                        }
                         (call, Some(authority)) => authority.control(from, call).await,
                         (_, None) => ControlReply::NotLeader(leader),
                     };

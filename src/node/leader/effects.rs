@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tracing::info;
+
 use super::{LOOK, LeaderTask, Outcome};
 use crate::{
     error::{Error, ErrorCode},
@@ -11,7 +13,7 @@ use crate::{
         leases::{KeepAliveOutcome, LeaseEffect, LeaseInput},
         lock::{LockEffect, LockEvent, LockEventKind, LockTimer},
     },
-    node::wire::ClientReply,
+    node::{events::news::News, wire::ClientReply},
     raft::{Applied, ProposeError, RaftNode},
 };
 
@@ -28,17 +30,33 @@ impl LeaderTask {
                 if !effects.is_empty() {
                     self.told_index = index;
                 }
-                let mut events = Vec::new();
+                let (mut events, mut restored) = (Vec::new(), false);
                 for effect in effects {
                     match effect {
                         Effect::Lock(LockEffect::Event(event)) => events.push(event),
                         Effect::Lock(effect) => self.lock_effect(index, effect),
                         Effect::Member(_) | Effect::Placement => self.view_stale = true,
+                        Effect::Restored => restored = true,
                     }
                 }
                 events.iter().for_each(|event| self.count(event));
+                self.tell_broken(&events);
                 self.events.push(index, events);
+                if restored {
+                    self.restored(index);
+                }
             }
+        }
+    }
+
+    /// The lock table is another one: watchers read it anew, and a leader takes its office over again, with the terms of
+    /// the sessions that there are now. Who waited is told by the memory of answers when it asks again.
+    fn restored(&mut self, index: u64) {
+        self.events.reset(index);
+        if let Some(term) = self.term_led() {
+            info!("the locks and sessions are those of a backup now");
+            self.lay_down();
+            self.take_office(term);
         }
     }
 
@@ -56,6 +74,20 @@ impl LeaderTask {
                 let waiters = |state: &ControlState, _: u64| state.locks().waiters_of(&event.lock);
                 let length = self.parts.raft.with_state(waiters).unwrap_or(0);
                 locks.joined_line(u32::try_from(length).unwrap_or(u32::MAX));
+            }
+        }
+    }
+
+    /// All lock managers know of it; the leader tells the others.
+    fn tell_broken(&self, events: &[LockEvent]) {
+        for news in News::broken_locks(events) {
+            if let News::LockBroken { lock, holders, .. } = &news {
+                info!(%lock, holders, "an operator broke a lock");
+            }
+            let (kind, data) = news.clone().event(self.parts.me);
+            self.parts.events.push(self.parts.clock.wall(), kind, data);
+            if self.term_led().is_some() {
+                self.parts.news.tell(news);
             }
         }
     }

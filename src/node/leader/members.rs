@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{LeaderTask, Outcome, effects::propose_for_certain, handle::view_of};
 use crate::{
@@ -23,15 +23,23 @@ impl LeaderTask {
         self.detector.unreachable(now, &self.links.borrow().unreachable);
         for suspect in self.detector.suspects(now) {
             if suspect.node == self.parts.me {
-                self.detector.acquit(now, suspect.node);
+                self.detector.acquit(now, suspect.node, term);
                 continue;
             }
-            warn!(peer = %suspect.node, "has not been heard of for the failure timeout, or cannot be connected to any more: down");
+            // One line a silence. A leader that has lost its quorum has to propose it over and over.
+            match suspect.again {
+                false => {
+                    warn!(peer = %suspect.node, "has not been heard of for the failure timeout, or cannot be connected to any more: down")
+                }
+                true => debug!(peer = %suspect.node, "is still silent, and could not be put down: proposed again"),
+            }
             let raft = self.parts.raft.clone();
             let (node, incarnation) = (suspect.node, suspect.incarnation);
             let down = Command::Member(MemberChange::Down { node, incarnation, term: Some(term) });
-            self.work
-                .spawn(async move { Outcome::DownProposed { node, failed: !propose_for_certain(&raft, down).await } });
+            self.work.spawn(async move {
+                let failed = !propose_for_certain(&raft, down).await;
+                Outcome::DownProposed { node, term, failed }
+            });
         }
     }
 
@@ -51,8 +59,8 @@ impl LeaderTask {
             let known = before.remove(node).filter(|(liveness, _)| *liveness == member.liveness);
             self.seen.insert(*node, known.unwrap_or((member.liveness, now)));
         }
-        self.placement.saw(now, &view);
-        self.slots.saw(now, &view);
+        self.placement.saw(now, view.partitions.iter().map(|(id, partition)| (*id, partition.epoch)));
+        self.slots.saw(now, view.slots.iter().map(|(id, slot)| (*id, slot.epoch)));
     }
 
     pub(super) fn change_voters(&mut self, now: Tick) {
@@ -92,11 +100,12 @@ impl LeaderTask {
         let raft = self.parts.raft.clone();
         self.work.spawn(async move {
             let outcome = match change.clone() {
-                RaftChange::AddLearner(node) => raft.add_learner(node).await,
-                RaftChange::SetVoters(voters) => raft.change_voters(voters).await,
-                RaftChange::RemoveLearner(node) => raft.remove_learner(node).await,
+                RaftChange::AddLearner(node) => raft.add_learner(node).await.map_err(|error| error.to_string()),
+                RaftChange::SetVoters(voters) => raft.change_voters(voters).await.map_err(|error| error.to_string()),
+                RaftChange::RemoveLearner(node) => raft.remove_learner(node).await.map_err(|error| error.to_string()),
+                RaftChange::HandOver(node) => raft.transfer_leader(node).await.map_err(|error| error.to_string()),
             };
-            Outcome::RaftChanged { change, error: outcome.err().map(|error| error.to_string()) }
+            Outcome::RaftChanged { change, error: outcome.err() }
         });
     }
 

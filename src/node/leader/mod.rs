@@ -7,8 +7,10 @@
 //!
 //! Here is the task and its loop. [`handle`] is how others speak to it, [`office`] how it comes to lead
 //! and ceases to, [`effects`] what it does about what was applied, [`members`] how it judges members and
-//! voters, [`placement`] how it places the queues, [`slots`] how it places the slots of the cache.
+//! voters, [`placement`] how it places the queues, [`slots`] how it places the slots of the cache; a [`desk`] is what each
+//! of these two remembers.
 
+mod desk;
 mod effects;
 mod handle;
 mod members;
@@ -29,26 +31,27 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::{
+    desk::Desk,
+    handle::{Ask, Registration},
+    office::{Office, Quorum},
+};
 pub(crate) use self::{
     effects::session_expired,
     handle::{LeaderHandle, LeaderState, view_of},
 };
-use self::{
-    handle::{Ask, Registration},
-    office::{Office, Quorum},
-    placement::PlacementDesk,
-    slots::SlotDesk,
-};
 use super::{
+    events::{Events, news::NewsDesk},
     lock_events::LockEvents,
     route::Route,
     wire::{ClientReply, Leader, View},
 };
 use crate::{
     clock::Clock,
-    ids::{NodeId, RequestId, Term, Tick},
+    ids::{NodeId, PartitionId, RequestId, Term, Tick},
     machine::{
         autopilot::RaftChange,
+        cache::SlotId,
         control::{ControlState, Effect},
         detector::Detector,
         leases::{LeaseInput, LeaseKeeper},
@@ -87,7 +90,7 @@ pub(crate) type Connected = watch::Receiver<Arc<crate::net::MeshStatus>>;
 enum Outcome {
     TookOffice { term: Term, state: Option<Box<Office>> },
     TimerProposed { proposal: u64, applied: bool },
-    DownProposed { node: NodeId, failed: bool },
+    DownProposed { node: NodeId, term: Term, failed: bool },
     Round { round: u64, confirmed: bool },
     RaftChanged { change: RaftChange, error: Option<String> },
     ViewRead(Option<Box<View>>),
@@ -109,6 +112,8 @@ pub(crate) struct LeaderParts {
     pub(crate) connected: Connected,
     pub(crate) record: watch::Receiver<Option<ClusterRecord>>,
     pub(crate) metrics: Metrics,
+    pub(crate) events: Events,
+    pub(crate) news: NewsDesk,
 }
 
 #[derive(Debug)]
@@ -142,8 +147,8 @@ struct LeaderTask {
     /// When the next change of the voters may be tried.
     change_at: Tick,
     forgetting: bool,
-    placement: PlacementDesk,
-    slots: SlotDesk,
+    placement: Desk<PartitionId>,
+    slots: Desk<SlotId>,
     /// Whether an entry that says that time has passed is on its way.
     counting: bool,
     /// Up to when time was counted.
@@ -183,8 +188,8 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         changing: false,
         change_at: Tick::default(),
         forgetting: false,
-        placement: PlacementDesk::default(),
-        slots: SlotDesk::default(),
+        placement: Desk::default(),
+        slots: Desk::default(),
         counting: false,
         counted: Tick::default(),
         reading_view: false,
@@ -269,7 +274,9 @@ impl LeaderTask {
             Outcome::TimerProposed { proposal, applied: false } => {
                 self.leases_step(LeaseInput::ProposalFailed { proposal });
             }
-            Outcome::DownProposed { node, failed: true } => self.detector.acquit(self.parts.clock.now(), node),
+            Outcome::DownProposed { node, term, failed: true } => {
+                self.detector.acquit(self.parts.clock.now(), node, term);
+            }
             Outcome::DownProposed { .. } => {}
             Outcome::Round { round, confirmed: true } => self.leases_step(LeaseInput::Confirmed { round }),
             Outcome::Round { round, confirmed: false } => self.leases_step(LeaseInput::Unconfirmed { round }),
@@ -277,7 +284,7 @@ impl LeaderTask {
                 self.changing = false;
                 self.change_at = self.parts.clock.now().plus_ms(CHANGE_PAUSE_MS);
                 match error {
-                    None => info!(?change, "changed the voters"),
+                    None => info!(?change, "changed who votes, or who leads"),
                     Some(error) => debug!(?change, %error, "could not change the voters yet"),
                 }
             }

@@ -87,7 +87,7 @@ impl LeaderTask {
     }
 
     /// Reads what there is to judge once everything that earlier leaders committed is applied.
-    fn take_office(&mut self, term: Term) {
+    pub(super) fn take_office(&mut self, term: Term) {
         if self.taking.replace(term) == Some(term) {
             return;
         }
@@ -138,7 +138,7 @@ impl LeaderTask {
         self.leases_step(LeaseInput::Led { term, sessions, waits, delays });
         let now = self.parts.clock.now();
         self.watch_members(now);
-        self.detector.amnesty(now);
+        self.detector.lead(now, term);
         self.office_since = now;
         self.counted = now;
         self.led.send_replace(Some(term));
@@ -146,7 +146,13 @@ impl LeaderTask {
     }
 
     fn leave_office(&mut self) {
-        info!("no longer leads the lock managers");
+        let term = self.led.borrow().map_or(0, |term| term.0);
+        info!(term, "no longer leads the lock managers");
+        self.lay_down();
+    }
+
+    /// Judges nothing any more, and serves nobody.
+    pub(super) fn lay_down(&mut self) {
         self.led.send_replace(None);
         self.leases_step(LeaseInput::Deposed);
         // Dropped senders tell those who wait to ask the next leader.

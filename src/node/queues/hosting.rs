@@ -3,11 +3,14 @@
 //! Read by the router, by the dispatcher, and by whoever serves peers' operations; written by the
 //! [keeper](super::keeper) alone. On a node that keeps no queues it is empty.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 
 use super::{
     partition::PartitionHandle,
@@ -18,7 +21,10 @@ use crate::{
     codec::{decode, encode},
     error::{Error, Outcome},
     ids::{Epoch, PartitionId},
-    machine::replication::{Message, Replica},
+    machine::{
+        queue::Figures,
+        replication::{Message, Replica},
+    },
     net::Inbound,
     node::{hints::ViewPull, parking::Parking},
     telemetry::Bounds,
@@ -26,6 +32,8 @@ use crate::{
 
 /// Partitions of which a list is made at a time.
 const LISTED_AT_ONCE: usize = 16;
+/// A partition that takes longer, as when its journal is away, is not served.
+const LISTED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A question for the task of a partition.
 #[derive(Debug)]
@@ -107,7 +115,11 @@ impl Hosting {
     async fn list(&self, partitions: Vec<PartitionId>, range: Range) -> QueueReply {
         let one = |partition| {
             let range = range.clone();
-            async move { (partition, self.ask(partition, PartitionAsk::List(range), &Parking::default()).await) }
+            async move {
+                let parking = Parking::default();
+                let asked = timeout(LISTED_WITHIN, self.ask(partition, PartitionAsk::List(range), &parking));
+                (partition, asked.await.unwrap_or(QueueReply::Unknown))
+            }
         };
         let mut pages = stream::iter(partitions).map(one).buffer_unordered(LISTED_AT_ONCE);
         let (mut queues, mut more, mut unserved) = (Vec::new(), false, Vec::new());
@@ -122,6 +134,31 @@ impl Hosting {
             }
         }
         QueueReply::Listed { queues, more, unserved }
+    }
+
+    /// How much there is in the queues that this node is the primary of.
+    pub(crate) async fn figures(&self) -> Figures {
+        let kept: Vec<PartitionId> = self.table.borrow().keys().copied().collect();
+        let one = |partition| self.ask_figures(partition);
+        let mut all = stream::iter(kept).map(one).buffer_unordered(LISTED_AT_ONCE);
+        let mut sum = Figures::default();
+        while let Some(one) = all.next().await {
+            sum.queues += one.queues;
+            sum.ready += one.ready;
+            sum.in_flight += one.in_flight;
+            sum.delayed += one.delayed;
+            sum.bytes += one.bytes;
+            sum.oldest_age_ms = sum.oldest_age_ms.max(one.oldest_age_ms);
+        }
+        sum
+    }
+
+    /// Nothing, where another node is the primary.
+    async fn ask_figures(&self, partition: PartitionId) -> Figures {
+        match self.ask(partition, PartitionAsk::Figures, &Parking::default()).await {
+            QueueReply::Figures(figures) => figures,
+            _ => Figures::default(),
+        }
     }
 
     /// Takes a message of a member's replica. Where this node does not keep the partition, or cannot keep up, it is

@@ -37,6 +37,16 @@ pub(super) async fn accept_loss(router: &Router, gateway: &Gateway, partition: P
                     ),
                 ));
             }
+            PlacementAnswer::Awaited(node) => {
+                return Err(Error::new(
+                    ErrorCode::Conflict,
+                    format!(
+                        "{node} is up, may have all of partition {partition}, and has not said yet how far its journal goes: \
+                         wait for it. If it cannot get at its journal, `syncmesh health --ready` says why there: mend that, \
+                         or stop it to give up what it has"
+                    ),
+                ));
+            }
             PlacementAnswer::NoSuchPartition => return Err(no_such_partition(partition)),
         }
     }

@@ -92,6 +92,7 @@ impl Queues {
     pub async fn receive(&self, queue: QueueName, receive: Receive) -> Result<Vec<Message>, Error> {
         limits::check_receive(&receive)?;
         let partition = self.router.partition_of(&queue).await?;
+        let _timed = self.metrics.operation("receive");
         let attempt = Attempt::begin(&self.router, partition, &queue);
         let Receive { max, wait_ms, visibility_ms } = receive;
         let ask = PartitionAsk::Receive { queue: queue.clone(), max, visibility_ms, wait_ms, attempt: attempt.number };
@@ -117,7 +118,7 @@ impl Queues {
     /// `bad-request` (1 to 1,000 receipts), `durability-unavailable`, `unavailable`. What is malformed, expired or
     /// unknown is in `failed`, also where there is no such queue.
     pub async fn ack(&self, queue: QueueName, receipts: Vec<String>) -> Result<ReceiptsOutcome, Error> {
-        self.settle(&queue, receipts, |queue, receipts| Op::Ack { queue, receipts }).await
+        self.settle("ack", &queue, receipts, |queue, receipts| Op::Ack { queue, receipts }).await
     }
 
     /// Gives deliveries back: they are delivered again after `delay_ms` (0 to 604,800,000), or after a back-off
@@ -132,7 +133,7 @@ impl Queues {
         delay_ms: Option<u64>,
     ) -> Result<ReceiptsOutcome, Error> {
         limits::check_delay(delay_ms)?;
-        self.settle(&queue, receipts, |queue, receipts| Op::Nack { queue, receipts, delay_ms }).await
+        self.settle("nack", &queue, receipts, |queue, receipts| Op::Nack { queue, receipts, delay_ms }).await
     }
 
     /// Starts the visibility of deliveries anew, for `visibility_ms` (0 to 43,200,000) or as configured.
@@ -146,7 +147,7 @@ impl Queues {
         visibility_ms: Option<u64>,
     ) -> Result<ReceiptsOutcome, Error> {
         limits::check_visibility(visibility_ms)?;
-        self.settle(&queue, receipts, |queue, receipts| Op::Extend { queue, receipts, visibility_ms }).await
+        self.settle("extend", &queue, receipts, |queue, receipts| Op::Extend { queue, receipts, visibility_ms }).await
     }
 
     /// Gives back deliveries that nobody got, at once and uncounted, as if they had not been made: for those that
@@ -314,10 +315,12 @@ impl Queues {
     /// Has receipts settled. What is no receipt at all is not asked about.
     async fn settle(
         &self,
+        name: &'static str,
         queue: &QueueName,
         receipts: Vec<String>,
         op: impl FnOnce(QueueName, Vec<Receipt>) -> Op,
     ) -> Result<ReceiptsOutcome, Error> {
+        let _timed = self.metrics.operation(name);
         limits::check_items("receipts", receipts.len())?;
         let mut outcome = ReceiptsOutcome::default();
         let mut known = Vec::new();

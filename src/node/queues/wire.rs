@@ -8,7 +8,7 @@ use super::{limits, types::QueueView};
 use crate::{
     error::Error,
     ids::{Epoch, PartitionId, QueueName},
-    machine::queue::{Delivery, Op, OpAnswer, Receipt},
+    machine::queue::{Delivery, Figures, Op, OpAnswer, Receipt},
 };
 
 /// A question about queues.
@@ -52,12 +52,14 @@ pub(crate) enum PartitionAsk {
     Peek { queue: QueueName, max: u32 },
     /// A page of the partition's queues.
     List(Range),
+    /// How much there is in all queues of the partition, for the metrics of its node.
+    Figures,
 }
 
 impl PartitionAsk {
     /// Whether another node may ask this: what the primary says by itself, nobody else may.
     pub(crate) fn is_for_clients(&self) -> bool {
-        !matches!(self, Self::Do(Op::Lease { .. } | Op::Moved { .. } | Op::Timer))
+        !matches!(self, Self::Do(Op::Lease { .. } | Op::Moved { .. } | Op::Timer) | Self::Figures)
     }
 
     /// Whether it asks for no more at once than [`limits`] allow: whoever asks has checked that, if it is one of us.
@@ -77,7 +79,7 @@ impl PartitionAsk {
             Self::Await { receipts, wait_ms, .. } => some(receipts.len()) && limits::WAIT_MS.contains(wait_ms),
             Self::Peek { max, .. } => limits::ITEMS.contains(&u64::from(*max)),
             Self::List(range) => range.is_within_limits(),
-            Self::Do(_) | Self::Abandon { .. } | Self::Stats(_) => true,
+            Self::Do(_) | Self::Abandon { .. } | Self::Stats(_) | Self::Figures => true,
         }
     }
 
@@ -119,6 +121,8 @@ pub(crate) enum QueueReply {
     Peeked(Vec<Delivery>),
     /// A page. `more`: there are further ones after the last.
     Listed { queues: Vec<QueueView>, more: bool, unserved: Vec<PartitionId> },
+    /// [`PartitionAsk::Figures`].
+    Figures(Figures),
     /// [`PartitionAsk::Abandon`].
     Abandoned,
     /// Certainly not done: this node is not the primary, in the newest epoch that it knows (0: none).

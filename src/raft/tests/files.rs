@@ -231,7 +231,7 @@ async fn a_damaged_snapshot_is_never_served() {
     let image = snapshot::encode(&header, &state).unwrap();
     file.keep(&image).unwrap();
     let store: Arc<dyn SnapshotStore> = Arc::new(file.clone());
-    let open = async || Machine::<Journal>::open(Arc::clone(&store), mpsc::channel(1).0).await;
+    let open = async || Machine::<Journal>::open(Arc::clone(&store), mpsc::channel(1).0, Default::default()).await;
     let restored = open().await.unwrap();
     assert_eq!(restored.current().read().unwrap().state, state);
     for at in 0..image.len() {
@@ -251,6 +251,7 @@ async fn a_node_on_disk_restarts_with_its_state() {
     let dir = tempfile::tempdir().unwrap();
     let start = async |log: DiskLog| {
         let parts = RaftParts::<Journal, _> {
+            metrics: Default::default(),
             id: node(1),
             settings: RaftSettings { snapshot_entries: 10, kept_entries: 2, ..RaftSettings::default() },
             log,

@@ -180,6 +180,7 @@ impl Cluster {
             }
         });
         let parts = RaftParts {
+            metrics: Default::default(),
             id,
             settings: self.settings.clone(),
             log: disk.log(),

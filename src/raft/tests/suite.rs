@@ -15,7 +15,7 @@ use crate::raft::{
 };
 
 async fn machine(snapshots: Arc<dyn SnapshotStore>) -> Machine<Journal> {
-    Machine::open(snapshots, mpsc::channel(1).0).await.unwrap()
+    Machine::open(snapshots, mpsc::channel(1).0, Default::default()).await.unwrap()
 }
 
 struct OnDisk;

@@ -20,14 +20,17 @@ use crate::{
     node::caches::Version,
     sim::{
         line::Line,
+        machine::CachePlan,
         run::{Circumstances, Scenario, Stage},
         violation::Violation,
     },
 };
 
-/// What the clients do. Durations are ranges to draw from, in milliseconds.
+/// What the clients do, and to what cache. Durations are ranges to draw from, in milliseconds.
 #[derive(Clone, Debug)]
 pub struct Workload {
+    /// How the cache keeps its lines.
+    pub cache: CachePlan,
     /// How many clients.
     pub clients: usize,
     /// How many keys.
@@ -49,6 +52,7 @@ pub struct Workload {
 impl Default for Workload {
     fn default() -> Self {
         Self {
+            cache: CachePlan::default(),
             clients: 7,
             keys: 4,
             think_ms: 0..=60,

@@ -55,6 +55,15 @@ pub(super) struct Hold {
     token: Option<FencingToken>,
     /// The acquire without an answer that got it, as long as its session was not told of the grant.
     unheard: Option<Attempt>,
+    /// What the session held before an upgrade that it was not told of, and holds again if that is surrendered.
+    weaker: Option<Box<Hold>>,
+}
+
+impl Hold {
+    /// One that its session was told of.
+    fn told(mode: Mode, token: FencingToken) -> Self {
+        Self { mode, token: Some(token), unheard: None, weaker: None }
+    }
 }
 
 /// The state of one lock.
@@ -75,7 +84,7 @@ impl Lock {
     fn grant(&mut self, who: Who, mode: Mode, token: FencingToken) -> bool {
         if let Some(hold) = self.holds.get_mut(&who).filter(|hold| hold.mode == mode) {
             let same = hold.token.is_none_or(|known| known == token);
-            (hold.token, hold.unheard) = (Some(token), None);
+            *hold = Hold::told(mode, token);
             self.last_token = self.last_token.max(token);
             return same;
         }
@@ -83,7 +92,7 @@ impl Lock {
         let fresh = self.admits(who, mode) && token > self.last_token;
         if fresh {
             self.last_token = token;
-            self.holds.insert(who, Hold { mode, token: Some(token), unheard: None });
+            self.holds.insert(who, Hold::told(mode, token));
         }
         fresh
     }
@@ -91,7 +100,18 @@ impl Lock {
     fn grant_unheard(&mut self, who: Who, mode: Mode, ask: Attempt) {
         let has_it = self.holds.get(&who).is_some_and(|hold| hold.mode == Mode::Exclusive || hold.mode == mode);
         if !has_it && self.admits(who, mode) {
-            self.holds.insert(who, Hold { mode, token: None, unheard: Some(ask) });
+            let weaker = self.holds.remove(&who).map(Box::new);
+            self.holds.insert(who, Hold { mode, token: None, unheard: Some(ask), weaker });
+        }
+    }
+
+    /// What this acquire got is given back, where nobody was told of it.
+    fn surrender(&mut self, who: Who, ask: Attempt) {
+        let Some(mut hold) = self.holds.remove(&who) else { return };
+        hold.weaker.take_if(|weaker| weaker.unheard == Some(ask));
+        let left = if hold.unheard == Some(ask) { hold.weaker.map(|weaker| *weaker) } else { Some(hold) };
+        if let Some(left) = left {
+            self.holds.insert(who, left);
         }
     }
 
@@ -133,9 +153,7 @@ impl Lock {
                 true
             }
             Op::MaybeSurrendered { who, ask } => {
-                if self.holds.get(who).is_some_and(|hold| hold.unheard == Some(*ask)) {
-                    self.holds.remove(who);
-                }
+                self.surrender(*who, *ask);
                 true
             }
             Op::MaybeReleased { who } => {

@@ -246,6 +246,24 @@ fn an_unanswered_acquire_explains_a_lock_that_is_held_and_one_that_is_free() {
 }
 
 #[test]
+fn an_unanswered_upgrade_is_taken_back_to_what_was_held_before() {
+    let upgraded = |before: Answer| {
+        Tale::of_two()
+            .acquires((10, 20), "a", Shared, before)
+            .acquires((30, 0), "a", Exclusive, Answer::Unknown)
+            .shows((40, 50), shown(Some(Exclusive), &[("a", 2)]))
+    };
+    let of_a = || upgraded(granted(1, Shared));
+    assert!(of_a().shows((60, 70), shown(Some(Shared), &[("a", 1)])).is_right());
+    assert!(of_a().acquires((60, 70), "b", Shared, granted(3, Shared)).is_right());
+    assert!(!of_a().shows((60, 70), shown(None, &[])).is_linearizable(), "the session was told that it holds it");
+    let another = of_a().shows((60, 70), shown(Some(Shared), &[("a", 3)]));
+    assert!(!another.is_linearizable(), "it is the hold that it was");
+    let told = of_a().acquires((52, 58), "a", Exclusive, granted(2, Exclusive));
+    assert!(!told.shows((60, 70), shown(Some(Shared), &[("a", 1)])).is_linearizable(), "somebody heard of it");
+}
+
+#[test]
 fn an_unanswered_release_happened_or_not_but_not_both() {
     let start = || {
         Tale::of_two().acquires((10, 20), "a", Exclusive, granted(1, Exclusive)).releases((30, 0), "a", Answer::Unknown)

@@ -189,7 +189,7 @@ impl Ordeal {
         let mut weather = self.weather.clone();
         for fault in &self.active {
             match fault.kind {
-                FaultKind::Loss => (weather.loss, weather.gossip_loss) = (0.2, 0.9),
+                FaultKind::Loss => (weather.loss, weather.gossip_loss) = (0.2, weather.gossip_loss.max(0.9)),
                 FaultKind::Slow => weather.slow = 0.3,
                 FaultKind::Duplicate => weather.duplicate = 0.5,
                 _ => {}

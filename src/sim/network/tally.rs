@@ -65,6 +65,12 @@ pub enum Happened {
     PrimaryChanged,
     /// Others are in sync of a partition than before.
     InSyncChanged,
+    /// A node was home to a slot of the cache for the first time.
+    HomeJoined,
+    /// A slot of the cache was handed over to another home.
+    HomeMoved,
+    /// A slot of the cache got another home because the one before died.
+    HomeFollowed,
 }
 
 /// Counts by kind.

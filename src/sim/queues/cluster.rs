@@ -111,7 +111,7 @@ fn is_caught(mutant: Mutant, plan: fn(u64) -> RunPlan<Workload>) {
 
 fn survive(seeds: Vec<u64>) {
     show_logs();
-    let happened = expect_all_pass(&seeds, plan, cluster);
+    let happened = expect_all_pass(&seeds, plan, cluster).happened;
     assert!(
         happened.of(Happened::PrimaryChanged) as usize >= seeds.len(),
         "the partitions hardly changed hands in these runs: {happened}"

@@ -22,7 +22,10 @@ use super::{
 use crate::{
     error::ErrorCode,
     ids::{MessageId, PartitionId, QueueName},
-    machine::{placement::Partition, queue::Receipt},
+    machine::{
+        placement::{Partition, PartitionStatus},
+        queue::Receipt,
+    },
     sim::{
         door::Door,
         line::Line,
@@ -35,8 +38,11 @@ use crate::{
 const AUDIT: Duration = Duration::from_millis(150);
 /// Most messages of a receive in the end.
 const DRAINED_AT_ONCE: u32 = 100;
-/// After so long without a fault, with all machines up, an operator gives up waiting for a journal.
+/// After so long without a fault, with all machines up, an operator gives up journals that are lost.
 const OPERATOR_MS: u64 = 2_500;
+/// And after so long waits no more for one that has not been told to be lost: longer than a call that was made at a bad
+/// moment, and its repetition, may take.
+const WAITING_MS: u64 = 10_000;
 
 /// What the clients do. Durations are ranges to draw from, in milliseconds.
 #[derive(Clone, Debug)]
@@ -367,8 +373,9 @@ impl Client {
         }
         loop {
             let last = scene.is_over();
-            if !last && scene.now_ms() > scene.stage.until_ms + OPERATOR_MS {
-                self.recover().await;
+            let calm_ms = scene.now_ms().saturating_sub(scene.stage.until_ms);
+            if !last && calm_ms > OPERATOR_MS {
+                self.recover(calm_ms > WAITING_MS).await;
             }
             let producers = scene.workload.producers;
             if last || scene.with_ledger(|ledger| ledger.ended == producers && ledger.due.is_empty()) {
@@ -389,10 +396,16 @@ impl Client {
 
 impl Client {
     /// What is not served by now waits for a journal that is gone: an operator has to say so. The faults were such
-    /// that another one has everything, so nothing is lost by that.
-    async fn recover(&mut self) {
+    /// that another one has everything, so nothing is lost by that. Who is there may still have to say so: what waits is
+    /// recovered only where that is `overdue`.
+    async fn recover(&mut self, overdue: bool) {
         let placement = self.scene.stage.doors.iter().map(Door::placement).max_by_key(|known| known.len());
-        let unserved = |(id, partition): (&PartitionId, &Partition)| (!partition.is_serving()).then_some(*id);
+        let is_given_up = |partition: &Partition| match &partition.status {
+            PartitionStatus::Serving => false,
+            PartitionStatus::Waiting { .. } => overdue,
+            PartitionStatus::JournalLost => true,
+        };
+        let unserved = |(id, partition): (&PartitionId, &Partition)| is_given_up(partition).then_some(*id);
         let unserved: Vec<PartitionId> = placement.iter().flat_map(|known| known.iter()).filter_map(unserved).collect();
         for partition in unserved {
             self.ask(Ask::Recover(partition), Tries::One).await;

@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use rustix::process::Signal;
-
 use super::{
     apis, cluster_of,
     ledger::Memories,
@@ -67,8 +65,7 @@ async fn nothing_is_lost_and_nothing_consumed_comes_back_when_all_are_killed_at_
     let load = Load::start(apis(&cluster.nodes), &queues, Consumers::FromTheStart);
     load.works_after(Instant::now()).await;
     let killed = Instant::now();
-    cluster.nodes.iter().for_each(|node| node.signal(Signal::KILL));
-    cluster.nodes.iter_mut().for_each(NodeProcess::kill);
+    cluster.kill_all();
     cluster.nodes.iter_mut().for_each(NodeProcess::launch);
     cluster.all_ready().await;
     load.works_after(Instant::now()).await;

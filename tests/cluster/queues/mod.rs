@@ -12,6 +12,7 @@ mod moved;
 mod redis_away;
 mod redis_loss;
 mod stopped;
+mod stopped_all;
 mod without_quorum;
 
 use std::collections::BTreeSet;

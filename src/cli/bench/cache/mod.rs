@@ -370,6 +370,7 @@ mod tests {
             bytes: 0,
             lines: LinesBody::default(),
             hits: 0,
+            remote_hits: 0,
             misses: 0,
             misses_by_cause: BTreeMap::new(),
             evictions: u64::from(*n),
@@ -377,6 +378,7 @@ mod tests {
             dirty_lost: 0,
             invalidations: InvalidationsBody::default(),
             messages: messages.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
+            stalls: BTreeMap::new(),
         };
         let nodes = nodes.iter().map(node).collect();
         CacheBody { protocol: "MESI".into(), write_policy: "back".into(), nodes, unanswered: Vec::new() }

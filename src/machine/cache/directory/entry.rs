@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use litemap::LiteMap;
+
 use crate::{
     ids::{NodeId, Tick},
     machine::cache::{EntryState, Nonce, RecallTo, Refused, Stored, Version},
@@ -19,6 +21,16 @@ pub(super) struct Owner {
     pub(super) stamp: Version,
     /// It has said that it does not have it.
     pub(super) is_dead: bool,
+    /// The grant under which it owned the line already, where this one is an upgrade: until that arrives, what it has is
+    /// under the one before, and the home's copy may be older (R16 is of grants to those who owned nothing).
+    pub(super) before: Option<Nonce>,
+}
+
+impl Owner {
+    /// Whether what it has may be under this grant.
+    pub(super) fn holds(&self, grant: Nonce) -> bool {
+        self.nonce == grant || self.before == Some(grant)
+    }
 }
 
 /// Who has a copy.
@@ -125,10 +137,12 @@ pub(super) struct Entry {
     /// The home's copy: current where there is no owner, and what was before the owner's grant where there is one.
     pub(super) copy: Option<Stored>,
     pub(super) owner: Option<Owner>,
-    pub(super) sharers: BTreeMap<NodeId, Sharer>,
+    /// Few, as a rule: a sorted list takes a third of what a tree would.
+    pub(super) sharers: LiteMap<NodeId, Sharer>,
     /// The highest nonce of each cache that was served, or waits (R14).
-    pub(super) served: BTreeMap<NodeId, Nonce>,
-    pub(super) busy: Option<Busy>,
+    pub(super) served: LiteMap<NodeId, Nonce>,
+    /// Seldom there, and large.
+    pub(super) busy: Option<Box<Busy>>,
     pub(super) waiting: VecDeque<Asked>,
     /// The last store that the owner wrote through.
     pub(super) through: Option<Version>,

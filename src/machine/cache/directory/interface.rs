@@ -102,6 +102,9 @@ pub struct HandedOwner {
     pub grant: Nonce,
     /// Under which session that was.
     pub session: Nonce,
+    /// The grant that it had before, where this one is an upgrade, which may not have arrived.
+    #[serde(default)]
+    pub before: Option<Nonce>,
 }
 
 /// What a home hears.

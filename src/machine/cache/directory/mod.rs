@@ -59,7 +59,8 @@ struct Slot {
     epoch: Epoch,
     versions: Versions,
     phase: Phase,
-    entries: BTreeMap<CacheKey, Entry>,
+    /// Boxed: the nodes of a tree are not full.
+    entries: BTreeMap<CacheKey, Box<Entry>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -152,9 +153,9 @@ impl Home {
         self.slots.get(&slot).is_some_and(|slot| matches!(slot.phase, Phase::Serving))
     }
 
-    /// The keys of which something is known.
-    pub fn keys(&self) -> impl Iterator<Item = &CacheKey> {
-        self.slots.values().flat_map(|slot| slot.entries.keys())
+    /// The keys of a slot that something is known of.
+    pub fn keys_of(&self, slot: SlotId) -> impl Iterator<Item = &CacheKey> {
+        self.slots.get(&slot).into_iter().flat_map(|slot| slot.entries.keys())
     }
 
     fn is_inside_lease(&self, now: Tick) -> bool {
@@ -236,7 +237,7 @@ impl Home {
     }
 
     fn entry(&mut self, key: &CacheKey) -> Option<&mut Entry> {
-        self.slot_of(key)?.entries.get_mut(key)
+        self.slot_of(key)?.entries.get_mut(key).map(Box::as_mut)
     }
 
     fn line(&self, key: &CacheKey) -> LineId {

@@ -40,10 +40,11 @@ impl Home {
             let entries = here.entries.into_iter().map(|(key, entry)| HandedEntry {
                 key,
                 value: entry.copy.map(|copy| copy.sent(now)),
-                owner: entry.owner.map(|Owner { node, nonce: grant, session, .. }| HandedOwner {
+                owner: entry.owner.map(|Owner { node, nonce: grant, session, before, .. }| HandedOwner {
                     node,
                     grant,
                     session,
+                    before,
                 }),
             });
             let alive = self.sessions.iter().filter(|(_, session)| session.until.is_some_and(|until| now < until));

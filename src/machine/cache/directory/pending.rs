@@ -83,7 +83,7 @@ impl Home {
     pub(super) fn progress(&mut self, now: Tick, key: &CacheKey, effects: &mut Vec<HomeEffect>) {
         self.wait_for_the_dead_no_more(now, key, effects);
         let Some(entry) = self.entry(key) else { return };
-        if !entry.busy.as_ref().is_some_and(super::entry::Busy::is_over) {
+        if !entry.busy.as_ref().is_some_and(|busy| busy.is_over()) {
             return;
         }
         let Some(busy) = entry.busy.take() else { return };

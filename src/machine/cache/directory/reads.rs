@@ -204,7 +204,8 @@ impl Home {
         let Some(entry) = self.entry(key) else { return };
         let Some(owner) = entry.owner.as_mut() else { return };
         if not.session == Some(owner.session) && keep {
-            entry.owner = None;
+            // What never arrived was an upgrade: it owns the line as it did before.
+            entry.owner = owner.before.map(|before| Owner { nonce: before, before: None, ..*owner });
         } else {
             owner.is_dead = true;
         }
@@ -229,7 +230,7 @@ impl Home {
             self.bury_owner(key, effects);
             return false;
         }
-        let upgrades = matches!(asked.what, What::Write { held, .. } if held == Some(owner.nonce));
+        let upgrades = matches!(asked.what, What::Write { held: Some(held), .. } if owner.holds(held));
         let is_asker = asked.what != What::Evict && owner.node == asked.from && !upgrades;
         let unreachable = matches!(
             asked.what,
@@ -271,7 +272,7 @@ impl Home {
         };
         let Asked { from, nonce, session, .. } = asked;
         if right == Right::Exclusive {
-            entry.owner = Some(Owner { node: from, nonce, session, stamp, is_dead: false });
+            entry.owner = Some(Owner { node: from, nonce, session, stamp, is_dead: false, before: None });
         } else if keep {
             entry.sharers.insert(from, Sharer { nonce, session });
         }
@@ -295,7 +296,7 @@ impl Home {
     pub(super) fn begin_busy(&mut self, key: &CacheKey, asked: Asked) -> Option<&mut Busy> {
         self.busy.insert(key.clone());
         let entry = self.entry(key)?;
-        Some(entry.busy.insert(Busy::new(asked)))
+        Some(entry.busy.insert(Box::new(Busy::new(asked))))
     }
 }
 

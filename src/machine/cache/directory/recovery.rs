@@ -15,6 +15,9 @@ use crate::{
     },
 };
 
+/// Owners that go on telling what they have are waited for at most so many leases.
+const MOST_LEASES: u64 = 16;
+
 /// A slot that another home had before.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Recovering {
@@ -52,13 +55,18 @@ impl Home {
                 Phase::Recovering(self.recovering(caches, begin_at, end_at, None))
             }
             Start::Handed { over, stopped_ms_ago } => {
-                let ends_in = waited_ms(self.settings.lease_ms).saturating_sub(*stopped_ms_ago);
+                // Nobody reads any more one lease after it was stopped. Who owned something is given as long to say what it
+                // had, however long the hand-over has taken: it is there, and only its value is not.
+                let lease_ms = waited_ms(self.settings.lease_ms);
+                let is_owned = over.entries.iter().any(|entry| entry.owner.is_some());
+                let ends_in = lease_ms.saturating_sub(if is_owned { 0 } else { *stopped_ms_ago });
                 Phase::Recovering(self.recovering(&over.caches, now, now.plus_ms(ends_in), Some(over.home)))
             }
         };
         let mut slot = Slot::new(placed.epoch, phase);
-        if let Start::Handed { over, .. } = start {
-            slot.take_over(now, over);
+        if let Start::Handed { over, stopped_ms_ago } = start {
+            // What has a time to live did not stop to age on its way.
+            slot.take_over(now.minus_ms(stopped_ms_ago), over);
         }
         self.slots.insert(placed.slot, slot);
         self.recover_what_is_due(now, effects);
@@ -124,7 +132,23 @@ impl Home {
             }
         }
         lines.into_iter().for_each(|line| here.take_line(now, node, line, handed, must_live));
+        self.goes_on_telling(now, node);
         self.recover_what_is_due(now, effects);
+    }
+
+    /// Who has just told of one slot is about to tell of the others that were handed over: it is waited for a lease more,
+    /// since giving its values up would be all that the waiting could be saved for. Not for ever.
+    fn goes_on_telling(&mut self, now: Tick, node: NodeId) {
+        let lease_ms = waited_ms(self.settings.lease_ms);
+        for slot in self.slots.values_mut() {
+            if let Phase::Recovering(recovering) = &mut slot.phase
+                && recovering.handed.is_some()
+                && recovering.silent.contains_key(&node)
+            {
+                let most = recovering.begin_at.plus_ms(MOST_LEASES.saturating_mul(lease_ms));
+                recovering.end_at = recovering.end_at.max(now.plus_ms(lease_ms).min(most));
+            }
+        }
     }
 
     pub(super) fn recover_what_is_due(&mut self, now: Tick, effects: &mut Vec<HomeEffect>) {
@@ -189,19 +213,20 @@ impl Home {
 }
 
 impl Slot {
-    /// What the home before had.
-    fn take_over(&mut self, now: Tick, over: HandOver) {
+    /// What the home before had when it was stopped.
+    fn take_over(&mut self, stopped: Tick, over: HandOver) {
         for handed in over.entries {
             let stamp = self.versions.next();
-            let owner = handed.owner.map(|HandedOwner { node, grant: nonce, session }| Owner {
+            let owner = handed.owner.map(|HandedOwner { node, grant: nonce, session, before }| Owner {
                 node,
                 nonce,
                 session,
                 stamp,
                 is_dead: true,
+                before,
             });
-            let copy = handed.value.map(|value| Stored::arrived(value, now));
-            self.entries.insert(handed.key, Entry { stamp, copy, owner, ..Entry::default() });
+            let copy = handed.value.map(|value| Stored::arrived(value, stopped));
+            self.entries.insert(handed.key, Box::new(Entry { stamp, copy, owner, ..Entry::default() }));
         }
     }
 
@@ -209,7 +234,11 @@ impl Slot {
     /// given, or has given back: then the copy that was handed over is current (R16).
     fn nothing_more(&mut self, node: NodeId, session: Option<Nonce>) {
         for entry in self.entries.values_mut() {
-            entry.owner = entry.owner.filter(|owner| owner.node != node || Some(owner.session) != session);
+            // An upgrade is of what it had: that is not with it, nor is it with the copy.
+            let never_had = |owner: &super::entry::Owner| {
+                owner.node == node && Some(owner.session) == session && owner.before.is_none()
+            };
+            entry.owner = entry.owner.filter(|owner| !never_had(owner));
         }
     }
 
@@ -219,7 +248,7 @@ impl Slot {
         let stamp = self.versions.next();
         let before = self.entries.get_mut(&line.key);
         let counts = match (&before, handed) {
-            (Some(entry), true) => entry.owner.is_some_and(|owner| (owner.node, owner.nonce) == (node, line.grant)),
+            (Some(entry), true) => entry.owner.is_some_and(|owner| owner.node == node && owner.holds(line.grant)),
             (None, true) => false,
             (_, false) => !line.released || !must_live,
         };
@@ -235,7 +264,7 @@ impl Slot {
                 (entry.copy, entry.stamp, entry.owner) = (copy, stamp, None);
             }
             Some(_) => {}
-            None => drop(self.entries.insert(line.key, Entry { stamp, copy, ..Entry::default() })),
+            None => drop(self.entries.insert(line.key, Box::new(Entry { stamp, copy, ..Entry::default() }))),
         }
     }
 }

@@ -39,6 +39,11 @@ impl Home {
                 let Some(recall) = self.recalling(&key, (node, grant)) else { return };
                 self.owes_no_more(&recall.owner.node, &key);
                 self.not_owner(&key, not);
+                let owner = self.entry(&key).and_then(|entry| entry.owner);
+                if let Some(owner) = owner.filter(|owner| !owner.is_dead && owner.nonce != grant) {
+                    self.send_recall(now, &key, owner, recall.to, effects);
+                    return;
+                }
                 if let Some(busy) = self.entry(&key).and_then(|entry| entry.busy.as_mut()) {
                     busy.recall = None;
                 }

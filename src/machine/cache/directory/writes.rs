@@ -53,7 +53,14 @@ impl Home {
         }
     }
 
-    fn send_recall(&mut self, now: Tick, key: &CacheKey, owner: Owner, to: RecallTo, effects: &mut Vec<HomeEffect>) {
+    pub(super) fn send_recall(
+        &mut self,
+        now: Tick,
+        key: &CacheKey,
+        owner: Owner,
+        to: RecallTo,
+        effects: &mut Vec<HomeEffect>,
+    ) {
         let again = Again::first(now, self.settings.repeat_ms * 2);
         self.owes(now, &owner.node, key);
         if let Some(busy) = self.entry(key).and_then(|entry| entry.busy.as_mut()) {
@@ -86,7 +93,11 @@ impl Home {
             return;
         }
         let Asked { from: node, nonce, session, .. } = asked;
-        entry.owner = Some(Owner { node, nonce, session, stamp: version, is_dead: false });
+        let before = entry.owner.filter(|owner| owner.node == node).and(match asked.what {
+            What::Write { held, .. } => held,
+            _ => None,
+        });
+        entry.owner = Some(Owner { node, nonce, session, stamp: version, is_dead: false, before });
         entry.through = None;
         let body = HomeAnswer::Grant { nonce, stamp: version, previous };
         self.reply(now, node, asked.call, session, body, effects);
@@ -96,8 +107,8 @@ impl Home {
     pub(super) fn previous(entry: &Entry, asked: Asked, now: Tick) -> Previous {
         let What::Write { held, need_value } = asked.what else { return Previous::Unsaid };
         let shares = entry.sharers.get(&asked.from).map(|sharer| sharer.nonce);
-        let owns = entry.owner.filter(|owner| owner.node == asked.from).map(|owner| owner.nonce);
-        if held.is_some() && (shares == held || owns == held) {
+        let owner = entry.owner.filter(|owner| owner.node == asked.from);
+        if held.is_some_and(|held| shares == Some(held) || owner.is_some_and(|owner| owner.holds(held))) {
             return Previous::Held;
         }
         if !need_value {

@@ -131,7 +131,7 @@ impl Lines {
             Previous::Unsaid => None,
         };
         self.close(key);
-        let is_blind = self.keys.get(key).is_some_and(super::Key::begins_blind);
+        let is_blind = self.keys.get(key).is_some_and(|entry| entry.begins_blind());
         // A grant that cannot be used is as one that never came: the home hears so when it recalls it.
         if !self.is_alive(now, &open.held) || (value.is_none() && !is_blind) {
             return;

@@ -54,7 +54,7 @@ pub(super) struct Line {
     pub(super) fresh: bool,
     pub(super) held: Held,
     /// A store that the home was told of and has not acknowledged.
-    pub(super) through: Option<Through>,
+    pub(super) through: Option<Box<Through>>,
     /// It goes as soon as it can.
     pub(super) evict: bool,
     /// What readers see is what is here.
@@ -161,7 +161,8 @@ pub(super) enum Wanted {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Key {
     pub(super) line: Option<Line>,
-    pub(super) open: Option<Open>,
+    /// Boxed, as what else is there seldom: most of what is kept are lines at rest.
+    pub(super) open: Option<Box<Open>>,
     /// By the grant.
     pub(super) buffer: BTreeMap<Nonce, Buffered>,
     pub(super) pending: VecDeque<Pending>,

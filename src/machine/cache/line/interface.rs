@@ -32,6 +32,8 @@ pub struct Settings {
     pub max_waiting: usize,
     /// Most lines in one answer to [`Recover`](crate::machine::cache::CacheRequest::Recover).
     pub max_recovered: usize,
+    /// Most bytes of their values, but for a single key.
+    pub max_recovered_bytes: usize,
 }
 
 impl Default for Settings {
@@ -46,6 +48,7 @@ impl Default for Settings {
             put_after_ms: 50,
             max_waiting: 1_024,
             max_recovered: 64,
+            max_recovered_bytes: 1 << 20,
         }
     }
 }

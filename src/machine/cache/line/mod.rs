@@ -9,6 +9,7 @@ mod answers;
 mod buffer;
 mod entry;
 mod interface;
+mod keys;
 mod operate;
 mod requests;
 mod serve;
@@ -21,6 +22,7 @@ pub(in crate::machine::cache) use self::entry::Stored;
 pub use self::interface::*;
 use self::{
     entry::{Key, Line},
+    keys::Keys,
     requests::Call,
     sessions::Session,
 };
@@ -39,7 +41,7 @@ pub struct Lines {
     calls: u64,
     homes: BTreeMap<HomeId, Session>,
     slots: BTreeMap<SlotId, Placed>,
-    keys: BTreeMap<CacheKey, Key>,
+    keys: Keys,
     /// When something of a key is due.
     due: BTreeSet<(Tick, CacheKey)>,
     open: BTreeMap<u64, Call>,
@@ -78,7 +80,7 @@ impl Lines {
             calls: 0,
             homes: BTreeMap::new(),
             slots: BTreeMap::new(),
-            keys: BTreeMap::new(),
+            keys: Keys::default(),
             due: BTreeSet::new(),
             open: BTreeMap::new(),
             rules: Rules::default(),
@@ -123,6 +125,11 @@ impl Lines {
         self.keys.is_empty()
     }
 
+    /// Whether it keeps anything of a key.
+    pub fn keeps(&self, key: &CacheKey) -> bool {
+        self.keys.contains_key(key)
+    }
+
     /// The keys that it keeps anything of, with their states.
     pub fn states(&self) -> impl Iterator<Item = (&CacheKey, LineState)> {
         self.keys.iter().map(|(key, entry)| (key, entry.state()))
@@ -133,7 +140,7 @@ impl Lines {
         let entry = self.keys.get(key);
         let line = entry.and_then(|entry| entry.line.as_ref());
         LineView {
-            state: entry.map_or(LineState::I, Key::state),
+            state: entry.map_or(LineState::I, |entry| entry.state()),
             version: line.map(|line| line.value.version),
             stamp: line.map(|line| line.stamp),
             grant: line.map(|line| line.held.grant),
@@ -162,10 +169,7 @@ impl Lines {
     }
 
     fn entry(&mut self, key: &CacheKey) -> &mut Key {
-        if !self.keys.contains_key(key) {
-            self.keys.insert(key.clone(), Key::default());
-        }
-        self.keys.get_mut(key).expect("it was just made")
+        self.keys.entry(key)
     }
 
     /// Puts a line in the place of what is there.
@@ -224,7 +228,7 @@ impl Lines {
                 self.due.insert((at, key.clone()));
             }
         }
-        if self.keys.get(key).is_some_and(Key::is_empty) {
+        if self.keys.get(key).is_some_and(|entry| entry.is_empty()) {
             self.keys.remove(key);
         }
     }

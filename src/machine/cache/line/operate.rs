@@ -212,7 +212,8 @@ impl Lines {
         let outcome = stored(&waiting.operation, version, body.as_ref());
         let value = Stored { version, body, expires };
         if through {
-            line.through = Some(Through { stamp: version, value, op: waiting.op, outcome, again_at });
+            let through = Through { stamp: version, value, op: waiting.op, outcome, again_at };
+            line.through = Some(Box::new(through));
             self.send_through(now, key, effects);
             return true;
         }

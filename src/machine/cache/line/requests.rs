@@ -75,7 +75,7 @@ impl Lines {
             joinable_until: now.plus_ms(believed_ms(self.settings.lease_ms)),
         };
         self.close(key);
-        self.entry(key).open = Some(open);
+        self.entry(key).open = Some(Box::new(open));
         self.homes.entry(home).and_modify(|session| session.uses += 1);
         for waiting in &mut self.entry(key).pending {
             waiting.came_before = true;
@@ -132,7 +132,7 @@ impl Lines {
         }
         // Who waits for nothing is not worth a request.
         entry.pending.retain(|waiting| waiting.op.is_some());
-        Some(open)
+        Some(*open)
     }
 
     /// Puts the next attempt off.

@@ -233,7 +233,7 @@ impl Lines {
 
     /// What the table says of an invalidation; whether it is acknowledged.
     fn make_way(&mut self, key: &CacheKey, inv: &Inv, effects: &mut Vec<Effect>) -> bool {
-        let state = self.keys.get(key).map_or(LineState::I, super::Key::state);
+        let state = self.keys.get(key).map_or(LineState::I, |entry| entry.state());
         let Some(LineMove { act, next }) = line_move(self.settings.protocol, state, LineEvent::Inv) else {
             return false;
         };

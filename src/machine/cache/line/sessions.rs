@@ -95,7 +95,7 @@ impl Lines {
         let Some(session) = self.homes.get_mut(&home) else { return };
         (session.number, session.until) = (number, None);
         effects.push(Effect::Session { home, session: number, until: Tick(0) });
-        let keys: Vec<CacheKey> = self.keys.keys().cloned().collect();
+        let keys: Vec<CacheKey> = self.keys.iter().map(|(key, _)| key.clone()).collect();
         for key in &keys {
             self.end_holding(now, key, home, effects);
         }

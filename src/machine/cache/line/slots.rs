@@ -30,8 +30,7 @@ impl Lines {
 
     /// Everything of a slot that is older than an epoch ends.
     fn end_epochs(&mut self, now: Tick, slot: SlotId, before: Epoch, effects: &mut Vec<Effect>) {
-        let keys = self.keys.keys().filter(|key| SlotId::of(key) == slot);
-        let keys: Vec<CacheKey> = keys.cloned().collect();
+        let keys: Vec<CacheKey> = self.keys.of_slot(slot).map(|(key, _)| key.clone()).collect();
         for key in &keys {
             self.end_epoch(key, before, effects);
         }
@@ -99,8 +98,8 @@ impl Lines {
         after: Option<&CacheKey>,
     ) -> (Vec<RecoveredLine>, Vec<(CacheKey, bool)>) {
         let must_live = self.rules.keep(Rule::RecoverInsideSession);
-        let (mut lines, mut keys) = (Vec::new(), Vec::new());
-        for (key, entry) in self.keys.iter().filter(|(key, _)| SlotId::of(key) == slot) {
+        let (mut lines, mut keys, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (key, entry) in self.keys.of_slot(slot) {
             let older = entry.buffer.iter().filter(|(_, kept)| kept.held.epoch < epoch && kept.put_at.is_none());
             let is_new = after.is_none_or(|after| key > after);
             if !is_new {
@@ -116,8 +115,15 @@ impl Lines {
                     value: kept.value.sent(now),
                 })
                 .collect();
-            if alive.is_empty() || lines.len() >= self.settings.max_recovered {
+            if alive.is_empty() {
                 continue;
+            }
+            // One key at least, whatever its size.
+            bytes += alive.iter().map(|line| line.value.body.as_ref().map_or(0, bytes::Bytes::len)).sum::<usize>();
+            if !lines.is_empty()
+                && (lines.len() >= self.settings.max_recovered || bytes > self.settings.max_recovered_bytes)
+            {
+                break;
             }
             lines.extend(alive);
             keys.push((key.clone(), true));

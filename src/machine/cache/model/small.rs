@@ -1,13 +1,13 @@
 //! Small worlds, looked at to their end.
 //!
 //! `CACHE_MODEL="MOESI back SE,L passes=1 gossip" cargo test --release --lib explore -- --ignored --nocapture` looks at
-//! any other one: the protocol, the policy, what each cache does (Store, Put if absent, Load, Evict, Delete), and how
-//! often what befalls them.
+//! any other one: the protocol, the policy, what each cache does (Store, Put if absent, Load, Evict, Delete, of the first
+//! key; with small letters of the second), and how often what befalls them.
 
 use super::{
-    Budget,
+    Begin, Budget, Deed,
     Kind::{self, Delete, Evict, Load, Put, Store},
-    Protocol, WritePolicy, check, world,
+    Protocol, World, WritePolicy, check, world,
 };
 
 /// More states than a small world has.
@@ -18,7 +18,7 @@ const MOST_OF_A_LARGER_WORLD: usize = 20_000_000;
 /// What the caches do, and what befalls them.
 type Story = (&'static str, &'static [&'static [Kind]], Budget);
 
-const CALM: Budget = Budget {
+pub(super) const CALM: Budget = Budget {
     duplicates: 0,
     passes: 0,
     crashes: 0,
@@ -94,16 +94,16 @@ fn nothing_goes_wrong_in_any_run_of_a_larger_world() {
     }
 }
 
-fn plan(text: &str) -> Vec<Kind> {
-    let kind = |letter| match letter {
+fn plan(text: &str) -> Vec<Deed> {
+    let kind = |letter: char| match letter.to_ascii_uppercase() {
         'S' => Store,
         'P' => Put,
         'L' => Load,
         'E' => Evict,
         'D' => Delete,
-        other => panic!("'{other}' is none of S, P, L, E, D"),
+        other => panic!("'{other}' is none of S, P, L, E, D, nor of s, p, l, e, d"),
     };
-    text.chars().map(kind).collect()
+    text.chars().map(|letter| kind(letter).on(usize::from(letter.is_lowercase()))).collect()
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn explore() {
         _ => Protocol::Moesi,
     };
     let policy = if words.next() == Some("through") { WritePolicy::Through } else { WritePolicy::Back };
-    let plans: Vec<Vec<Kind>> = words.next().unwrap_or("S,L").split(',').map(plan).collect();
+    let plans: Vec<Vec<Deed>> = words.next().unwrap_or("S,L").split(',').map(plan).collect();
     let mut budget = Budget::default();
     for word in words {
         let (name, count) = word.split_once('=').unwrap_or((word, "1"));
@@ -135,9 +135,8 @@ fn explore() {
             other => panic!("{other} does not befall anybody"),
         }
     }
-    let plans: Vec<&[Kind]> = plans.iter().map(Vec::as_slice).collect();
     let most = std::env::var("CACHE_MODEL_STATES").ok().and_then(|most| most.parse().ok());
-    let found = check(world(protocol, policy, &plans, budget, &[]), most.unwrap_or(10_000_000));
+    let found = check(World::new(Begin { protocol, policy, plans, budget }, &[]), most.unwrap_or(10_000_000));
     eprintln!("{text}: {found:#?}");
     assert_eq!(found.wrong, None);
 }

@@ -17,7 +17,8 @@ fn config() -> ProptestConfig {
 /// What three caches do, and what befalls them.
 fn begins() -> impl Strategy<Value = Begin> {
     let kinds = prop_oneof![4 => Just(Load), 3 => Just(Store), 1 => Just(Put), 1 => Just(Delete), 2 => Just(Evict)];
-    let plans = proptest::collection::vec(proptest::collection::vec(kinds, 1..8), 3);
+    let deeds = (kinds, prop_oneof![3 => Just(0), 2 => Just(1)]).prop_map(|(kind, key)| kind.on(key));
+    let plans = proptest::collection::vec(proptest::collection::vec(deeds, 1..8), 3);
     let protocol = prop_oneof![Just(Protocol::Mesi), Just(Protocol::Mosi), Just(Protocol::Moesi)];
     let policy = prop_oneof![Just(WritePolicy::Back), Just(WritePolicy::Through)];
     (protocol, policy, plans, budgets()).prop_map(|(protocol, policy, plans, budget)| Begin {
@@ -30,7 +31,7 @@ fn begins() -> impl Strategy<Value = Begin> {
 
 fn budgets() -> impl Strategy<Value = Budget> {
     let often = (0..4_u8, 0..8_u8, 0..3_u8, 0..3_u8, 0..3_u8);
-    let once = (0..2_u8, 0..2_u8, 0..2_u8, any::<bool>());
+    let once = (0..3_u8, 0..2_u8, 0..2_u8, any::<bool>());
     (often, once).prop_map(|((duplicates, passes, crashes, abandonments, renewals), once)| {
         let (deposals, moves, home_evictions, gossip) = once;
         Budget { duplicates, passes, crashes, deposals, moves, home_evictions, abandonments, renewals, gossip }

@@ -1,4 +1,5 @@
-//! What each protocol costs, counted: the table "What E and O buy" of docs/architecture.md.
+//! What each protocol costs, counted: how many messages and values an operation takes. What these figures
+//! should be is in the specification of the protocol, "What E and O buy".
 
 use crate::machine::cache::{
     Protocol, WritePolicy,
@@ -55,6 +56,15 @@ fn a_load_of_what_another_cache_owns_is_two_exchanges_and_the_value_crosses_twic
 }
 
 #[test]
+fn a_clean_line_of_another_cache_crosses_once_in_every_protocol() {
+    let before = [HOME_HAS_IT[0], HOME_HAS_IT[1], (1, Kind::Load)];
+    // Where there is no E it is the home's to give. What is clean is surrendered without a value: the home has it.
+    let by_home = vec![GET_S, Exchange("recall"), Value];
+    let by_owner = vec![Exchange("fetch"), GET_S, Value];
+    assert_eq!(costs(&before, 0, Kind::Load), [by_home, vec![GET_S, Value], by_owner]);
+}
+
+#[test]
 fn the_next_load_by_a_third_is_one_exchange_in_mesi_and_two_where_the_owner_supplies() {
     let before = [(1, Kind::Store), (0, Kind::Load)];
     let by_owner = || vec![Exchange("fetch"), GET_S, Value];
@@ -77,6 +87,14 @@ fn a_store_with_sharers_is_one_exchange_one_broadcast_and_an_acknowledgement_of_
     // The first reader was given E: in MESI it shares now, in MOESI it owns what the others share.
     assert_eq!(mesi_costs, mosi);
     assert_eq!(moesi_costs, mosi);
+}
+
+#[test]
+fn a_store_with_one_other_sharer_waits_for_one_acknowledgement() {
+    let [seed, evict] = HOME_HAS_IT;
+    let before = [seed, evict, (0, Kind::Load), (1, Kind::Load)];
+    let one = || vec![Exchange("upgrade"), Notice("inv-ack"), Broadcast];
+    assert_eq!(costs(&before, 0, Kind::Store), [one(), one(), one()]);
 }
 
 #[test]

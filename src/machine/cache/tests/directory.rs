@@ -329,6 +329,31 @@ fn a_grant_that_never_arrived_leaves_the_home_s_copy_as_it_was() {
 }
 
 #[test]
+fn an_upgrade_that_never_arrived_leaves_its_owner_what_it_had() {
+    let upgraded = || {
+        let mut tested = Tested::with_value(Protocol::Moesi);
+        tested.said(0, get_m(2));
+        let upgrade = HomeRequest::GetM { line: line(), nonce: nonce(5), held: Some(nonce(2)), need_value: true };
+        let grant = HomeAnswer::Grant { nonce: nonce(5), stamp: version(3, 0), previous: Previous::Held };
+        assert_eq!(tested.said(0, upgrade.clone()), [answer(12, grant.clone())]);
+        assert_eq!(tested.said(0, upgrade), [answer(13, grant)], "asked again, not what the home has");
+        tested
+    };
+    let not = NotOwner { session: Some(nonce(1)) };
+    let mut read = upgraded();
+    let redirect = |count, grant| HomeAnswer::Redirect { nonce: nonce(count), owner: node(0), grant: nonce(grant) };
+    assert_eq!(read.said(1, get_s(2)), [answer(14, redirect(2, 5))]);
+    let refused = Some(Refused { owner: node(0), grant: nonce(5), answer: Some(not) });
+    let again = HomeRequest::GetS { line: line(), nonce: nonce(3), refused };
+    assert_eq!(read.said(1, again), [answer(15, redirect(3, 2))]);
+
+    let mut written = upgraded();
+    let recall = |grant| CacheRequest::Recall { line: line(), grant: nonce(grant), to: RecallTo::Invalid };
+    assert_eq!(written.said(2, get_m(2)), [ask(0, 1, recall(5))]);
+    assert_eq!(written.answered(1, CacheAnswer::NotOwner(not)), [ask(0, 2, recall(2))]);
+}
+
+#[test]
 fn a_higher_session_ends_the_one_before() {
     let mut tested = Tested::with_sharers();
     tested.said(2, get_m(2));
@@ -432,7 +457,7 @@ fn what_was_given_up_counts_only_where_the_directory_says_who_owned_it() {
     assert!(fresh.home.is_serving(slot()));
     assert_eq!(fresh.state(), None);
 
-    let owner = HandedOwner { node: node(0), grant: nonce(7), session: nonce(6) };
+    let owner = HandedOwner { node: node(0), grant: nonce(7), session: nonce(6), before: None };
     let entry = HandedEntry { key: key(), value: Some(value(0, 1, "a")), owner: Some(owner) };
     let over =
         HandOver { slot: slot(), epoch: Epoch(0), home: home_id(1), caches: vec![node(0)], entries: vec![entry] };
@@ -451,12 +476,43 @@ fn what_was_given_up_counts_only_where_the_directory_says_who_owned_it() {
         "the grant never arrived, so what was handed over is current"
     );
 
-    let (mut silent, _) = successor(Start::Handed { over, stopped_ms_ago: 500 });
-    silent.now = BEGIN.plus_ms(waited_ms(LEASE_MS) - 500);
-    let lost = HomeEffect::DirtyLost { key: key(), owner: node(0) };
+    // An owner is given a lease from now to say what it had; where nobody owns anything, the leases that were granted
+    // before the slot was stopped are all that is waited for.
     let serving = HomeEffect::Serving { slot: slot(), epoch: Epoch(1) };
-    assert_eq!(silent.hears(HomeInput::Tick), [lost, serving]);
+    let (mut silent, _) = successor(Start::Handed { over: over.clone(), stopped_ms_ago: 500 });
+    silent.now = BEGIN.plus_ms(waited_ms(LEASE_MS) - 1);
+    assert!(!silent.hears(HomeInput::Tick).contains(&serving));
+    silent.now = BEGIN.plus_ms(waited_ms(LEASE_MS));
+    let lost = HomeEffect::DirtyLost { key: key(), owner: node(0) };
+    assert_eq!(silent.hears(HomeInput::Tick), [lost, serving.clone()]);
     assert_eq!(silent.state(), None);
+    // An upgrade that has not arrived: what its owner has is under the grant before, and the copy is older.
+    let upgrade = HandedOwner { grant: nonce(9), before: Some(nonce(7)), ..owner };
+    let entry = HandedEntry { owner: Some(upgrade), ..over.entries[0].clone() };
+    let upgraded =
+        || Start::Handed { over: HandOver { entries: vec![entry.clone()], ..over.clone() }, stopped_ms_ago: 0 };
+    let (mut before, _) = successor(upgraded());
+    before.answered(1, recovered(vec![told()]));
+    before.answered(2, CacheAnswer::Recovered { lines: vec![], session: Some(nonce(6)) });
+    assert_eq!(before.said(1, get_s(2)), [answer(1, data(2, version(3, 0), value(0, 5, "b"), Right::Exclusive))]);
+    let (mut nothing, _) = successor(upgraded());
+    let lost = HomeEffect::DirtyLost { key: key(), owner: node(0) };
+    let answered = nothing.answered(1, CacheAnswer::Recovered { lines: vec![], session: Some(nonce(6)) });
+    assert_eq!(answered, [lost, HomeEffect::Serving { slot: slot(), epoch: Epoch(1) }], "never the copy");
+
+    // Who goes on telling is waited for a lease more.
+    let (mut slow, _) = successor(Start::Handed { over: over.clone(), stopped_ms_ago: 0 });
+    slow.now = BEGIN.plus_ms(waited_ms(LEASE_MS) - 1);
+    slow.answered(1, recovered(vec![told()]));
+    slow.now = BEGIN.plus_ms(waited_ms(LEASE_MS));
+    assert!(!slow.hears(HomeInput::Tick).contains(&serving));
+    slow.now = BEGIN.plus_ms(2 * waited_ms(LEASE_MS) - 1);
+    assert!(slow.hears(HomeInput::Tick).contains(&serving));
+    let shared = HandedEntry { owner: None, ..over.entries[0].clone() };
+    let (mut silent, _) =
+        successor(Start::Handed { over: HandOver { entries: vec![shared], ..over }, stopped_ms_ago: 500 });
+    silent.now = BEGIN.plus_ms(waited_ms(LEASE_MS) - 500);
+    assert_eq!(silent.hears(HomeInput::Tick), [serving]);
 }
 
 #[test]

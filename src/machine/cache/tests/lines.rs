@@ -12,57 +12,57 @@ use crate::{
     },
 };
 
-const LEASE_MS: u64 = 2_000;
-const BEGIN: Tick = Tick(50_000);
+pub(super) const LEASE_MS: u64 = 2_000;
+pub(super) const BEGIN: Tick = Tick(50_000);
 
 /// A cache, its clock, and what it is told.
-struct Cache {
-    lines: Lines,
-    now: Tick,
+pub(super) struct Cache {
+    pub(super) lines: Lines,
+    pub(super) now: Tick,
 }
 
-fn nonce(count: u64) -> Nonce {
+pub(super) fn nonce(count: u64) -> Nonce {
     Nonce { incarnation: Incarnation(1), count }
 }
 
 /// The first nonce is that of the session.
-fn session() -> Nonce {
+pub(super) fn session() -> Nonce {
     nonce(1)
 }
 
-fn version(seq: u64, n: u64) -> Version {
+pub(super) fn version(seq: u64, n: u64) -> Version {
     Version { epoch: Epoch(1), seq, n }
 }
 
-fn line() -> LineId {
+pub(super) fn line() -> LineId {
     LineId { key: key(), epoch: Epoch(1) }
 }
 
-fn value(seq: u64, n: u64, body: &'static str) -> Value {
+pub(super) fn value(seq: u64, n: u64, body: &'static str) -> Value {
     Value { version: version(seq, n), body: Some(Bytes::from_static(body.as_bytes())), ttl_ms: None }
 }
 
-fn reply(body: HomeAnswer) -> HomeReply {
+pub(super) fn reply(body: HomeAnswer) -> HomeReply {
     HomeReply { session: session(), lease_ms: Some(LEASE_MS), moved: vec![], put_acks: vec![], body }
 }
 
-fn ask(call: u64, body: HomeRequest) -> Effect {
+pub(super) fn ask(call: u64, body: HomeRequest) -> Effect {
     Effect::AskHome { call, message: ToHome { home: home_id(0), session: session(), body } }
 }
 
-fn tell(body: HomeRequest) -> Effect {
+pub(super) fn tell(body: HomeRequest) -> Effect {
     Effect::TellHome { message: ToHome { home: home_id(0), session: session(), body } }
 }
 
-fn done(op: u64, outcome: Outcome) -> Effect {
+pub(super) fn done(op: u64, outcome: Outcome) -> Effect {
     Effect::Done { op, outcome }
 }
 
-fn loaded(op: u64, seq: u64, n: u64, body: &'static str, state: LineState) -> Effect {
+pub(super) fn loaded(op: u64, seq: u64, n: u64, body: &'static str, state: LineState) -> Effect {
     done(op, Outcome::Loaded { version: version(seq, n), body: Bytes::from_static(body.as_bytes()), state })
 }
 
-fn install(seq: u64, n: u64, body: &'static str, state: LineState) -> Effect {
+pub(super) fn install(seq: u64, n: u64, body: &'static str, state: LineState) -> Effect {
     let line = Installed {
         state,
         version: version(seq, n),
@@ -74,20 +74,20 @@ fn install(seq: u64, n: u64, body: &'static str, state: LineState) -> Effect {
     Effect::Install { key: key(), line }
 }
 
-fn drop_line() -> Effect {
+pub(super) fn drop_line() -> Effect {
     Effect::Drop { key: key() }
 }
 
-fn alive_from(sent: Tick) -> Effect {
+pub(super) fn alive_from(sent: Tick) -> Effect {
     Effect::Session { home: home_id(0), session: session(), until: sent.plus_ms(believed_ms(LEASE_MS)) }
 }
 
-fn store(body: &'static str, condition: Condition) -> Operation {
+pub(super) fn store(body: &'static str, condition: Condition) -> Operation {
     Operation::Store { body: Bytes::from_static(body.as_bytes()), ttl_ms: None, condition }
 }
 
 impl Cache {
-    fn new(protocol: Protocol, policy: WritePolicy) -> Self {
+    pub(super) fn new(protocol: Protocol, policy: WritePolicy) -> Self {
         let settings = Settings { protocol, policy, lease_ms: LEASE_MS, max_waiting: 3, ..Settings::default() };
         let mut cache = Self { lines: Lines::new(node(0), Incarnation(1), settings), now: BEGIN };
         let placed = Placed { slot: SlotId::of(&key()), epoch: Epoch(1), home: Some(home_id(0)) };
@@ -95,27 +95,27 @@ impl Cache {
         cache
     }
 
-    fn hears(&mut self, input: Input) -> Vec<Effect> {
+    pub(super) fn hears(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = vec![];
         self.lines.step(self.now, input, &mut effects);
         effects
     }
 
-    fn does(&mut self, op: u64, operation: Operation) -> Vec<Effect> {
+    pub(super) fn does(&mut self, op: u64, operation: Operation) -> Vec<Effect> {
         self.hears(Input::Operate { op, key: key(), operation })
     }
 
-    fn answered(&mut self, call: u64, body: HomeAnswer) -> Vec<Effect> {
+    pub(super) fn answered(&mut self, call: u64, body: HomeAnswer) -> Vec<Effect> {
         self.hears(Input::HomeAnswered { call, reply: Some(reply(body)) })
     }
 
-    fn asked(&mut self, call: u64, body: CacheRequest) -> Vec<Effect> {
+    pub(super) fn asked(&mut self, call: u64, body: CacheRequest) -> Vec<Effect> {
         let message = FromHome { home: home_id(0), put_acks: vec![], body };
         self.hears(Input::FromHome { from: home_id(0).node, call, message })
     }
 
     /// One that has read "a" at version 1, as its sole copy or not.
-    fn with_line(protocol: Protocol, policy: WritePolicy, right: Right) -> Self {
+    pub(super) fn with_line(protocol: Protocol, policy: WritePolicy, right: Right) -> Self {
         let mut cache = Self::new(protocol, policy);
         cache.does(1, Operation::Load);
         let value = value(1, 0, "a");
@@ -124,18 +124,18 @@ impl Cache {
     }
 
     /// One that has stored "b" over it without asking.
-    fn with_dirty_line(protocol: Protocol) -> Self {
+    pub(super) fn with_dirty_line(protocol: Protocol) -> Self {
         let mut cache = Self::with_line(protocol, WritePolicy::Back, Right::Exclusive);
         cache.does(2, store("b", Condition::Always));
         cache
     }
 
-    fn state(&self) -> LineState {
+    pub(super) fn state(&self) -> LineState {
         self.lines.view(&key()).state
     }
 }
 
-fn inv(seq: u64) -> Inv {
+pub(super) fn inv(seq: u64) -> Inv {
     Inv { line: line(), version: version(seq, 0), writer: Some(node(1)), home: home_id(0) }
 }
 

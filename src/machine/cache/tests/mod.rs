@@ -3,5 +3,6 @@
 mod costs;
 mod directory;
 mod lines;
+mod moves;
 mod tables;
 mod values;

@@ -1,6 +1,6 @@
 //! All that can happen in a world, and how often.
 
-use super::{BEGIN, Cache, Kind, LEASE_MS, MEMBER_LEASE_MS, STEP_MS, World, home_id, node};
+use super::{BEGIN, Cache, HOMES, KEYS, Kind, LEASE_MS, STEP_MS, World, node, nth_key};
 use crate::{
     ids::{Epoch, Incarnation},
     machine::{
@@ -27,20 +27,20 @@ pub(in super::super) enum Action {
     HomeTick { home: usize },
     /// A cache loses everything and starts anew.
     Crash { cache: usize },
-    /// The first home is dead for good.
+    /// The home of now is dead for good.
     CrashHome,
-    /// The first home is no member any more, whatever it does: its lease runs out.
+    /// The home of now is no member any more, whatever it does: its lease runs out.
     Depose,
-    /// The first home is to hand its slot over.
+    /// The home of now is to hand its slot over.
     Stop,
-    /// The successor begins.
+    /// The next one begins.
     Succeed,
-    /// A cache hears of the new epoch.
+    /// A cache hears of the newest epoch.
     View { cache: usize },
-    /// The first home hears of the new epoch.
-    End,
-    /// The home gives the line up.
-    EvictHome,
+    /// A home before hears of the newest epoch.
+    End { home: usize },
+    /// The home gives a line up.
+    EvictHome { key: usize },
     /// Nobody waits any more for the oldest operation of a cache.
     Abandon { cache: usize },
     /// A cache renews its session.
@@ -53,9 +53,9 @@ pub(in super::super) struct Budget {
     pub(in super::super) duplicates: u8,
     pub(in super::super) passes: u8,
     pub(in super::super) crashes: u8,
-    /// The first home may be deposed, and crash.
+    /// A home may be deposed, and crash.
     pub(in super::super) deposals: u8,
-    /// The first home may hand over.
+    /// A home may hand over.
     pub(in super::super) moves: u8,
     pub(in super::super) home_evictions: u8,
     pub(in super::super) abandonments: u8,
@@ -88,7 +88,7 @@ impl World {
         }
         for (home, machine) in self.homes.iter().enumerate() {
             // Outside its lease a home does nothing.
-            let is_inside_lease = home > 0 || self.now < self.lease_until;
+            let is_inside_lease = self.now < self.leases[home];
             let due = machine.as_ref().filter(|_| is_inside_lease).and_then(|machine| machine.deadline());
             if due.is_some_and(|due| due <= self.now) {
                 actions.push(Action::HomeTick { home });
@@ -98,14 +98,18 @@ impl World {
             actions.push(Action::Pass);
         }
         if self.budget.home_evictions > 0 {
-            actions.push(Action::EvictHome);
+            let has = |key: &usize| {
+                *key == 0
+                    || self.homes[self.home_now()].as_ref().is_some_and(|home| home.view(&nth_key(*key)).is_some())
+            };
+            actions.extend((0..KEYS).filter(has).map(|key| Action::EvictHome { key }));
         }
         self.actions_of_control(actions);
     }
 
     fn actions_of(&self, cache: usize, of: &Cache, actions: &mut Vec<Action>) {
         // An eviction of nothing is nothing.
-        if of.plan.first().is_some_and(|kind| *kind != Kind::Evict || of.table.is_some()) {
+        if of.plan.first().is_some_and(|deed| deed.kind != Kind::Evict || of.table[deed.key].is_some()) {
             actions.push(Action::Start { cache });
         }
         if of.machine.deadline().is_some_and(|due| due <= self.now) {
@@ -114,7 +118,7 @@ impl World {
         if self.budget.crashes > 0 {
             actions.push(Action::Crash { cache });
         }
-        if self.budget.abandonments > 0 && self.truth.oldest(cache).is_some() {
+        if self.budget.abandonments > 0 && self.oldest(cache).is_some() {
             actions.push(Action::Abandon { cache });
         }
         if self.budget.renewals > 0 {
@@ -126,16 +130,16 @@ impl World {
     }
 
     fn actions_of_control(&self, actions: &mut Vec<Action>) {
-        if self.epoch > Epoch(1) {
-            if self.homes[0].as_ref().is_some_and(|home| home.is_serving(Self::slot())) {
-                actions.push(Action::End);
-            }
+        let now = self.home_now();
+        let before = self.serving().into_iter().filter(|home| *home < now);
+        actions.extend(before.map(|home| Action::End { home }));
+        if now + 1 == HOMES {
             return;
         }
         if self.deposed || self.over.is_some() {
             actions.push(Action::Succeed);
         }
-        if self.deposed && self.homes[0].is_some() {
+        if self.deposed && self.homes[now].is_some() {
             actions.push(Action::CrashHome);
         }
         if !self.deposed && self.over.is_none() {
@@ -166,16 +170,16 @@ impl World {
             Action::CacheTick { cache } => self.cache_hears(*cache, Input::Tick),
             Action::HomeTick { home } => self.home_hears(*home, HomeInput::Tick),
             Action::Crash { cache } => self.crash(*cache),
-            Action::EvictHome => {
+            Action::EvictHome { key } => {
                 self.budget.home_evictions = self.budget.home_evictions.saturating_sub(1);
-                self.truth.may_be_gone = true;
-                self.home_hears(0, HomeInput::Evict { key: super::key() });
+                self.truths[*key].may_be_gone = true;
+                self.home_hears(self.home_now(), HomeInput::Evict { key: nth_key(*key) });
             }
             Action::Abandon { cache } => {
                 self.budget.abandonments = self.budget.abandonments.saturating_sub(1);
-                let op = self.truth.oldest(*cache).expect("something is under way");
-                self.truth.forget(op);
-                self.cache_hears(*cache, Input::Abandon { op, key: super::key() });
+                let (op, key) = self.oldest(*cache).expect("something is under way");
+                self.truths[key].forget(op);
+                self.cache_hears(*cache, Input::Abandon { op, key: nth_key(key) });
             }
             Action::Renew { cache } => {
                 self.budget.renewals = self.budget.renewals.saturating_sub(1);
@@ -190,8 +194,9 @@ impl World {
     fn control(&mut self, action: &Action) {
         match action {
             Action::CrashHome => {
-                self.homes[0] = None;
-                self.truth.may_be_gone = true;
+                let home = self.home_now();
+                self.homes[home] = None;
+                self.all_may_be_gone();
             }
             Action::Depose => {
                 self.budget.deposals = self.budget.deposals.saturating_sub(1);
@@ -199,49 +204,51 @@ impl World {
             }
             Action::Stop => {
                 self.budget.moves = self.budget.moves.saturating_sub(1);
-                self.home_hears(0, HomeInput::Stop { slot: Self::slot() });
+                self.home_hears(self.home_now(), HomeInput::Stop { slot: Self::slot() });
             }
             Action::Succeed => self.succeed(),
-            Action::View { cache } => self.cache_hears(*cache, Input::Placed(self.placed(2))),
-            Action::End => self.home_hears(0, HomeInput::End(self.placed(2))),
+            Action::View { cache } => self.cache_hears(*cache, Input::Placed(self.placed(self.epoch.0))),
+            Action::End { home } => self.home_hears(*home, HomeInput::End(self.placed(self.epoch.0))),
             _ => {}
         }
     }
 
     /// The next epoch is committed, and its home hears of it at once.
     fn succeed(&mut self) {
-        self.epoch = Epoch(2);
+        self.epoch = Epoch(self.epoch.0 + 1);
+        self.deposed = false;
+        let home = self.home_now();
         let start = match self.over.take() {
             Some((stopped, over)) => Start::Handed { over, stopped_ms_ago: self.now.ms_since(stopped) },
             None => {
-                self.truth.may_be_gone = true;
-                let old_lease_over_ms = self.lease_until.ms_since(self.now);
+                self.all_may_be_gone();
+                let over = self.leases[..home].iter().max().expect("there was a home before");
+                let old_lease_over_ms = over.ms_since(self.now);
                 Start::Fresh { caches: self.all_caches(), old_lease_over_ms }
             }
         };
-        self.home_hears(1, HomeInput::Lease { until: self.now.plus_ms(1_000_000) });
-        self.home_hears(1, HomeInput::Begin { placed: self.placed(2), start });
+        self.extend_lease();
+        self.home_hears(home, HomeInput::Begin { placed: self.placed(self.epoch.0), start });
     }
 
     fn pass(&mut self) {
         self.budget.passes = self.budget.passes.saturating_sub(1);
         self.now = self.now.plus_ms(STEP_MS);
         if !self.deposed {
-            self.lease_until = self.now.plus_ms(MEMBER_LEASE_MS);
-            self.home_hears(0, HomeInput::Lease { until: self.lease_until });
+            self.extend_lease();
         }
         // Somebody's session may have ended, or may end by the time something arrives.
         let is_over = |cache: &Cache| cache.sessions.values().any(|(_, until)| *until <= self.now);
         if self.now >= BEGIN.plus_ms(LEASE_MS) || self.caches.iter().any(is_over) {
-            self.truth.may_be_gone = true;
+            self.all_may_be_gone();
         }
         self.check();
     }
 
     fn crash(&mut self, cache: usize) {
         self.budget.crashes = self.budget.crashes.saturating_sub(1);
-        self.truth.may_be_gone = true;
-        self.truth.forget_pending(cache);
+        self.all_may_be_gone();
+        self.truths.iter_mut().for_each(|truth| truth.forget_pending(cache));
         // It may hear of the newest epoch late.
         let placed = self.placed(1);
         let of = &mut self.caches[cache];
@@ -249,12 +256,7 @@ impl World {
         let mut machine = Lines::new(node(cache), Incarnation(of.incarnation), of.machine.settings());
         machine.rules = self.rules.clone();
         of.machine = Kept::new(machine);
-        (of.table, of.sessions) = (None, BTreeMap::new());
+        (of.table, of.sessions) = (Default::default(), BTreeMap::new());
         self.cache_hears(cache, Input::Placed(placed));
-    }
-
-    /// The home of the epoch that was committed last.
-    pub(super) fn home_now(&self) -> super::HomeId {
-        home_id(usize::from(self.epoch > Epoch(1)))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Kind, World, key};
+use super::{Deed, Kind, World, nth_key};
 use crate::machine::cache::{LineState, Outcome, Version};
 
 /// What was promised to whom.
@@ -31,7 +31,7 @@ struct Started {
 
 impl Truth {
     /// The oldest operation of a cache that is under way.
-    pub(super) fn oldest(&self, cache: usize) -> Option<u64> {
+    fn oldest(&self, cache: usize) -> Option<u64> {
         self.pending.iter().find(|(_, started)| started.cache == cache).map(|(op, _)| *op)
     }
 
@@ -41,12 +41,59 @@ impl Truth {
     }
 
     /// What is under way, and at which cache.
-    pub(super) fn waiting(&self) -> Vec<(usize, Kind)> {
-        self.pending.values().map(|started| (started.cache, started.kind)).collect()
+    fn waiting(&self) -> impl Iterator<Item = (usize, Kind)> {
+        self.pending.values().map(|started| (started.cache, started.kind))
     }
 
     pub(super) fn forget_pending(&mut self, cache: usize) {
         self.pending.retain(|_, started| started.cache != cache);
+    }
+
+    /// An operation is over; the error says what is wrong with that.
+    fn done(&mut self, op: u64, outcome: Outcome) -> Result<(), &'static str> {
+        let Some(started) = self.pending.remove(&op) else { return Ok(()) };
+        debug_assert!(started.kind != Kind::Evict, "an eviction has no outcome");
+        let must_be_there = started.floor.is_some() && !self.may_be_gone;
+        match outcome {
+            Outcome::Loaded { version, body, .. } => {
+                self.read(&started, version)?;
+                self.names(version, Some(body))
+            }
+            Outcome::Mismatch { version: Some(version) } => self.read(&started, version),
+            Outcome::Miss if must_be_there => Err(GONE),
+            Outcome::Stored { version } => {
+                self.names(version, Some(Bytes::from(vec![u8::try_from(op).expect("few operations")])))?;
+                if started.kind == Kind::Put && must_be_there {
+                    return Err(GONE);
+                }
+                if self.acked.is_some_and(|acked| version <= acked) {
+                    return Err(NOT_HIGHER);
+                }
+                self.acked = self.acked.max(Some(version));
+                self.is_deleted = false;
+                Ok(())
+            }
+            // It has taken a version that nobody is told: above what was acknowledged before.
+            Outcome::Deleted if !self.is_deleted => {
+                self.acked = self.acked.map(Version::next_silent);
+                self.is_deleted = true;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&mut self, started: &Started, version: Version) -> Result<(), &'static str> {
+        if started.floor.is_some_and(|floor| version < floor) {
+            return Err(OLDER);
+        }
+        self.acked = self.acked.max(Some(version));
+        Ok(())
+    }
+
+    fn names(&mut self, version: Version, body: Option<Bytes>) -> Result<(), &'static str> {
+        let before = self.named.insert(version, body.clone());
+        if before.is_some_and(|before| before != body) { Err(TWO_VALUES) } else { Ok(()) }
     }
 }
 
@@ -60,12 +107,24 @@ pub(in super::super) const GONE: &str = "a value is gone for no reason";
 pub(in super::super) const IN_NO_DIRECTORY: &str = "a line is readable that is in no directory";
 
 impl World {
-    pub(super) fn started(&mut self, op: u64, cache: usize, kind: Kind) {
-        let floor = self.truth.acked;
+    pub(super) fn started(&mut self, op: u64, cache: usize, Deed { kind, key }: Deed) {
+        let truth = &mut self.truths[key];
+        let floor = truth.acked;
         if kind == Kind::Delete {
-            self.truth.may_be_gone = true;
+            truth.may_be_gone = true;
         }
-        self.truth.pending.insert(op, Started { cache, kind, floor });
+        truth.pending.insert(op, Started { cache, kind, floor });
+    }
+
+    /// The oldest operation of a cache that is under way, and its key.
+    pub(super) fn oldest(&self, cache: usize) -> Option<(u64, usize)> {
+        let of_keys = self.truths.iter().enumerate();
+        of_keys.filter_map(|(key, truth)| Some((truth.oldest(cache)?, key))).min()
+    }
+
+    /// What is under way, and at which cache.
+    pub(super) fn waiting(&self) -> Vec<(usize, Kind)> {
+        self.truths.iter().flat_map(Truth::waiting).collect()
     }
 
     fn is_wrong(&mut self, what: &'static str) {
@@ -74,57 +133,27 @@ impl World {
 
     /// An operation is over.
     pub(super) fn done(&mut self, op: u64, outcome: Outcome) {
-        let Some(started) = self.truth.pending.remove(&op) else { return };
-        match outcome {
-            Outcome::Loaded { version, body, .. } => {
-                self.read(&started, version);
-                self.names(version, Some(body));
-            }
-            Outcome::Mismatch { version: Some(version) } => self.read(&started, version),
-            Outcome::Miss if started.floor.is_some() && !self.truth.may_be_gone => self.is_wrong(GONE),
-            Outcome::Stored { version } => {
-                self.names(version, Some(Bytes::from(vec![u8::try_from(op).expect("few operations")])));
-                if started.kind == Kind::Put && started.floor.is_some() && !self.truth.may_be_gone {
-                    self.is_wrong(GONE);
-                }
-                if self.truth.acked.is_some_and(|acked| version <= acked) {
-                    self.is_wrong(NOT_HIGHER);
-                }
-                self.truth.acked = self.truth.acked.max(Some(version));
-                self.truth.is_deleted = false;
-            }
-            // It has taken a version that nobody is told: above what was acknowledged before.
-            Outcome::Deleted if !self.truth.is_deleted => {
-                self.truth.acked = self.truth.acked.map(Version::next_silent);
-                self.truth.is_deleted = true;
-            }
-            _ => {}
-        }
-        debug_assert!(started.kind != Kind::Evict, "an eviction has no outcome");
-    }
-
-    fn read(&mut self, started: &Started, version: Version) {
-        if started.floor.is_some_and(|floor| version < floor) {
-            self.is_wrong(OLDER);
-        }
-        self.truth.acked = self.truth.acked.max(Some(version));
-    }
-
-    fn names(&mut self, version: Version, body: Option<Bytes>) {
-        if self.truth.named.insert(version, body.clone()).is_some_and(|before| before != body) {
-            self.is_wrong(TWO_VALUES);
+        let Some(truth) = self.truths.iter_mut().find(|truth| truth.pending.contains_key(&op)) else { return };
+        if let Err(what) = truth.done(op, outcome) {
+            self.is_wrong(what);
         }
     }
 
     /// Looks at all that can be read.
     pub(super) fn check(&mut self) {
+        for key in 0..super::KEYS {
+            self.check_key(key);
+        }
+    }
+
+    fn check_key(&mut self, key: usize) {
         let readable: Vec<(usize, LineState, Version, bool)> = (0..self.caches.len())
             .filter_map(|cache| {
-                let line = self.readable(cache)?;
+                let line = self.readable(cache, key)?;
                 Some((cache, line.state, line.version, line.body.is_some()))
             })
             .collect();
-        let acked = self.truth.acked;
+        let acked = self.truths[key].acked;
         for (at, (_, state, version, has_body)) in readable.iter().enumerate() {
             if *has_body && Some(*version) < acked {
                 self.is_wrong(STALE);
@@ -138,18 +167,17 @@ impl World {
                 }
             }
         }
-        self.check_directory(&readable);
+        self.check_directory(key, &readable);
     }
 
     /// Who can read is known to the home of now, once that grants.
-    fn check_directory(&mut self, readable: &[(usize, LineState, Version, bool)]) {
+    fn check_directory(&mut self, key: usize, readable: &[(usize, LineState, Version, bool)]) {
         let home = self.home_now();
-        let serving = self.serving();
-        let index = usize::from(home != super::home_id(0));
-        if !self.looks_at_directory || !serving.contains(&index) || self.now >= self.lease_until && index == 0 {
+        let is_inside_lease = self.now < self.leases[home];
+        if !self.looks_at_directory || readable.is_empty() || !is_inside_lease || !self.serving().contains(&home) {
             return;
         }
-        let view = self.home(index).view(&key());
+        let view = self.home(home).view(&nth_key(key));
         for (cache, ..) in readable {
             let node = super::node(*cache);
             let is_known = view.as_ref().is_some_and(|view| view.owner == Some(node) || view.sharers.contains(&node));

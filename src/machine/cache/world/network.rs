@@ -51,6 +51,15 @@ impl Envelope {
         }
     }
 
+    /// The cache that sent it to a home, or is to hear it of one.
+    pub(in super::super) fn between(&self) -> Option<usize> {
+        match self {
+            Self::ToHome { from, .. } => Some(*from),
+            Self::HomeReply { to, .. } | Self::FromHome { to, .. } | Self::Gossip { to, .. } => Some(*to),
+            Self::CacheAnswer { .. } | Self::Fetch { .. } | Self::Fetched { .. } => None,
+        }
+    }
+
     fn carries_value(&self) -> bool {
         let of_cache = |answer: &CacheAnswer| match answer {
             CacheAnswer::Surrender { value, .. } => value.is_some(),
@@ -108,7 +117,7 @@ impl World {
         let number = |who: usize, incarnation: u64, call: u64| (who as u64 * RUNS + incarnation) * CALLS + call;
         match envelope.clone() {
             Envelope::ToHome { from, incarnation, call, message } => {
-                let home = usize::from(message.home != super::home_id(0));
+                let home = super::index_of_home(&message.home);
                 let call = number(from, incarnation, call);
                 let from = super::node(from);
                 self.home_hears(home, HomeInput::FromCache { from, call, message });
@@ -149,7 +158,7 @@ impl World {
                 awaits(*to, *incarnation, *call)
             }
             Envelope::CacheAnswer { to, call, .. } => homes[*to].as_ref().is_some_and(|home| home.awaits(*call)),
-            Envelope::ToHome { message, .. } => homes[usize::from(message.home != super::home_id(0))].is_some(),
+            Envelope::ToHome { message, .. } => homes[super::index_of_home(&message.home)].is_some(),
             Envelope::FromHome { .. } | Envelope::Fetch { .. } | Envelope::Gossip { .. } => true,
         });
     }

@@ -1,6 +1,6 @@
 //! Shorthands to bring a [`World`] to where something is to begin.
 
-use super::{Action, Envelope, Kind, Sent, World};
+use super::{Action, Deed, Envelope, Kind, Sent, World};
 
 impl World {
     /// Whatever is under way arrives, until nothing is left but waiting.
@@ -27,23 +27,33 @@ impl World {
                 let Some(next) = next else { break };
                 self.happen(&next);
             }
-            if self.truth.waiting().is_empty() || self.wrong.is_some() {
+            if self.waiting().is_empty() || self.wrong.is_some() {
                 break;
             }
             self.time_passes(1);
         }
-        self.truth.waiting()
+        self.waiting()
     }
 
     /// A cache does this now.
     pub(in super::super) fn does(&mut self, cache: usize, kind: Kind) {
-        self.caches[cache].plan.insert(0, kind);
+        self.starts(cache, kind.on(0));
+    }
+
+    fn starts(&mut self, cache: usize, deed: Deed) {
+        self.caches[cache].plan.insert(0, deed);
         self.happen(&Action::Start { cache });
     }
 
     /// A cache does this, and everything that follows from it happens.
     pub(in super::super) fn does_all(&mut self, cache: usize, kind: Kind) {
         self.does(cache, kind);
+        self.settle();
+    }
+
+    /// The same with any key.
+    pub(in super::super) fn does_all_of(&mut self, cache: usize, deed: Deed) {
+        self.starts(cache, deed);
         self.settle();
     }
 
@@ -72,6 +82,17 @@ impl World {
             self.budget.passes += 1;
             self.happen(&Action::Pass);
         }
+    }
+
+    /// The homes look what is due, and what may arrive of what is said does; the rest is lost.
+    pub(in super::super) fn settle_homes(&mut self, may_arrive: impl Fn(&Envelope) -> bool) {
+        for home in 0..super::HOMES {
+            self.happen(&Action::HomeTick { home });
+        }
+        while let Some(envelope) = self.under_way(&may_arrive).first() {
+            self.happen(&Action::Deliver { envelope: *envelope });
+        }
+        self.lose(|_| true);
     }
 
     pub(in super::super) fn home_ticks(&mut self) {
@@ -107,6 +128,15 @@ impl World {
     pub(in super::super) fn with(mut self, budget: super::Budget, plans: &[&[Kind]]) -> Self {
         self.budget = budget;
         for (cache, plan) in self.caches.iter_mut().zip(plans) {
+            cache.plan = plan.iter().map(|kind| kind.on(0)).collect();
+        }
+        self
+    }
+
+    /// The same with both keys.
+    pub(in super::super) fn with_deeds(mut self, budget: super::Budget, plans: &[&[Deed]]) -> Self {
+        self.budget = budget;
+        for (cache, plan) in self.caches.iter_mut().zip(plans) {
             cache.plan = plan.to_vec();
         }
         self
@@ -124,7 +154,7 @@ impl World {
 
     /// The first home is a member again, once it has heard that it is no home any more.
     pub(in super::super) fn first_home_returns(&mut self) {
-        self.happen(&Action::End);
+        self.happen(&Action::End { home: 0 });
         let until = self.now.plus_ms(1_000_000);
         self.home_hears(0, super::HomeInput::Lease { until });
     }

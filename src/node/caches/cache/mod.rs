@@ -39,12 +39,18 @@ use crate::{
     time::rfc3339,
 };
 
-/// So many keys that are in flight, buffered or waited for may be kept beside the lines: further ones are refused.
-const MOST_BESIDE: usize = 65_536;
+/// As many keys as there may be lines, but at least and at most so many, that are in flight, buffered or waited for may be
+/// kept beside the lines: further ones are refused.
+const BESIDE: std::ops::RangeInclusive<usize> = 1_024..=65_536;
 /// Most homes whose gossip is followed.
 const MOST_HOMES: usize = 4_096;
 /// The longest pause between two looks.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Keys of which anything may be kept where there may be so many lines.
+pub(in crate::node::caches) fn most_keys(capacity: usize) -> usize {
+    capacity.saturating_add(capacity.clamp(*BESIDE.start(), *BESIDE.end()))
+}
 
 /// How an operation ended, and whether others were asked.
 pub(in crate::node::caches) type Ended = (Outcome, Reach);
@@ -229,7 +235,7 @@ impl CacheTask {
         if reply.is_closed() {
             return;
         }
-        let is_full = self.lines.len() >= self.parts.capacity.saturating_add(MOST_BESIDE);
+        let is_full = self.lines.len() >= most_keys(self.parts.capacity) && !self.lines.keeps(&key);
         if is_full {
             self.parts.link.bounds.hit("cache.in-flight");
         }
@@ -371,7 +377,12 @@ impl CacheTask {
         let reach = self.landed(&key);
         match why {
             Some(_) if reach == Reach::Here && matches!(outcome, Outcome::Loaded { .. }) => self.census.hit(),
-            Some(why) => self.census.missed(why),
+            Some(why) => {
+                self.census.missed(why);
+                if matches!(outcome, Outcome::Loaded { .. }) {
+                    self.parts.counters.remote_hits.add(1);
+                }
+            }
             None => {}
         }
         // Who hung up has abandoned it.
@@ -420,12 +431,14 @@ impl CacheTask {
             bytes: self.census.bytes(),
             lines: self.census.by_state(),
             hits: table.hits() + self.census.hits(),
+            remote_hits: counters.remote_hits.get(),
             misses: self.census.misses(),
             evictions: self.census.evictions(),
             transitions: self.census.transitions(),
             dirty_lost: counters.dirty_lost.get(),
             invalidations: counters.invalidations(),
             messages: counters.messages(),
+            stalls: counters.stalls(),
         }
     }
 

@@ -1,4 +1,7 @@
 //! An operator's invalidation: all entries of this home that it names go, and every copy with them.
+//!
+//! Slot by slot, for as long as one answer may take: whoever asked asks for the rest then, and so hears that it goes on.
+//! A slot's keys are noted when it is its turn, so that nobody who goes on writing keeps it from its end.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -6,15 +9,17 @@ use tokio::sync::oneshot;
 
 use super::HomeTask;
 use crate::{
-    ids::CacheKey,
+    ids::{CacheKey, Tick},
     machine::cache::{EntryState, HomeInput, SlotId, Version},
-    node::caches::types::Which,
+    node::caches::{types::Which, wire::Cleared},
 };
 
 /// Keys of one invalidation that are under way at a time.
 const AT_ONCE: usize = 64;
 /// Most invalidations at a time.
 const MOST: usize = 16;
+/// After this no further slot is begun before the next answer, in milliseconds.
+const STEP_MS: u64 = 1_000;
 
 /// The invalidations that are under way.
 #[derive(Debug, Default)]
@@ -23,14 +28,16 @@ pub(super) struct Clears(Vec<Clear>);
 #[derive(Debug)]
 struct Clear {
     which: Which,
-    /// Slots of which the keys are not known yet: they are recovering.
+    /// Until when a further slot may be begun.
+    until: Tick,
+    /// Slots with which it has not begun.
     slots: BTreeSet<SlotId>,
     /// Slots of which all keys were noted.
     noted: BTreeSet<SlotId>,
     todo: VecDeque<CacheKey>,
     under_way: BTreeMap<CacheKey, Phase>,
     cleared: u64,
-    reply: oneshot::Sender<u64>,
+    reply: oneshot::Sender<Cleared>,
 }
 
 /// How far a key has come.
@@ -56,48 +63,45 @@ impl Which {
 }
 
 impl HomeTask {
-    pub(super) fn clear(&mut self, which: Which, reply: oneshot::Sender<u64>) {
-        let of_key = |slot: &SlotId| !matches!(&which, Which::Key(key) if SlotId::of(key) != *slot);
-        let slots: BTreeSet<SlotId> = (0..crate::machine::cache::SLOTS)
-            .map(SlotId)
-            .filter(|slot| of_key(slot) && self.heeded.slot(*slot).home == Some(self.parts.me))
-            .collect();
+    pub(super) fn clear(&mut self, which: Which, slots: BTreeSet<SlotId>, reply: oneshot::Sender<Cleared>) {
         if self.clears.0.len() >= MOST {
             self.parts.link.bounds.hit("cache.invalidations");
             return;
         }
-        let (todo, under_way) = (VecDeque::new(), BTreeMap::new());
-        self.clears.0.push(Clear { which, slots, noted: BTreeSet::new(), todo, under_way, cleared: 0, reply });
+        let until = self.parts.clock.now().plus_ms(STEP_MS);
+        let (noted, todo, under_way) = (BTreeSet::new(), VecDeque::new(), BTreeMap::new());
+        self.clears.0.push(Clear { which, until, slots, noted, todo, under_way, cleared: 0, reply });
     }
 
-    /// Goes on with all of them; those that are over are answered.
+    /// Goes on with all of them; those that are over, or have come far enough for an answer, are answered.
     pub(super) fn go_on_clearing(&mut self) {
         for mut clear in std::mem::take(&mut self.clears.0) {
             let is_mine = |slot: &SlotId| self.heeded.slot(*slot).home == Some(self.parts.me);
             if clear.reply.is_closed() || !clear.slots.iter().chain(&clear.noted).all(is_mine) {
                 continue;
             }
-            self.note_keys(&mut clear);
             self.go_on(&mut clear);
-            if clear.slots.is_empty() && clear.todo.is_empty() && clear.under_way.is_empty() {
+            let is_idle = clear.todo.is_empty() && clear.under_way.is_empty();
+            if is_idle && (clear.slots.is_empty() || self.parts.clock.now() >= clear.until) {
                 // Who hung up needs no answer.
-                let _ = clear.reply.send(clear.cleared);
+                let _ = clear.reply.send(Cleared { invalidated: clear.cleared, left: clear.slots });
             } else {
                 self.clears.0.push(clear);
             }
         }
     }
 
-    /// Notes the keys of slots that are served by now.
+    /// Notes the keys of the next slots, until there is enough to do. One that is recovering is waited for.
     fn note_keys(&self, clear: &mut Clear) {
-        let ready: BTreeSet<SlotId> = clear.slots.iter().filter(|slot| self.home.is_serving(**slot)).copied().collect();
-        if ready.is_empty() {
-            return;
+        while clear.todo.len() < AT_ONCE
+            && self.parts.clock.now() < clear.until
+            && let Some(slot) = clear.slots.first().copied().filter(|slot| self.home.is_serving(*slot))
+        {
+            let keys = self.home.keys_of(slot).filter(|key| clear.which.names(key));
+            clear.todo.extend(keys.cloned());
+            clear.slots.remove(&slot);
+            clear.noted.insert(slot);
         }
-        let keys = self.home.keys().filter(|key| ready.contains(&SlotId::of(key)) && clear.which.names(key));
-        clear.todo.extend(keys.cloned());
-        clear.slots.retain(|slot| !ready.contains(slot));
-        clear.noted.extend(ready);
     }
 
     fn go_on(&mut self, clear: &mut Clear) {
@@ -113,6 +117,7 @@ impl HomeTask {
                     after => _ = clear.under_way.insert(key, after),
                 }
             }
+            self.note_keys(clear);
             let room = AT_ONCE - clear.under_way.len();
             let more: Vec<CacheKey> = clear.todo.drain(..room.min(clear.todo.len())).collect();
             if more.is_empty() {

@@ -2,10 +2,12 @@
 //!
 //! It heeds each view before it takes up anything else, so that the member's lease, which counts only once a view is
 //! heeded, never makes it serve a slot that is another's (R7, R8). The clock is read right before each step. Here is the
-//! task and its loop; [`moves`] is how slots are handed over, [`clear`] how an operator's invalidation is carried out.
+//! task and its loop; [`moves`] is how slots are handed over, [`clear`] how an operator's invalidation is carried out,
+//! [`room`] which entries are kept.
 
 mod clear;
 mod moves;
+mod room;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,14 +20,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use self::{clear::Clears, moves::Moves};
+use self::{clear::Clears, moves::Moves, room::Room};
 use super::{
     calls::{Reach, Way, Ways},
     counters::{Counters, kind_of},
     link::Link,
     placed::{Change, Heeded},
     types::{DirectoryView, Which},
-    wire::{CoherenceAsk, Part},
+    wire::{Cleared, CoherenceAsk, Part},
 };
 use crate::{
     clock::Clock,
@@ -34,7 +36,7 @@ use crate::{
     machine::{
         cache::{
             CacheAnswer, CacheRequest, EntryState, Home, HomeEffect, HomeId, HomeInput, HomeReply, HomeRequest,
-            HomeSettings, Inv, InvBatch, Placed, Recency, Residency, SlotId, Start, ToHome, Version, waited_ms,
+            HomeSettings, Inv, InvBatch, Placed, SlotId, Start, ToHome, Version, waited_ms,
         },
         slots::{Came, Slot},
     },
@@ -59,8 +61,8 @@ pub(in crate::node::caches) enum ToHomeTask {
     Part { from: NodeId, part: Part, answer: AnswerSlot },
     /// What is known of a key; `None`: this is not its home.
     Entry { key: CacheKey, reply: oneshot::Sender<Option<(Option<Version>, DirectoryView)>> },
-    /// To give up all of these; how many, once that is done. Dropped where the slots are another's meanwhile.
-    Clear { which: Which, reply: oneshot::Sender<u64> },
+    /// To give up all of these in these slots. Dropped where they are another's, or are so meanwhile.
+    Clear { which: Which, slots: BTreeSet<SlotId>, reply: oneshot::Sender<Cleared> },
 }
 
 /// What the task is made of.
@@ -102,8 +104,7 @@ pub(in crate::node::caches) struct HomeTask {
     /// Invalidations that are to be spread.
     invs: Vec<Inv>,
     home_seq: u64,
-    /// Which entries were used last.
-    entries: Recency,
+    room: Room,
     /// Who has been told of a write, and has not acknowledged it: for counting.
     unacked: BTreeMap<CacheKey, (Version, BTreeSet<NodeId>)>,
     moves: Moves,
@@ -120,7 +121,7 @@ impl HomeTask {
             work: FuturesUnordered::new(),
             invs: Vec::new(),
             home_seq: 0,
-            entries: Recency::new(parts.capacity),
+            room: Room::new(parts.capacity),
             unacked: BTreeMap::new(),
             moves: Moves::default(),
             clears: Clears::default(),
@@ -172,6 +173,7 @@ impl HomeTask {
                 (true, true) => self.begin(placed, after, &view),
                 (true, false) => {
                     self.moves.is_elsewhere(slot);
+                    self.home.keys_of(slot).for_each(|key| self.room.forgotten(key));
                     self.step(HomeInput::End(placed));
                 }
                 (false, _) => {}
@@ -192,7 +194,7 @@ impl HomeTask {
             (Came::Founded, _) => Start::Founded,
             _ if mutant::on(Mutant::SuccessorsDoNotWait) => Start::Founded,
             (_, Some((over, at))) => {
-                over.entries.iter().for_each(|entry| self.entries.installed(&entry.key));
+                over.entries.iter().for_each(|entry| self.room.used(&entry.key));
                 Start::Handed { over, stopped_ms_ago: now.ms_since(at) }
             }
             // What was handed over is lost: so is what it had.
@@ -233,16 +235,21 @@ impl HomeTask {
             }
             // Who hung up needs no answer.
             ToHomeTask::Entry { key, reply } => _ = reply.send(self.entry(&key)),
-            ToHomeTask::Clear { which, reply } => self.clear(which, reply),
+            ToHomeTask::Clear { which, slots, reply } => self.clear(which, slots, reply),
         }
     }
 
     fn cache_says(&mut self, from: NodeId, message: ToHome, way: Option<Way<HomeReply>>) {
-        match &message.body {
-            HomeRequest::InvAck { line, version } => self.count_ack(from, &line.key, *version),
-            HomeRequest::GetS { line, .. } | HomeRequest::GetM { line, .. } => self.entries.installed(&line.key),
-            _ => {}
+        if let Some(refused) = self.no_room_for(&message) {
+            if let Some(call) = way.and_then(|way| self.ways.open(way)) {
+                self.ways.answer(call, refused, Reach::Here);
+            }
+            return;
         }
+        if let HomeRequest::InvAck { line, version } = &message.body {
+            self.count_ack(from, &line.key, *version);
+        }
+        let is_used = matches!(&message.body, HomeRequest::GetS { .. } | HomeRequest::GetM { .. });
         let call = match way {
             Some(way) => match self.ways.open(way) {
                 Some(call) => call,
@@ -254,9 +261,14 @@ impl HomeTask {
         self.step(HomeInput::FromCache { from, call, message });
         self.ways.defer(call);
         if let Some(key) = key {
+            // Of a key that is absent nothing is kept, however often it is read.
+            match self.home.view(&key) {
+                None => self.room.forgotten(&key),
+                Some(_) if is_used => self.room.used(&key),
+                Some(_) => {}
+            }
             self.count_expired(&key);
         }
-        self.make_room();
     }
 
     /// Steps the machine and does what it says; whether others were asked.
@@ -283,7 +295,7 @@ impl HomeTask {
             HomeEffect::Serving { slot, epoch } => debug!(slot = slot.0, epoch = epoch.0, "serves a slot"),
             HomeEffect::DirtyLost { key, owner } => {
                 self.parts.counters.dirty_lost.add(1);
-                info!(%key, %owner, "a value is gone that only its owner had: it died, or was away for too long");
+                info!(%key, peer = %owner, "a value is gone that only its owner had: it died, or was away for too long");
             }
             HomeEffect::PullView { .. } => self.parts.pull.pull(),
         }
@@ -319,7 +331,7 @@ impl HomeTask {
         match back {
             Back::Answered { call, answer } => {
                 if let Some(CacheAnswer::Recovered { lines, .. }) = &answer {
-                    lines.iter().for_each(|line| self.entries.installed(&line.key));
+                    lines.iter().for_each(|line| self.room.used(&line.key));
                 }
                 self.step(HomeInput::Answered { call, answer });
             }
@@ -330,6 +342,7 @@ impl HomeTask {
 
     /// What follows from whatever happened.
     fn after(&mut self) {
+        self.make_room();
         self.stop_what_is_to_go();
         self.go_on_clearing();
         self.gossip();
@@ -345,17 +358,6 @@ impl HomeTask {
             self.parts.mesh.broadcast(Topic::Invalidations, encode(&batch));
             self.parts.counters.sent_message("broadcast");
             self.parts.link.to_cache(super::cache::ToCache::Gossip(batch));
-        }
-    }
-
-    /// Where there are too many entries, those that were not used for longest go, and all copies with them.
-    fn make_room(&mut self) {
-        if let Some(key) = self.entries.victim(0) {
-            self.step(HomeInput::Evict { key: key.clone() });
-            if self.home.view(&key).is_some() {
-                // It is busy, be it with this: looked at again in its turn.
-                self.entries.installed(&key);
-            }
         }
     }
 

@@ -6,7 +6,12 @@ use std::sync::{
 };
 
 use super::{Cluster, eventually, get, key, put, value};
-use crate::{config::CacheCutOff, error::ErrorCode, ids::CacheKey, node::caches::Caches};
+use crate::{
+    config::CacheCutOff,
+    error::ErrorCode,
+    ids::CacheKey,
+    node::caches::{Caches, Which},
+};
 
 /// A writer of growing numbers, and readers that never see one that is smaller than what was acknowledged before they
 /// asked.
@@ -73,6 +78,29 @@ async fn when_a_home_dies_another_one_takes_over_and_no_read_is_older() {
     watch.goes_on(20).await;
     assert_ne!(cluster.home_of(0, &k), Some(3));
     watch.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalidation_outlives_the_leases_of_a_dead_node_and_names_it() {
+    let mut cluster = Cluster::of(3).await;
+    let keys: Vec<CacheKey> = (0..300).map(|n| key(&format!("k-{n}"))).collect();
+    for k in &keys {
+        put(&cluster.at(0), k, "x").await;
+        get(&cluster.at(2), k).await.unwrap();
+    }
+    let elsewhere = keys.iter().filter(|k| cluster.home_of(0, k) != Some(2)).count();
+    let dead = cluster.node(2).id();
+    cluster.kill(2).await;
+    // More keys than are under way at a time: the first of them wait until the lease is over.
+    let gone = cluster.at(0).invalidate(Which::All).await.unwrap();
+    assert_eq!((gone.invalidated, gone.unanswered), (elsewhere as u64, vec![dead]));
+    eventually("nothing is left anywhere", async || {
+        cluster.at(1).invalidate(Which::All).await.is_ok_and(|gone| gone.unanswered.is_empty())
+    })
+    .await;
+    for k in &keys {
+        assert_eq!(get(&cluster.at(1), k).await.unwrap(), None, "{k}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

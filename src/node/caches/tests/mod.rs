@@ -1,5 +1,6 @@
 //! Real nodes on loopback: what a client of the library sees of the cache.
 
+mod bounds;
 mod failure;
 mod service;
 

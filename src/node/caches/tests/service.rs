@@ -131,6 +131,21 @@ async fn no_more_lines_are_kept_than_there_may_be_and_none_is_lost_by_that() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_of_keys_that_are_absent_cost_nobody_a_value() {
+    let cluster = Cluster::calm_with(2, |_, config| config.cache_capacity = 50).await;
+    let (there, absent) = (|n: usize| key(&format!("there-{n}")), |n: usize| key(&format!("absent-{n}")));
+    for n in 0..80 {
+        put(&cluster.at(0), &there(n), &n.to_string()).await;
+    }
+    for n in 0..1_000 {
+        assert_eq!(get(&cluster.at(1), &absent(n)).await.unwrap(), None);
+    }
+    for n in 0..80 {
+        assert_eq!(get(&cluster.at(0), &there(n)).await.unwrap(), Some(n.to_string()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_operator_invalidates_is_gone_everywhere() {
     let cluster = Cluster::calm(3).await;
     for n in 0..40 {

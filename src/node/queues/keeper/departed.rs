@@ -90,7 +90,7 @@ impl Departed {
                 self.done.insert(node, since);
             }
             Ok(Some(journals)) => {
-                info!(%node, journals, "has left the cluster for good: its journals were removed");
+                info!(peer = %node, journals, "has left the cluster for good: its journals were removed");
                 // If its process has not ended after all, it writes once more.
                 self.later.insert(node, now + PAUSE);
             }

@@ -60,9 +60,11 @@ impl Resignation {
         let request = gateway.begin();
         match gateway.change_placement(&request, change).await {
             Ok(PlacementAnswer::Done(_)) => {
-                info!(partition = %self.partition, %heir, "handed a partition over that was given up");
+                info!(partition = %self.partition, peer = %heir, "handed a partition over that was given up");
             }
-            outcome => debug!(partition = %self.partition, %heir, ?outcome, "a partition is not handed over yet"),
+            outcome => {
+                debug!(partition = %self.partition, peer = %heir, ?outcome, "a partition is not handed over yet")
+            }
         }
         // What it is based on may be old.
         self.shared.pull.pull();

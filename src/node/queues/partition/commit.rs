@@ -161,7 +161,8 @@ impl PartitionTask {
             PartitionAsk::Do(_)
             | PartitionAsk::Receive { .. }
             | PartitionAsk::Abandon { .. }
-            | PartitionAsk::Await { .. } => QueueReply::Unknown,
+            | PartitionAsk::Await { .. }
+            | PartitionAsk::Figures => QueueReply::Unknown,
         }
     }
 

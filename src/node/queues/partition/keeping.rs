@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{sync::watch, time::Instant};
-use tracing::{error, info, warn};
+use tracing::{debug, error};
 
 use super::{Done, PartitionTask, batches::Then, requests::journal_away, states};
 use crate::{
@@ -173,11 +173,11 @@ impl PartitionTask {
         match health {
             JournalHealth::Well => {
                 if self.keeping.away.take().is_some() {
-                    info!(partition = %self.id, "the journal can be written again");
+                    debug!(partition = %self.id, "the journal can be written again");
                 }
             }
             JournalHealth::Away(reason) => {
-                warn!(partition = %self.id, %reason, "the journal cannot be written: publishes are refused");
+                debug!(partition = %self.id, %reason, "the journal cannot be written: publishes are refused");
                 self.keeping.away = Some(reason.clone());
                 self.tell_unsynced(reason);
             }
@@ -211,7 +211,7 @@ impl PartitionTask {
         if !self.keeping.is_checkpoint_due() {
             return;
         }
-        info!(partition = %self.id, records = self.keeping.records, "makes a checkpoint");
+        debug!(partition = %self.id, records = self.keeping.records, "makes a checkpoint");
         let state = self.keeping.saved(&self.queues);
         self.keeping.checkpointing = Some(Instant::now());
         self.keeping.records = self.keeping.tail.len() as u64;

@@ -37,7 +37,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 pub(super) use self::states::load;
 use self::{
@@ -349,7 +349,9 @@ impl PartitionTask {
         let role = self.replication.role();
         if self.role != role {
             self.role = role;
-            info!(partition = %self.id, epoch = %self.replication.epoch(), ?role, "has another part in a partition");
+            // That it serves, or no longer does, is told by itself.
+            let (partition, epoch) = (self.id, self.replication.epoch());
+            debug!(%partition, %epoch, ?role, "has another part in a partition");
             if !matches!(role, RoleView::Primary { .. }) {
                 // Also who was to be served once this replica would serve goes elsewhere.
                 self.refuse_all(self.replication.epoch());

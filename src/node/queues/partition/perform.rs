@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{
@@ -52,7 +53,14 @@ impl PartitionTask {
             Effect::Journal { batch, records } => {
                 self.shared.metrics.journalled(records.len());
                 let done = self.keeping.append(records);
-                self.begin(async move { Done::Journalled { batch, outcome: done.await } });
+                let (metrics, began) = (self.shared.metrics.clone(), Instant::now());
+                self.begin(async move {
+                    let outcome = done.await;
+                    if outcome.is_ok() {
+                        metrics.appended(began.elapsed());
+                    }
+                    Done::Journalled { batch, outcome }
+                });
             }
             Effect::JournalLazily { records } => self.keeping.append_lazily(records),
             Effect::Truncate { last_seq } => {

@@ -50,6 +50,9 @@ impl PartitionTask {
                 self.handed.abandoned(attempt, Instant::now());
                 let _ = reply.send(QueueReply::Abandoned);
             }
+            PartitionAsk::Figures => {
+                let _ = reply.send(QueueReply::Figures(self.queues.figures(self.wall())));
+            }
             PartitionAsk::Await { queue, receipts, wait_ms } => {
                 let until = Instant::now() + Duration::from_millis(wait_ms);
                 self.batches.push(

@@ -40,7 +40,7 @@ impl Cluster {
     /// A node leaves for good.
     async fn leave(&mut self, index: usize) -> NodeId {
         let node = self.nodes[index].take().unwrap();
-        node.leave(node.id(), 0, None).await.unwrap();
+        node.leave(node.id(), 0, None, None).await.unwrap();
         assert_eq!(node.stop(GRACE).await, Drained::Whole);
         node.id()
     }

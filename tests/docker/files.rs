@@ -1,0 +1,150 @@
+//! The container files agree with the program and with each other. Reads files only: no engine and no image is needed.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+/// How many containers to start: read by docker-compose itself, no setting of a node.
+const COUNTS: [&str; 3] = ["LOCK_MANAGERS", "QUEUE_NODES", "CACHE_NODES"];
+/// What the image is built with, no setting of a node either.
+const BUILD: [&str; 1] = ["REVISION"];
+
+pub(crate) fn text(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The variables on active lines of `.env.example`, but for the counts.
+fn tuning_settings() -> BTreeSet<String> {
+    let example = text(".env.example");
+    let active = example.lines().filter(|line| !line.starts_with('#'));
+    let names = active.filter_map(|line| line.split_once('=')).map(|(name, _)| name.to_owned());
+    names.filter(|name| !COUNTS.contains(&name.as_str())).collect()
+}
+
+/// The variables on commented lines of `.env.example`.
+fn node_settings() -> BTreeSet<String> {
+    let example = text(".env.example");
+    let lines = example.lines().filter_map(|line| line.strip_prefix("# ")?.split_once('='));
+    let is_name = |name: &&str| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    lines.map(|(name, _)| name).filter(is_name).map(str::to_owned).collect()
+}
+
+/// The lines `NAME: value` of a compose file whose name is written like a variable.
+fn environment(compose: &str) -> Vec<(String, String)> {
+    let pairs = compose.lines().filter_map(|line| line.trim().split_once(": "));
+    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    pairs
+        .filter(|(name, _)| is_name(name) && !BUILD.contains(name))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+#[test]
+fn compose_hands_every_tuning_setting_on_and_decides_the_others_itself() {
+    let environment = environment(&text("docker-compose.yml"));
+    let handed_on: BTreeSet<String> = environment
+        .iter()
+        .filter(|(name, value)| *value == format!("${{{name}:-}}"))
+        .map(|(name, _)| name.clone())
+        .collect();
+    assert_eq!(handed_on, tuning_settings(), "docker-compose.yml and .env.example name different tuning settings");
+    let node = node_settings();
+    assert!(!node.is_empty());
+    for (name, value) in environment.iter().filter(|(name, _)| !handed_on.contains(name)) {
+        assert!(node.contains(name), "docker-compose.yml sets {name}={value}, which is no setting of one node");
+    }
+}
+
+#[test]
+fn the_founder_waits_for_as_many_lock_managers_as_are_started() {
+    let compose = text("docker-compose.yml");
+    assert!(compose.contains("BOOTSTRAP_EXPECT: ${LOCK_MANAGERS:-3}"));
+    for count in COUNTS {
+        assert!(compose.contains(&format!("scale: ${{{count}:-3}}")), "{count} is not read");
+        assert!(text(".env.example").lines().any(|line| line == format!("{count}=3")));
+    }
+}
+
+#[test]
+fn the_api_is_published_on_loopback_only_and_nothing_else_is() {
+    let compose = text("docker-compose.yml");
+    let published: Vec<&str> = compose
+        .lines()
+        .skip_while(|line| line.trim() != "ports:")
+        .skip(1)
+        .take_while(|line| line.contains("- "))
+        .collect();
+    assert_eq!(published.len(), 1, "{published:?}");
+    assert!(published[0].trim().starts_with("- 127.0.0.1:"), "{published:?}");
+    assert_eq!(compose.matches("ports:").count(), 1);
+}
+
+#[test]
+fn the_image_needs_no_frontend_and_no_package_and_no_root() {
+    let dockerfile = text("Dockerfile");
+    assert!(!dockerfile.contains("syntax="), "a frontend is an image of its own to pull");
+    assert!(!dockerfile.contains("apt-get"));
+    let last = dockerfile.rsplit("\nFROM ").next().expect("rsplit gives at least one part");
+    let user = last.lines().find_map(|line| line.strip_prefix("USER ")).expect("the last stage names a user");
+    assert!(user.split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "USER {user}");
+}
+
+#[test]
+fn the_image_says_what_it_is() {
+    let dockerfile = text("Dockerfile");
+    let version = concat!("ARG VERSION=", env!("CARGO_PKG_VERSION"));
+    assert!(dockerfile.lines().any(|line| line == version), "the Dockerfile does not say '{version}'");
+    for label in ["version=\"$VERSION\"", "revision=\"$REVISION\""] {
+        assert!(dockerfile.contains(&format!("org.opencontainers.image.{label}")), "{label}");
+    }
+}
+
+#[test]
+fn each_service_of_nodes_has_a_volume_and_a_health_check_and_no_right_it_does_not_need() {
+    let compose = text("docker-compose.yml");
+    let (_, services) = compose.split_once("\nservices:\n").expect("services");
+    let (services, volumes) = services.split_once("\nvolumes:\n").expect("volumes");
+    for service in ["bootstrap", "lock-manager", "queue-node", "cache-node"] {
+        let (_, rest) = services
+            .split_once(&format!("\n  {service}:\n"))
+            .or_else(|| services.split_once(&format!("  {service}:\n")))
+            .expect(service);
+        let of_it =
+            rest.lines().take_while(|line| line.starts_with("    ") || line.is_empty() || line.starts_with("  #"));
+        let of_it: Vec<&str> = of_it.map(str::trim).collect();
+        let volume = format!("{service}-data");
+        assert!(of_it.contains(&format!("- {volume}:/var/lib/syncmesh").as_str()), "{service}: {of_it:?}");
+        assert!(volumes.lines().any(|line| line.trim() == format!("{volume}:")), "{volume}");
+        assert!(of_it.contains(&"<<: *node"), "{service}: {of_it:?}");
+        assert!(of_it.contains(&"test: [\"CMD\", \"syncmesh\", \"health\", \"--ready\"]"), "{service}: {of_it:?}");
+    }
+    for right in
+        ["read_only: true", "no-new-privileges:true", "- ALL", "restart: unless-stopped", "stop_grace_period: 60s"]
+    {
+        assert!(compose.matches(right).count() >= 2, "nodes and redis have '{right}'");
+    }
+}
+
+#[test]
+fn the_build_uses_the_toolchain_that_the_images_script_expects() {
+    let dockerfile = text("Dockerfile");
+    let images: Vec<&str> = dockerfile.lines().filter_map(|line| line.strip_prefix("FROM ")).collect();
+    assert_eq!(images.len(), 2, "{images:?}");
+    assert!(images[0].starts_with("rust:") && images[0].contains("-slim-bookworm"), "{images:?}");
+    assert_eq!(images[1], "debian:bookworm-slim", "the libc of the last image is the one that the build linked with");
+}
+
+#[test]
+fn only_what_the_dockerfile_copies_is_sent_to_the_builder() {
+    let ignore = text(".dockerignore");
+    let allowed: BTreeSet<&str> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    assert!(ignore.lines().any(|line| line == "*"));
+    let dockerfile = text("Dockerfile");
+    let copies =
+        dockerfile.lines().filter_map(|line| line.strip_prefix("COPY ")).filter(|line| !line.starts_with("--from"));
+    for line in copies {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        for source in &words[..words.len() - 1] {
+            assert!(allowed.contains(source), "COPY {source}: .dockerignore leaves it out");
+        }
+    }
+}
