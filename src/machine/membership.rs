@@ -20,6 +20,8 @@ pub const MAX_BARRED: usize = 10_000;
 pub const MAX_ADDRS: usize = 16;
 /// Most bytes in what a member says its journal shares its fate with.
 const MAX_FATE_BYTES: usize = 128;
+/// Most bytes of the reason why a member's journal is away.
+const MAX_REASON_BYTES: usize = 512;
 
 /// The birth certificate of a cluster: written once, durably, by its founder, and never changed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -117,6 +119,35 @@ pub struct JournalSafety {
     /// So many partitions it keeps no longer in this run of the node, because their tasks ended by themselves.
     #[serde(default)]
     pub given_up: u32,
+    /// Set while it cannot be written.
+    #[serde(default)]
+    pub away: Option<JournalAway>,
+}
+
+impl JournalSafety {
+    /// Whether it is of a size that is kept for each member.
+    fn is_bounded(&self) -> bool {
+        self.shared_fate.as_ref().is_none_or(|fate| fate.len() <= MAX_FATE_BYTES)
+            && self.away.as_ref().is_none_or(|away| away.reason.len() <= MAX_REASON_BYTES)
+    }
+}
+
+/// A journal that cannot be written: its Redis does not answer, its disk is full.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct JournalAway {
+    /// Since when, in Unix milliseconds by its node's clock.
+    pub since: Tick,
+    /// Why, as its node says.
+    pub reason: String,
+}
+
+impl JournalAway {
+    /// With a reason that is cut to the size that others take.
+    pub fn new(since: Tick, mut reason: String) -> Self {
+        let end = (0..=MAX_REASON_BYTES.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
+        reason.truncate(end.unwrap_or(0));
+        Self { since, reason }
+    }
 }
 
 /// A member, as the replicated state has it.
@@ -202,7 +233,7 @@ pub enum MemberAnswer {
     NotFound,
     /// [`MAX_MEMBERS`] or [`MAX_BARRED`] is reached.
     Full,
-    /// Too many or too long addresses, or too long a name of its journal's fate.
+    /// Too many or too long addresses, or too long a name of its journal's fate or reason of its absence.
     Malformed,
 }
 
@@ -283,10 +314,9 @@ impl Membership {
         if self.barred.contains_key(&joiner.node) {
             return MemberAnswer::Barred;
         }
-        let fate = joiner.journal_safety.shared_fate.as_ref();
         if joiner.addrs.len() > MAX_ADDRS
             || joiner.addrs.iter().any(|addr| addr.len() > 512)
-            || fate.is_some_and(|fate| fate.len() > MAX_FATE_BYTES)
+            || !joiner.journal_safety.is_bounded()
         {
             return MemberAnswer::Malformed;
         }
@@ -409,6 +439,18 @@ mod tests {
         let version = members.version();
         assert_eq!(apply(&mut members, MemberChange::Join(joiner(1, 1))), (MemberAnswer::Done, vec![]));
         assert_eq!(members.version(), version);
+    }
+
+    #[test]
+    fn a_reason_is_kept_at_the_length_that_its_node_cuts_it_to_and_at_no_other() {
+        let mut members = Membership::default();
+        let mut joiner = joiner(1, 1);
+        let mut away = JournalAway::new(Tick(3), "ü".repeat(4_000));
+        joiner.journal_safety.away = Some(away.clone());
+        assert_eq!(apply(&mut members, MemberChange::Join(joiner.clone())).0, MemberAnswer::Done);
+        away.reason.push('!');
+        joiner.journal_safety.away = Some(away);
+        assert_eq!(apply(&mut members, MemberChange::Join(joiner)).0, MemberAnswer::Malformed);
     }
 
     #[test]

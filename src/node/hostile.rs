@@ -50,7 +50,7 @@ fn joiner() -> Joiner {
         addrs: vec!["/ip4/127.0.0.1/tcp/4001".into()],
         version: "0.1.0".into(),
         journal: Some(JournalId(8)),
-        journal_safety: JournalSafety { durable: true, shared_fate: Some("run".into()), given_up: 0 },
+        journal_safety: JournalSafety { durable: true, shared_fate: Some("run".into()), given_up: 0, away: None },
     }
 }
 

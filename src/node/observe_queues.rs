@@ -10,9 +10,10 @@ use super::{
 use crate::{
     ids::{NodeId, PartitionId, Role},
     machine::{
-        membership::{Joiner, Liveness, Member},
+        membership::{Joiner, JournalAway, Liveness, Member},
         placement::{Partition, PartitionStatus},
     },
+    time::rfc3339,
 };
 
 /// Most partitions that a warning names.
@@ -88,6 +89,7 @@ pub(super) fn queue_warnings(report: &MembersReport, warnings: &mut Vec<Warning>
     under_replicated(report, &queue_nodes, warnings);
     shared_fate(&queue_nodes, warnings);
     not_durable(&queue_nodes, warnings);
+    away(&queue_nodes, warnings);
     given_up(&queue_nodes, warnings);
 }
 
@@ -159,6 +161,23 @@ fn not_durable(queue_nodes: &[&Member], warnings: &mut Vec<Warning>) {
                 "the journal of {} does not survive a loss of power: set its Redis to `appendonly yes`, `appendfsync always` \
                  and `maxmemory-policy noeviction`",
                 member.joiner.node
+            ),
+        ));
+    }
+}
+
+/// Journals that cannot be written.
+fn away(queue_nodes: &[&Member], warnings: &mut Vec<Warning>) {
+    for member in queue_nodes.iter().filter(|member| member.serves()) {
+        let Joiner { node, journal_safety, .. } = &member.joiner;
+        let Some(JournalAway { since, reason }) = &journal_safety.away else { continue };
+        warnings.push(warning(
+            "queue-journal-away",
+            format!(
+                "the journal of {node} cannot be used since {}: {reason}. What needs it is refused until it is back: start \
+                 that Redis again and look at the network to it, or make room where the disk is full; the node then goes on \
+                 by itself",
+                rfc3339(*since)
             ),
         ));
     }
@@ -258,9 +277,24 @@ mod tests {
         let mut shared = report(&[(1, UP), (2, UP)], &[1, 2], PartitionStatus::Serving);
         for member in shared.view.members.values_mut() {
             member.joiner.journal_safety =
-                JournalSafety { durable: false, shared_fate: Some("run".into()), given_up: 0 };
+                JournalSafety { shared_fate: Some("run".into()), ..JournalSafety::default() };
         }
         assert_eq!(codes(&shared), ["queue-shared-redis", "queue-not-durable"]);
+    }
+
+    #[test]
+    fn a_node_whose_journal_is_away_is_named_with_the_time_and_the_reason() {
+        let mut report = report(&[(1, UP), (2, UP)], &[1, 2], PartitionStatus::Serving);
+        let away = JournalAway::new(Tick(0), "Redis at a:1/0 cannot be reached".to_owned());
+        report.view.members.get_mut(&node(2)).unwrap().joiner.journal_safety.away = Some(away);
+        let mut warnings = Vec::new();
+        queue_warnings(&report, &mut warnings);
+        let [Warning { code, detail }] = &warnings[..] else { panic!("{warnings:?}") };
+        assert_eq!(code, "queue-journal-away");
+        let said = format!("the journal of {} cannot be used since 1970-01-01T00:00:00", node(2));
+        assert!(detail.starts_with(&said) && detail.contains("a:1/0 cannot be reached"), "{detail}");
+        report.view.members.get_mut(&node(2)).unwrap().liveness = Liveness::Down;
+        assert!(!codes(&report).contains(&"queue-journal-away".to_owned()), "nobody knows of one that is down");
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl ControlTask {
             roles: settings.roles.iter().copied().collect(),
             addrs: self.addrs(),
             version: VERSION.to_owned(),
-            journal: journal.as_ref().map(|journal| journal.id),
+            journal: journal.as_ref().and_then(|journal| journal.id),
             journal_safety: journal.map(|journal| journal.safety).unwrap_or_default(),
         }
     }

@@ -110,7 +110,8 @@ pub(crate) struct MemberLease {
 /// A queue node's journal, as far as the others have to know it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct OwnJournal {
-    pub(crate) id: JournalId,
+    /// `None`: it could not be opened yet.
+    pub(crate) id: Option<JournalId>,
     pub(crate) safety: JournalSafety,
 }
 
@@ -127,7 +128,7 @@ pub(crate) struct ControlSettings {
     pub(crate) announce: Vec<String>,
     pub(crate) heartbeat: Duration,
     pub(crate) search: Search,
-    /// Its journal, once it has one; another one makes it join again.
+    /// Its journal, once there is something to say of it; each change of it makes the node join again.
     pub(crate) journal: watch::Receiver<Option<OwnJournal>>,
 }
 

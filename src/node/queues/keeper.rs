@@ -2,9 +2,10 @@
 //! gone elsewhere.
 //!
 //! One task on every queue node. Here is how it comes by the node's journals; [`seats`] says which partitions are
-//! kept, [`given_up`] what becomes of one whose task ended by itself, and [`departed`] of the journals of nodes that
-//! have left.
+//! kept, [`condition`] what others are told of the journals, [`given_up`] what becomes of a partition whose task ended by
+//! itself, and [`departed`] of the journals of nodes that have left.
 
+mod condition;
 mod departed;
 mod given_up;
 mod seats;
@@ -16,14 +17,11 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::{departed::Departed, seats::Keeping};
+use self::{condition::Condition, departed::Departed, seats::Keeping};
 use super::{hosting::Hosting, partition::Shared};
 use crate::{
     ids::{ClusterId, Incarnation, PartitionId},
-    machine::{
-        membership::{ClusterRecord, JournalSafety},
-        replication::Replica,
-    },
+    machine::{membership::ClusterRecord, replication::Replica},
     node::control::OwnJournal,
     store::{JournalError, JournalInfo, JournalStore},
 };
@@ -81,27 +79,19 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Runs until `stop`, or until the node's journals turn out to be unusable, for the reason given.
     pub(crate) async fn run(self, stop: CancellationToken) -> String {
+        let mut condition = Condition::new(self.own, self.journals, Arc::clone(&self.shared.clock));
         let Some(store) = (tokio::select! {
-            store = self.open_store() => store,
+            store = open_store(self.record, &self.source, &mut condition) => store,
             () = stop.cancelled() => None,
         }) else {
             return "the node stops".to_owned();
         };
         let info = store.info();
-        if !info.durable {
-            warn!(
-                journal = %info.kind,
-                detail = %info.detail,
-                "what the queues acknowledge does not survive a loss of power here: messages can be lost"
-            );
-        }
         let me = Replica { node: self.shared.mesh.local(), incarnation: self.incarnation, journal: store.id() };
         info!(journal = %me.journal, kind = %info.kind, durable = info.durable, detail = %info.detail, "keeps queues");
         let health = store.health();
         let shared = Shared { journal_kind: info.kind.clone(), ..self.shared };
-        self.journals.send_replace(Journals { info: Some(info.clone()), ..Journals::default() });
-        let safety = JournalSafety { durable: info.durable, shared_fate: info.shared_fate, given_up: 0 };
-        self.own.send_replace(Some(OwnJournal { id: me.journal, safety }));
+        condition.opened(me.journal, info);
         let here = loop {
             match store.partitions().await {
                 Ok(here) => break here.into_iter().collect(),
@@ -119,25 +109,28 @@ impl Keeper {
             here,
             seats: BTreeMap::new(),
             tasks: JoinSet::new(),
-            own: self.own,
-            journals: self.journals,
+            condition,
             stop,
         };
         keeping.run(health).await
     }
+}
 
-    async fn open_store(&self) -> Option<Arc<dyn JournalStore>> {
-        let mut record = self.record.clone();
-        let cluster = record.wait_for(Option::is_some).await.ok()?.as_ref()?.cluster_id;
-        loop {
-            match (self.source.0)(cluster).await {
-                Ok(store) => return Some(store),
-                Err(reason) => {
-                    error!(%reason, "this node keeps no queues: its journal cannot be opened; it tries again");
-                    self.journals.send_replace(Journals { trouble: Some(reason.to_string()), ..Journals::default() });
-                }
+/// Opens the journals once the cluster is known, as often as it takes.
+async fn open_store(
+    mut record: watch::Receiver<Option<ClusterRecord>>,
+    source: &StoreSource,
+    condition: &mut Condition,
+) -> Option<Arc<dyn JournalStore>> {
+    let cluster = record.wait_for(Option::is_some).await.ok()?.as_ref()?.cluster_id;
+    loop {
+        match (source.0)(cluster).await {
+            Ok(store) => return Some(store),
+            Err(reason) => {
+                error!(%reason, "this node keeps no queues: its journal cannot be opened; it tries again");
+                condition.not_opened(reason.to_string());
             }
-            tokio::time::sleep(REOPEN).await;
         }
+        tokio::time::sleep(REOPEN).await;
     }
 }

@@ -341,7 +341,9 @@ impl Link {
     }
 
     async fn ask_again(&self, heart: &mut MultiplexedConnection) {
-        let (before, server) = (self.server(), Server::ask(heart).await);
+        // Who does not answer says nothing of itself: the next heartbeat notices.
+        let Ok(Ok(server)) = timeout(GIVE_UP, Server::ask(heart)).await else { return };
+        let before = self.server();
         if let Some(why) = server.not_durable().filter(|why| before.not_durable().as_ref() != Some(why)) {
             tracing::warn!("Redis at {} can now lose what it has acknowledged: {why}", self.shown);
         }

@@ -100,7 +100,7 @@ impl RedisStore {
         let away = |why: String| JournalError::Away(format!("Redis at {shown}: {why}"));
         let keys = Keys::new(cluster, node);
         let mut connection = Link::connect(&client, START).await.map_err(away)?;
-        let server = Server::ask(&mut connection).await;
+        let server = Server::ask(&mut connection).await.map_err(|error| away(error.to_string()))?;
         let (id, fresh) =
             take_id(&mut connection, &keys.id()).await.map_err(|error| away(error.to_string()))?.map_err(|other| {
                 JournalError::Unusable(format!("Redis at {shown}: {other}, in {}: remove that key", keys.id()))

@@ -1,6 +1,6 @@
 //! What a Redis server says of itself: how much of what it acknowledges it still has after a crash.
 
-use redis::{aio::MultiplexedConnection, cmd};
+use redis::{RedisError, aio::MultiplexedConnection, cmd};
 
 /// What decides over durability. `None` where the server does not tell.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -14,17 +14,21 @@ pub(super) struct Server {
 
 impl Server {
     /// Asks for it. What is forbidden is unknown.
-    pub(super) async fn ask(connection: &mut MultiplexedConnection) -> Self {
+    ///
+    /// # Errors
+    /// The connection broke: nothing is known.
+    pub(super) async fn ask(connection: &mut MultiplexedConnection) -> Result<Self, RedisError> {
         let mut values = Vec::new();
         for name in ["appendonly", "appendfsync", "maxmemory-policy"] {
             let answer = cmd("CONFIG").arg("GET").arg(name).query_async::<Vec<String>>(connection).await;
-            values.push(answer.ok().and_then(|pair| pair.into_iter().nth(1)));
+            values.push(unless_forbidden(answer)?.and_then(|pair| pair.into_iter().nth(1)));
         }
-        let info = cmd("INFO").arg("server").query_async::<String>(connection).await.unwrap_or_default();
+        let info = cmd("INFO").arg("server").query_async::<String>(connection).await;
+        let info = unless_forbidden(info)?.unwrap_or_default();
         let run_id = info.lines().find_map(|line| Some(line.strip_prefix("run_id:")?.trim().to_owned()));
         let mut values = values.into_iter();
         let mut next = || values.next().flatten();
-        Self { append_only: next(), append_fsync: next(), eviction: next(), run_id }
+        Ok(Self { append_only: next(), append_fsync: next(), eviction: next(), run_id })
     }
 
     /// Why something that it acknowledged may be lost with its machine or its memory.
@@ -43,6 +47,14 @@ impl Server {
             })
             .collect();
         (!wrong.is_empty()).then(|| wrong.join("; "))
+    }
+}
+
+/// `None` where the server refuses to answer.
+fn unless_forbidden<T>(answer: Result<T, RedisError>) -> Result<Option<T>, RedisError> {
+    match answer {
+        Err(error) if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() => Err(error),
+        answer => Ok(answer.ok()),
     }
 }
 

@@ -294,6 +294,24 @@ async fn what_redis_is_set_to_is_told() {
 }
 
 #[tokio::test]
+async fn what_redis_is_set_to_while_the_node_runs_is_told_too() {
+    let Some(site) = InRedis::new() else { return };
+    let store = site.redis_store().await;
+    let told = async |durable| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while store.info().durable != durable {
+            assert!(Instant::now() < deadline, "{:?}", store.info());
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let () = site.redis.ask(&["CONFIG", "SET", "appendonly", "no"]);
+    told(false).await;
+    assert!(store.info().detail.contains("appendonly is no"), "{:?}", store.info());
+    let () = site.redis.ask(&["CONFIG", "SET", "appendonly", "yes"]);
+    told(true).await;
+}
+
+#[tokio::test]
 async fn where_redis_may_not_be_asked_it_counts_as_not_durable() {
     let Some(site) = InRedis::new() else { return };
     let () = site.redis.ask(&["ACL", "SETUSER", "queue", "on", ">pass-42", "~*", "+@all", "-config"]);

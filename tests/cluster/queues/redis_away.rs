@@ -8,7 +8,10 @@ use super::{
     load::{Consumers, Load},
     warnings,
 };
-use crate::redis_server::RedisServer;
+use crate::{
+    harness::{NodeProcess, eventually},
+    redis_server::RedisServer,
+};
 
 /// A refusal takes less, on however slow a machine: it waits for nothing.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
@@ -26,6 +29,23 @@ fn check_outage(ledger: &Ledger, what: &str, first: Duration, from: Instant, to:
          {resumed:?}"
     );
     assert!(first < REFUSED_WITHIN && slowest < REFUSED_WITHIN, "refused after {first:?}, then within {slowest:?}");
+}
+
+/// The code of the warning that a node's journal cannot be used.
+const AWAY: &str = "queue-journal-away";
+
+/// What a node says of the journal of another one, once it knows that it is away.
+async fn warned_of(asked: &NodeProcess, whose: &str) -> String {
+    eventually("a node knows whose journal is away", async || {
+        let shown = asked.api.cluster().await;
+        let told = shown["warnings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|warning| warning["code"] == AWAY && warning["detail"].as_str().unwrap().contains(whose));
+        told.map(|warning| warning["detail"].as_str().unwrap().to_owned()).ok_or(shown.clone())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,10 +102,18 @@ async fn the_redis_of_a_backup_is_gone_without_and_that_of_a_primary_is_waited_f
     let killed = Instant::now();
     servers[primary].kill();
     let first = load.is_refused_after(killed).await;
+    let other = &cluster.nodes[(primary + 1) % 3];
+    let named = warned_of(other, &cluster.nodes[primary].peer_id()).await;
+    assert!(named.contains("since 20") && named.contains("cannot be reached"), "{named}");
     let back = Instant::now();
     servers[primary].launch();
     load.works_after(back).await;
     cluster.whole(0, 2).await;
+    eventually("nobody warns of a journal that is back", async || {
+        let shown = other.api.cluster().await;
+        if warnings(&shown).contains(&AWAY.to_owned()) { Err(shown) } else { Ok(()) }
+    })
+    .await;
     let ledger = load.checked("the Redis of the backup, then that of the primary killed", Memories::Kept).await;
     check_outage(&ledger, "the Redis of the primary killed", first, killed, back);
 }

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    Journals, REOPEN,
+    REOPEN,
+    condition::Condition,
     departed::{Departed, Forgotten},
     given_up::Resignation,
 };
@@ -30,12 +31,9 @@ use crate::{
         queue::Queues,
         replication::Replica,
     },
-    node::{
-        control::OwnJournal,
-        queues::{
-            hosting::Hosting,
-            partition::{Shared, Start, load, partition},
-        },
+    node::queues::{
+        hosting::Hosting,
+        partition::{Shared, Start, load, partition},
     },
     store::{JournalError, JournalHealth, JournalStore, Opened, Trust},
 };
@@ -103,8 +101,7 @@ pub(super) struct Keeping {
     pub(super) seats: BTreeMap<PartitionId, Seat>,
     pub(super) tasks: JoinSet<Work>,
     pub(super) departed: Departed,
-    pub(super) own: watch::Sender<Option<OwnJournal>>,
-    pub(super) journals: watch::Sender<Journals>,
+    pub(super) condition: Condition,
     pub(super) stop: CancellationToken,
 }
 
@@ -124,15 +121,10 @@ impl Keeping {
                     Err(error) => self.failed(&error),
                 },
                 Ok(()) = views.changed() => { views.mark_unchanged(); self.look() }
-                Ok(()) = health.changed() => {
-                    let trouble = match &*health.borrow_and_update() {
-                        JournalHealth::Well => None,
-                        JournalHealth::Away(reason) | JournalHealth::Shortened(reason) => Some(reason.clone()),
-                    };
-                    self.journals.send_modify(|journals| journals.trouble = trouble);
-                }
+                Ok(()) = health.changed() => self.condition.health(&health.borrow_and_update()),
                 _ = look.tick() => {
                     self.look();
+                    self.condition.look(self.store.info());
                     if let Some(work) = self.departed.next(Instant::now()) {
                         self.tasks.spawn(async move { Work::Forgot(work.await) });
                     }
@@ -262,8 +254,7 @@ impl Keeping {
         );
         // Its handle stays, closed: who asks goes elsewhere, and no newer view is asked for because of it.
         self.shared.metrics.gave_up();
-        self.journals.send_modify(|journals| _ = journals.given_up.insert(id, reason));
-        self.own.send_modify(|own| own.iter_mut().for_each(|own| own.safety.given_up += 1));
+        self.condition.gave_up(id, reason);
         let (resignation, stop) = (Resignation::new(id, self.me, Arc::clone(&self.shared)), self.stop.clone());
         let resigning = async move {
             tokio::select! { () = resignation.run() => {}, () = stop.cancelled() => {} }
