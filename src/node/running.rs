@@ -207,6 +207,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
         Some(RaftPart { raft, applied }) => {
             let leader_parts = LeaderParts {
                 me: id,
+                incarnation: parts.control.incarnation,
                 raft: raft.clone(),
                 applied,
                 route: route.clone(),

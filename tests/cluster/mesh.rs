@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 
-use crate::harness::{Cluster, NodeProcess, eventually, holds};
+use crate::harness::{Cluster, NodeProcess, PATIENCE, eventually, holds};
 
 /// So slow that no heartbeat comes within a test's patience: a node heartbeats five times in it.
 const SLOW: &[(&str, &str)] = &[("FAILURE_TIMEOUT", "600000"), ("CACHE_LEASE", "600000")];
@@ -40,6 +40,34 @@ async fn a_change_of_members_is_known_everywhere_long_before_the_next_heartbeat(
     });
     assert!(heard.await.is_ok(), "no hint within {SOON:?}");
     println!("a member that follows no log knows of a newcomer {:?} after it has joined", joined.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_catches_up_with_the_log_tells_nothing_of_what_happened_before_it_came() {
+    let mut cluster = Cluster::of(3).await;
+    let api = cluster.nodes[0].api.clone();
+    let broken = async |lock: &str| {
+        api.grant(lock).await;
+        api.call(Method::DELETE, &format!("/v1/locks/{lock}"), None).await.unwrap().ok();
+    };
+    broken("long-ago").await;
+    let mut newcomer = cluster.newcomer("late");
+    newcomer.start().await;
+    newcomer.ready().await;
+    let url = format!("{}/v1/events?recent=1000", newcomer.api.url);
+    cluster.nodes.push(newcomer);
+    cluster.has_voters(0, 4).await;
+    broken("just-now").await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut events = http.get(url).send().await.unwrap();
+    let mut told = String::new();
+    let heard = tokio::time::timeout(PATIENCE, async {
+        while !told.contains("just-now") {
+            told.push_str(&String::from_utf8_lossy(&events.chunk().await.unwrap().expect("the node runs")));
+        }
+    });
+    heard.await.expect("what happens while it is there is told");
+    assert!(!told.contains("long-ago"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

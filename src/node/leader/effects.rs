@@ -40,7 +40,9 @@ impl LeaderTask {
                     }
                 }
                 events.iter().for_each(|event| self.count(event));
-                self.tell_broken(&events);
+                if self.is_news(index) {
+                    self.tell_broken(&events);
+                }
                 self.events.push(index, events);
                 if restored {
                     self.restored(index);
@@ -78,14 +80,29 @@ impl LeaderTask {
         }
     }
 
+    /// Whether an entry came after this run of the node had joined: what is in the log before that, the node catches
+    /// up with, and it may be of any age.
+    fn is_news(&mut self, index: u64) -> bool {
+        if self.caught_up.is_none() {
+            let (me, run) = (self.parts.me, self.parts.incarnation);
+            let joined = |state: &ControlState, applied: u64| {
+                let is_here = state.members().members().get(&me).is_some_and(|member| member.joiner.incarnation == run);
+                is_here.then_some(applied)
+            };
+            self.caught_up = self.parts.raft.with_state(joined).ok().flatten();
+        }
+        self.caught_up.is_some_and(|caught_up| index > caught_up)
+    }
+
     /// All lock managers know of it; the leader tells the others.
     fn tell_broken(&self, events: &[LockEvent]) {
+        let Some(at) = events.first().map(|event| event.at) else { return };
         for news in News::broken_locks(events) {
             if let News::LockBroken { lock, holders, .. } = &news {
                 info!(%lock, holders, "an operator broke a lock");
             }
             let (kind, data) = news.clone().event(self.parts.me);
-            self.parts.events.push(self.parts.clock.wall(), kind, data);
+            self.parts.events.push(at, kind, data);
             if self.term_led().is_some() {
                 self.parts.news.tell(news);
             }

@@ -48,7 +48,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    ids::{NodeId, PartitionId, RequestId, Term, Tick},
+    ids::{Incarnation, NodeId, PartitionId, RequestId, Term, Tick},
     machine::{
         autopilot::RaftChange,
         cache::SlotId,
@@ -104,6 +104,8 @@ enum Outcome {
 #[derive(Debug)]
 pub(crate) struct LeaderParts {
     pub(crate) me: NodeId,
+    /// This run of it.
+    pub(crate) incarnation: Incarnation,
     pub(crate) raft: RaftNode<ControlState>,
     pub(crate) applied: mpsc::Receiver<Applied<Effect>>,
     pub(crate) route: Route,
@@ -141,6 +143,8 @@ struct LeaderTask {
     office_since: Tick,
     /// The last entry of which effects were told.
     told_index: u64,
+    /// What was applied up to here is no news: this run of the node caught up with it. `None`: it still does.
+    caught_up: Option<u64>,
     /// The term for which the office is being taken over.
     taking: Option<Term>,
     changing: bool,
@@ -184,6 +188,7 @@ pub(crate) fn leader(parts: LeaderParts, stop: CancellationToken) -> (LeaderHand
         named: None,
         office_since: Tick::default(),
         told_index: 0,
+        caught_up: None,
         taking: None,
         changing: false,
         change_at: Tick::default(),
