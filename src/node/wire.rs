@@ -157,9 +157,7 @@ pub(crate) enum ControlReply {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum Refused {
     /// An operator removed it.
-    #[error(
-        "this node was removed from the cluster and is barred: `syncmesh members admit PEER` at any member lifts the bar"
-    )]
+    #[error("this node was removed from the cluster and is barred")]
     Barred,
     /// A newer run of it is known: two processes share one identity.
     #[error(
@@ -179,6 +177,16 @@ pub(crate) enum Refused {
     /// The request cannot be read.
     #[error("the request cannot be read: its sender runs an incompatible version or is no Syncmesh node")]
     Malformed,
+}
+
+impl Refused {
+    /// The reason as the node that was refused says it, with the command that helps.
+    pub(crate) fn told_by(self, refused: NodeId) -> String {
+        match self {
+            Self::Barred => format!("{self}: `syncmesh members admit {refused}` at any member lifts the bar"),
+            _ => self.to_string(),
+        }
+    }
 }
 
 /// An operation on its way to the leader, under the client protocol.

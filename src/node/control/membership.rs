@@ -143,8 +143,9 @@ impl ControlTask {
     }
 
     fn barred(&mut self, reason: Refused) {
+        let reason = reason.told_by(self.me());
         error!(%reason, "refused by the cluster");
-        self.parts.standing.send_replace(Standing::Barred(reason.to_string()));
+        self.parts.standing.send_replace(Standing::Barred(reason));
     }
 
     pub(super) fn view_changed(&mut self) {
