@@ -174,6 +174,7 @@ fn node_info() -> Value {
     ]);
     let raft = object(&[
         ("role", text()),
+        ("has_quorum?", flag()),
         ("term", number()),
         ("leader", nullable("string")),
         ("last_log_index", number()),
@@ -218,6 +219,7 @@ fn node_info() -> Value {
         ("queue?", queue),
         ("cache?", cache),
         ("drain?", drain),
+        ("leaderless_ms?", number()),
     ])
 }
 
@@ -246,6 +248,7 @@ fn cluster_view() -> Value {
         ("epoch", number()),
         ("term", number()),
         ("leader", nullable("string")),
+        ("leaderless_ms?", number()),
         ("members", list(member)),
         ("queue", object(&[("partitions", list(partition)), ("moving", nullable("integer"))])),
         (

@@ -1,5 +1,7 @@
 //! `status`, `members` and `health`: the cluster as its operators see it.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -9,7 +11,7 @@ use super::{
     output::{Format, table},
     queue_placement,
     recover::Recover,
-    remote::{Remote, cell, percent},
+    remote::{Remote, cell, for_people, percent},
     watch::Watch,
 };
 use crate::{
@@ -186,7 +188,7 @@ fn status_text(cluster: ClusterView) -> String {
         cluster.epoch
     );
     if let Some(queues) = queue_placement::summary(&cluster.queue) {
-        text.push_str(&format!("queues   {queues}\n"));
+        text.push_str(&format!("queues   {}{queues}\n", last_known(cluster.leaderless_ms)));
     }
     if cluster.members.iter().any(|member| member.roles.contains(&Role::CacheNode)) {
         text.push_str(&format!("cache    {}\n", cache_summary(&cluster.cache)));
@@ -210,6 +212,12 @@ fn status_text(cluster: ClusterView) -> String {
         text.push_str(&format!("warning  {}: {}\n", warning.code, warning.detail));
     }
     text
+}
+
+/// What stands before what no leader confirms.
+fn last_known(leaderless_ms: Option<u64>) -> String {
+    let since = |ms| format!("last known, without a leader for {}: ", for_people(Duration::from_millis(ms)));
+    leaderless_ms.map(since).unwrap_or_default()
 }
 
 /// What a node cannot find out by itself.
@@ -299,7 +307,7 @@ fn raft_word(standing: RaftStanding) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::status::{CacheLines, QueuePlacement, Warning};
+    use crate::node::status::{CacheLines, PartitionState, PartitionView, QueuePlacement, Warning};
 
     fn voter(number: u8, status: MemberStatus) -> MemberView {
         MemberView {
@@ -314,6 +322,11 @@ mod tests {
         }
     }
 
+    fn served_by(node: NodeId) -> PartitionView {
+        let status = PartitionState::Serving;
+        PartitionView { id: 0, primary: Some(node), replicas: vec![node], in_sync: vec![node], epoch: 1, status }
+    }
+
     fn cluster(leader: Option<NodeId>, members: Vec<MemberView>, warnings: &[&str]) -> ClusterView {
         let warning = |code: &&str| Warning { code: (*code).to_owned(), detail: "start the others".to_owned() };
         ClusterView {
@@ -322,6 +335,7 @@ mod tests {
             epoch: 3,
             term: 2,
             leader,
+            leaderless_ms: leader.is_none().then_some(12_000),
             members,
             queue: QueuePlacement::default(),
             cache: CacheSummary::default(),
@@ -344,9 +358,12 @@ mod tests {
     #[test]
     fn a_status_without_a_leader_claims_of_nobody_that_it_is_up() {
         let members = vec![voter(1, MemberStatus::Up), voter(2, MemberStatus::Down), voter(3, MemberStatus::Down)];
-        let text = status_text(cluster(None, members, &["no-quorum"]));
+        let mut cluster = cluster(None, members, &["no-quorum"]);
+        cluster.queue = QueuePlacement { partitions: vec![served_by(NodeId::from_bytes([2; 32]))], moving: None };
+        let text = status_text(cluster);
         assert!(text.contains("members  1 of 3 connected to this node;"), "{text}");
         assert!(text.contains("leader   none answers (term 2, view 3)"), "{text}");
+        assert!(text.contains("queues   last known, without a leader for 12.0s: 1 of 1 partitions served"), "{text}");
         assert!(text.contains("  seen    voter") && text.contains("  unseen  voter"), "{text}");
         assert!(text.ends_with("warning  no-quorum: start the others\n"), "{text}");
     }

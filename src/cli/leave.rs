@@ -169,6 +169,7 @@ mod tests {
             epoch: 1,
             term: 1,
             leader: None,
+            leaderless_ms: None,
             members: Vec::new(),
             queue: QueuePlacement { partitions, moving: None },
             cache: CacheSummary::default(),

@@ -85,7 +85,7 @@ pub(super) fn text(info: &NodeInfo) -> String {
         text.push_str(&raft_text(raft));
     }
     if let Some(queue) = &info.queue {
-        text.push_str(&queue_text(queue));
+        text.push_str(&queue_text(queue, info.leaderless_ms));
     }
     if let Some(cache) = &info.cache {
         text.push_str(&cache_text(cache));
@@ -101,10 +101,13 @@ pub(super) fn text(info: &NodeInfo) -> String {
 
 fn raft_text(raft: &RaftView) -> String {
     let leader = raft.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
+    let role = match raft.has_quorum {
+        Some(false) => "calls itself the leader without a quorum",
+        _ => &raft.role,
+    };
     format!(
-        "raft        {} in term {}, leader {leader}\n            log to {}, committed to {}, applied to {}\n            \
+        "raft        {role} in term {}, leader {leader}\n            log to {}, committed to {}, applied to {}\n            \
          voters {}\n            learners {}\n",
-        raft.role,
         raft.term,
         raft.last_log_index,
         raft.committed_index,
@@ -114,11 +117,13 @@ fn raft_text(raft: &RaftView) -> String {
     )
 }
 
-fn queue_text(queue: &QueueNodeView) -> String {
+fn queue_text(queue: &QueueNodeView, leaderless_ms: Option<u64>) -> String {
+    let since = |ms| format!(", as last known: without a leader for {}", for_people(Duration::from_millis(ms)));
     format!(
-        "queue       {} journal{}\n            primary of {} partitions: {}\n            backup of {} partitions: {}\n",
+        "queue       {} journal{}{}\n            primary of {} partitions: {}\n            backup of {} partitions: {}\n",
         queue.journal,
         if queue.durable { "" } else { " that may lose what it acknowledged with the machine" },
+        leaderless_ms.map(since).unwrap_or_default(),
         queue.primaries.len(),
         ranges(&queue.primaries),
         queue.backups.len(),
@@ -174,9 +179,31 @@ mod tests {
             backups: Vec::new(),
         };
         assert_eq!(
-            queue_text(&queue),
+            queue_text(&queue, None),
             "queue       file journal\n            primary of 6 partitions: 0-2,7,9-10\n            backup of 0 partitions: -\n"
         );
+        let first_line = queue_text(&queue, Some(12_000)).lines().next().map(str::to_owned);
+        let said = "queue       file journal, as last known: without a leader for 12.0s";
+        assert_eq!(first_line.as_deref(), Some(said));
+    }
+
+    #[test]
+    fn a_leader_without_a_quorum_claims_nothing() {
+        let raft = RaftView {
+            role: "leader".into(),
+            has_quorum: Some(false),
+            term: 4,
+            leader: None,
+            last_log_index: 9,
+            committed_index: 8,
+            applied_index: 8,
+            voters: Vec::new(),
+            learners: Vec::new(),
+        };
+        let said = "raft        calls itself the leader without a quorum in term 4, leader none\n";
+        assert!(raft_text(&raft).starts_with(said), "{}", raft_text(&raft));
+        let confirmed = RaftView { has_quorum: Some(true), ..raft };
+        assert!(raft_text(&confirmed).starts_with("raft        leader in term 4"), "{}", raft_text(&confirmed));
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::{
     },
     net::{Mesh, PeerLink},
     raft::{RaftNode, RaftRole, RaftStatus},
-    time::rfc3339,
+    time::{millis, rfc3339},
 };
 
 /// How long somebody who looks at the cluster waits for a leader to answer.
@@ -113,6 +113,7 @@ impl Observer {
             queue: self.queue_view(),
             cache: cache.map(|view| observe_caches::node_info(&view, protocol, policy)),
             drain: self.draining.is_cancelled().then(|| self.drain_view()),
+            leaderless_ms: self.route.leader().is_none().then(|| millis(self.route.leaderless_for())),
         }
     }
 
@@ -163,15 +164,18 @@ impl Observer {
         Some(Check { name: "journal".into(), ok, detail })
     }
 
-    /// Whether the queues have been given to nodes.
+    /// Whether the queues have been given to nodes, by a leader that is there to say so.
     fn placement_check(&self) -> Option<Check> {
         if !self.fixed.roles.contains(&Role::QueueNode) {
             return None;
         }
         let view = self.route.view();
         let placed = view.partitions.values().filter(|placed| !placed.replicas.is_empty()).count();
-        let ok = placed > 0 && placed == view.partitions.len();
         let detail = format!("{placed} of {} partitions of the queues are placed", view.partitions.len());
+        let (ok, detail) = match self.route.leader() {
+            Some(_) => (placed > 0 && placed == view.partitions.len(), detail),
+            None => (false, format!("as last known, {}: {detail}", leaderless(self.route.leaderless_for()))),
+        };
         Some(Check { name: "queues".into(), ok, detail })
     }
 
@@ -193,13 +197,13 @@ impl Observer {
     }
 
     fn raft_view(&self, status: &RaftStatus) -> RaftView {
-        let connected = self.mesh.status().borrow().clone();
-        // Raft goes on naming a leader that is gone until another one is elected.
-        let is_here = |leader: &NodeId| *leader == self.mesh.local() || connected.peers.contains_key(leader);
+        // Raft goes on naming a leader that is gone, or has lost its quorum, until another one is elected.
+        let known = self.route.leader().map(|leader| leader.node);
         RaftView {
             role: role_name(status.role).to_owned(),
+            has_quorum: status.is_leader().then(|| known == Some(self.mesh.local())),
             term: status.term.0,
-            leader: status.leader.filter(is_here),
+            leader: status.leader.filter(|leader| known == Some(*leader)),
             last_log_index: status.last_log_index,
             committed_index: status.committed,
             applied_index: status.applied,
@@ -330,12 +334,18 @@ impl Observer {
             epoch: view.version,
             term: leader.map_or(self.route.term(), |leader| leader.term).0,
             leader: leader.map(|leader| leader.node),
+            leaderless_ms: leader.is_none().then(|| millis(self.route.leaderless_for())),
             members: view.members.iter().map(member).collect(),
             queue: placement(view, leader.map(|_| known.moving)),
             cache,
             warnings,
         }
     }
+}
+
+/// For how long nobody has been known to lead, in words.
+fn leaderless(lasted: Duration) -> String {
+    format!("without a leader for {} s", lasted.as_secs())
 }
 
 /// Why there is no leader, as far as a node can tell that has `here` of the `voters` in sight.

@@ -51,6 +51,9 @@ pub struct NodeInfo {
     /// Only while it hands its duties over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainView>,
+    /// Only where no leader is known: for how long, in milliseconds. What it says of the cluster is as of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaderless_ms: Option<u64>,
 }
 
 /// How far a node is that drains: what it still does for the others.
@@ -124,7 +127,12 @@ pub struct PeerView {
 pub struct RaftView {
     /// `leader`, `follower`, `candidate`, `learner` or `stopped`.
     pub role: String,
+    /// Only of a `leader`: whether a quorum has confirmed that lately. Without one it decides nothing, and another may
+    /// lead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub has_quorum: Option<bool>,
     pub term: u64,
+    /// Who leads and has a quorum, as far as this node knows.
     pub leader: Option<NodeId>,
     pub last_log_index: u64,
     pub committed_index: u64,
@@ -146,6 +154,9 @@ pub struct ClusterView {
     pub term: u64,
     /// Raft's leader, as far as this node knows.
     pub leader: Option<NodeId>,
+    /// Only where no leader answered: for how long none has been known, in milliseconds. The rest is as of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaderless_ms: Option<u64>,
     /// The members, in the order of their ids. Where no leader answered, `up` and `down` say only whom
     /// this node is connected to.
     pub members: Vec<MemberView>,

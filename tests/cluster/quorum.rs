@@ -55,6 +55,7 @@ async fn says_what_it_knows(survivor: &NodeProcess) {
     assert!(status.code == 0 && status.took < REFUSED_WITHIN, "{status:?}");
     assert!(status.stdout.starts_with("verdict  no quorum"), "{status:?}");
     assert!(status.stdout.contains("members  1 of 3 connected to this node"), "{status:?}");
+    assert!(status.stdout.contains("queues   last known, without a leader for "), "{status:?}");
     let members = survivor.cli(&["members", "list"]).await;
     assert!(members.code == 0 && members.took < REFUSED_WITHIN, "{members:?}");
     assert!(members.stderr.contains("no leader answers"), "{members:?}");
@@ -69,6 +70,14 @@ async fn says_what_it_knows(survivor: &NodeProcess) {
         let done = survivor.cli(&look).await;
         assert!(done.code == code && done.took < REFUSED_WITHIN, "{look:?}: {done:?}");
     }
+    let ready = survivor.cli(&["health", "--ready"]).await;
+    assert!(ready.stdout.contains("fail  queues  as last known, without a leader for "), "{ready:?}");
+    let node = survivor.api.get("/v1/node").await.ok();
+    let raft = &node["raft"];
+    assert!(raft["leader"].is_null() && raft["has_quorum"] != true && node["leaderless_ms"].is_u64(), "{node}");
+    let told = survivor.cli(&["peer-info"]).await;
+    assert!(!told.stdout.contains("raft        leader in term"), "{told:?}");
+    assert!(told.stdout.contains("journal, as last known: without a leader for "), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -102,7 +102,7 @@ function showRaft() {
     facts($("raft-facts"), [["Leader", peer(cluster.leader)], ["Term", count(cluster.term)], ["View", count(cluster.epoch)]]);
     return;
   }
-  say($("raft-sum"), RAFT_ROLES[raft.role] ?? raft.role);
+  say($("raft-sum"), raft.has_quorum === false ? "this node calls itself the leader without a quorum" : RAFT_ROLES[raft.role] ?? raft.role);
   facts($("raft-facts"), [
     ["Leader", raft.leader === node.peer_id ? "this node" : peer(raft.leader)],
     ["Term", count(raft.term)],
@@ -154,7 +154,8 @@ function showStorage() {
   const tally = (name) => partitions.filter((partition) => partitionClass(partition) === name).length;
   const [out, lacking, unplaced] = [tally("is-out"), tally("is-short"), tally("is-unplaced")];
   const served = partitions.length - out - unplaced;
-  const summary = partitions.length === 0 ? "no partitions yet" : `${count(served)} of ${plural(partitions.length, "partition")} served`;
+  const lastKnown = cluster.leaderless_ms === undefined ? "" : "last known: ";
+  const summary = partitions.length === 0 ? "no partitions yet" : `${lastKnown}${count(served)} of ${plural(partitions.length, "partition")} served`;
   say($("storage-sum"), summary);
   drawPartitions(partitions);
   set($("partitions"), "aria-label", `${summary}, ${count(lacking)} with too few copies`);
