@@ -289,6 +289,8 @@ pub(super) struct Bootstrap {
     pub(super) leads_to: Option<NodeId>,
     pub(super) dialling: Option<ConnectionId>,
     pub(super) backoff: Backoff,
+    /// Why the last dial failed.
+    pub(super) failure: Option<String>,
     /// The node itself listens there.
     pub(super) ourselves: bool,
 }
@@ -306,8 +308,16 @@ impl Bootstrap {
             leads_to: None,
             dialling: None,
             backoff: Backoff::default(),
+            failure: None,
             ourselves: required == Some(local),
         })
+    }
+
+    /// Whether it leads to nobody who is connected.
+    pub(super) fn is_unanswered(&self, book: &Book) -> bool {
+        let peer = self.leads_to.or(self.required);
+        let answers = peer.and_then(|peer| book.get(peer)).is_some_and(Known::connected);
+        !self.ourselves && !answers
     }
 
     /// Whether to dial it now.

@@ -187,6 +187,8 @@ pub struct MeshStatus {
     pub unreachable: BTreeSet<NodeId>,
     /// Whether handshakes with others fail again and again, in or out.
     pub handshakes_fail: bool,
+    /// Bootstrap addresses that lead to nobody who is connected, with why the last dial failed, once one has.
+    pub unanswered: Vec<(Multiaddr, Option<String>)>,
 }
 
 impl MeshStatus {
@@ -200,7 +202,21 @@ impl MeshStatus {
             false => "",
         }
     }
+
+    /// The bootstrap addresses at which nobody answers, and why, for people; `None` where all do, or there are none.
+    pub fn unanswered_text(&self) -> Option<String> {
+        let one = |(addr, reason): &(Multiaddr, Option<String>)| {
+            format!("{addr} ({})", reason.as_deref().unwrap_or("not yet"))
+        };
+        let told: Vec<String> = self.unanswered.iter().take(MAX_UNANSWERED_TOLD).map(one).collect();
+        let further = self.unanswered.len() - told.len();
+        let more = if further == 0 { String::new() } else { format!(" and at {further} more") };
+        (!told.is_empty()).then(|| format!("{}{more}", told.join(", ")))
+    }
 }
+
+/// Most bootstrap addresses that a message names.
+const MAX_UNANSWERED_TOLD: usize = 4;
 
 /// Most bytes of a topic that is offered or sought.
 pub const MAX_TOPIC_BYTES: usize = 256;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     caches::{CacheNodeView, Caches},
-    control::{Standing, VERSION},
+    control::{Standing, VERSION, why_not_found},
     drain,
     gateway::Gateway,
     leaving::Leaving,
@@ -34,7 +34,7 @@ use crate::{
         control::ControlState,
         membership::{ClusterRecord, Liveness, Member},
     },
-    net::{Mesh, PeerLink},
+    net::{Mesh, MeshStatus, PeerLink},
     raft::{RaftNode, RaftRole, RaftStatus},
     time::{millis, rfc3339},
 };
@@ -232,15 +232,17 @@ impl Observer {
     }
 
     fn cluster_check(&self) -> Check {
-        let hint = self.mesh.status().borrow().key_hint();
+        let mesh = self.mesh.status().borrow().clone();
+        let hint = mesh.key_hint();
         let (ok, detail) = match &*self.standing.borrow() {
-            Standing::Looking { lock_managers, expect: Some(expect) } => {
+            Standing::Looking { lock_managers, expect: Some(expect), .. } => {
                 (false, format!("waits for lock managers: {lock_managers} of BOOTSTRAP_EXPECT={expect} are here{hint}"))
             }
-            Standing::Looking { expect: None, .. } => (
-                false,
-                format!("no cluster found: start a founder with BOOTSTRAP_EXPECT, or set BOOTSTRAP_PEERS{hint}"),
-            ),
+            Standing::Looking { expect: None, refused, .. } => {
+                let why = why_not_found(refused.as_deref(), &mesh);
+                let why = why.as_deref().unwrap_or("start a founder with BOOTSTRAP_EXPECT, or set BOOTSTRAP_PEERS");
+                (false, format!("no cluster found: {why}{hint}"))
+            }
             Standing::Joining => (false, format!("joins its cluster: no leader has answered yet{hint}")),
             Standing::Member if self.leaving.is_asked() => (false, "leaves the cluster".into()),
             Standing::Member => match self.route.leader() {
@@ -297,7 +299,8 @@ impl Observer {
             }
         }
         let here = view.voters.iter().filter(|node| is_here(node)).count();
-        let mut warnings = vec![warning(NO_QUORUM, no_quorum(&self.standing.borrow(), here, view.voters.len()))];
+        let no_quorum = no_quorum(&self.standing.borrow(), &connected, here, view.voters.len());
+        let mut warnings = vec![warning(NO_QUORUM, no_quorum)];
         if !away.is_empty() {
             let away = away.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
             let detail =
@@ -349,8 +352,13 @@ fn leaderless(lasted: Duration) -> String {
 }
 
 /// Why there is no leader, as far as a node can tell that has `here` of the `voters` in sight.
-fn no_quorum(standing: &Standing, here: usize, voters: usize) -> String {
+fn no_quorum(standing: &Standing, mesh: &MeshStatus, here: usize, voters: usize) -> String {
     let needed = voters / 2 + 1;
+    if let Standing::Looking { refused, .. } = standing
+        && let Some(why) = why_not_found(refused.as_deref(), mesh)
+    {
+        return format!("this node has not joined a cluster yet: {why}");
+    }
     match standing {
         _ if voters == 0 => {
             "this node has not joined a cluster yet: start the founder with BOOTSTRAP_EXPECT, or name a \

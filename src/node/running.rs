@@ -195,7 +195,7 @@ pub(crate) fn assemble(mut parts: Parts) -> Running {
     let bounds = parts.metrics.bounds().clone();
     let mut tasks = Tasks::default();
     let (greeted, greeted_watch) = watch::channel(Arc::new(BTreeMap::new()));
-    let looking = Standing::Looking { lock_managers: 0, expect: parts.control.expect };
+    let looking = Standing::Looking { lock_managers: 0, expect: parts.control.expect, refused: None };
     let first = if parts.record.is_some() { Standing::Joining } else { looking };
     let (standing, standing_watch) = watch::channel(first);
     let (known_record, record_watch) = watch::channel(parts.record);

@@ -182,8 +182,27 @@ async fn nodes_of_another_name_are_refused() {
     for node in [&other, &cluster.nodes[0]] {
         node.says("set CLUSTER_NAME alike on all nodes of a cluster").await;
     }
-    assert_eq!(other.api.get("/readyz").await.status, 503);
+    let ready = other.api.get("/readyz").await;
+    let said = ready.body["checks"][1]["detail"].to_string();
+    assert!(ready.status == 503 && said.contains("to 'staging': set CLUSTER_NAME alike"), "{ready:?}");
     assert_eq!(cluster.nodes[0].api.cluster().await["members"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_bootstrap_peers_do_not_answer_names_them_and_asks_for_no_founder() {
+    let site = Site::new().await;
+    let mut node = site.node("lost").with("BOOTSTRAP_PEERS", "/ip4/127.0.0.1/tcp/1");
+    node.start().await;
+    eventually("it says who does not answer, and why", async || {
+        let (ready, cluster) = (node.api.get("/readyz").await, node.api.cluster().await);
+        let said = [&ready.body["checks"][1]["detail"], &cluster["warnings"][0]["detail"]].map(ToString::to_string);
+        let named = |text: &String| text.contains("/ip4/127.0.0.1/tcp/1 (") && text.contains("refused");
+        holds(said.iter().all(named), format!("{said:?}"))
+    })
+    .await;
+    let ready = node.cli(&["health", "--ready"]).await;
+    assert!(ready.code == 1 && !ready.stdout.contains("BOOTSTRAP_EXPECT"), "{ready:?}");
+    node.says("has no cluster yet and waits: nobody answers at /ip4/127.0.0.1/tcp/1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -360,6 +360,7 @@ impl EventLoop {
         let usual = ["/syncmesh/kad/1", "/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0", "/ipfs/ping/1.0.0", "/meshsub/1.2.0"];
         let mut listen_addrs: Vec<_> = self.swarm.listeners().cloned().collect();
         listen_addrs.sort_by_key(ToString::to_string);
+        let unanswered = self.bootstrap.iter().filter(|target| target.is_unanswered(&self.book));
         self.status.send_replace(Arc::new(MeshStatus {
             listen_addrs,
             observed_addrs: self.observed.clone(),
@@ -367,6 +368,7 @@ impl EventLoop {
             peers: self.book.links(),
             unreachable: self.book.unreachable(),
             handshakes_fail: self.handshakes.are_suspicious(Instant::now()),
+            unanswered: unanswered.map(|target| (target.addr.clone(), target.failure.clone())).collect(),
         }));
         self.status_stale = StatusAge::Current;
     }

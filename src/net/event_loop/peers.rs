@@ -171,6 +171,8 @@ impl EventLoop {
             Err(error) => {
                 tracing::debug!(addr = %target.addr, %error, "the bootstrap address was not dialled");
                 target.backoff.failed(now);
+                target.failure = Some(transport::reason(&error));
+                self.status_stale = StatusAge::Stale;
             }
         }
     }
@@ -188,6 +190,7 @@ impl EventLoop {
         let mut source = if outbound { DiscoveredBy::Kademlia } else { DiscoveredBy::Inbound };
         if let Some(target) = self.bootstrap.iter_mut().find(|target| target.dialling == Some(id)) {
             target.dialling = None;
+            target.failure = None;
             target.leads_to = Some(peer);
             source = DiscoveredBy::Bootstrap;
         }
@@ -239,6 +242,8 @@ impl EventLoop {
         if let Some(target) = self.bootstrap.iter_mut().find(|target| target.dialling == Some(id)) {
             target.dialling = None;
             target.backoff.failed(now);
+            target.failure = Some(transport::reason(error));
+            self.status_stale = StatusAge::Stale;
             if let DialError::LocalPeerId { .. } = error {
                 tracing::info!(addr = %target.addr, "this bootstrap address is our own");
                 target.ourselves = true;

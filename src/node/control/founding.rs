@@ -12,6 +12,7 @@ use crate::{
         control::ControlState,
         founding::{Candidacy, Founder, Founding, FoundingEffect, Mismatch},
     },
+    net::MeshStatus,
     raft::RaftNode,
 };
 
@@ -95,13 +96,14 @@ impl ControlTask {
         if self.warned.len() < MAX_WARNED && self.warned.insert(peer) {
             warn!(%peer, "refused: {mismatch}");
         }
+        self.refused = Some(mismatch.to_string());
         self.parts.mesh.disconnect(peer);
     }
 
     pub(super) fn say_so(&mut self) {
         let lock_managers = self.founding.lock_managers_waiting();
         let expect = self.founding.expect();
-        let standing = Standing::Looking { lock_managers, expect };
+        let standing = Standing::Looking { lock_managers, expect, refused: self.refused.clone() };
         self.parts.standing.send_if_modified(|known| {
             let news = *known != standing;
             *known = standing;
@@ -114,7 +116,9 @@ impl ControlTask {
         if self.said_at.replace(Instant::now()).is_none() {
             return;
         }
-        let hint = self.parts.mesh.status().borrow().key_hint();
+        let mesh = self.parts.mesh.status().borrow().clone();
+        let hint = mesh.key_hint();
+        let why = why_not_found(self.refused.as_deref(), &mesh);
         match expect {
             Some(expect) => warn!(
                 "waits for lock managers before it founds the cluster: {lock_managers} of BOOTSTRAP_EXPECT={expect} are \
@@ -122,11 +126,27 @@ impl ControlTask {
             ),
             None => warn!(
                 peers = self.peers.len(),
-                "has no cluster yet and waits: exactly one node must be started with BOOTSTRAP_EXPECT=n to found one, or \
-                 BOOTSTRAP_PEERS must name a member of one{hint}"
+                "has no cluster yet and waits: {}{hint}",
+                why.as_deref().unwrap_or(
+                    "exactly one node must be started with BOOTSTRAP_EXPECT=n to found one, or BOOTSTRAP_PEERS must name a \
+                     member of one"
+                )
             ),
         }
     }
+}
+
+/// Why a node that was told where to look has found no cluster there. `None`: nothing is wrong with where it looks, so
+/// that there may be none yet.
+pub(crate) fn why_not_found(refused: Option<&str>, mesh: &MeshStatus) -> Option<String> {
+    let unanswered = || {
+        let addrs = mesh.unanswered_text()?;
+        Some(format!(
+            "nobody answers at {addrs}, which BOOTSTRAP_PEERS names: start the nodes there, or correct the addresses; do not \
+             found another cluster meanwhile"
+        ))
+    };
+    refused.map(str::to_owned).or_else(unanswered)
 }
 
 /// Founders initialise once; on any later start their log says that it was done.
@@ -136,5 +156,25 @@ async fn initialise(raft: &RaftNode<ControlState>, voters: Vec<NodeId>) -> Resul
     match raft.is_initialized().await {
         Ok(true) => Ok(()),
         _ => outcome.map_err(|error| error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_found_no_cluster_says_what_became_of_the_addresses_that_it_was_given() {
+        let unanswered = |reason: Option<&str>, count: u16| {
+            let addr = |port| format!("/ip4/10.0.0.1/tcp/{port}").parse().expect("an address");
+            let unanswered = (1..=count).map(|port| (addr(port), reason.map(str::to_owned))).collect();
+            MeshStatus { unanswered, ..MeshStatus::default() }
+        };
+        assert_eq!(why_not_found(None, &MeshStatus::default()), None);
+        let said = |refused, mesh: &MeshStatus| why_not_found(refused, mesh).expect("there is a reason");
+        let one = said(None, &unanswered(Some("Connection refused"), 1));
+        assert!(one.starts_with("nobody answers at /ip4/10.0.0.1/tcp/1 (Connection refused), which"), "{one}");
+        assert!(said(None, &unanswered(None, 6)).contains("/tcp/4 (not yet) and at 2 more, which"));
+        assert_eq!(said(Some("of another name"), &unanswered(None, 1)), "of another name", "it was met");
     }
 }

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use self::membership::Told;
-pub(crate) use self::membership::tell;
+pub(crate) use self::{founding::why_not_found, membership::tell};
 use super::{
     authority::Authority,
     events::{
@@ -70,6 +70,8 @@ pub(crate) enum Standing {
         lock_managers: usize,
         /// How many of them this node waits for, if it is the founder.
         expect: Option<usize>,
+        /// Why it cannot be of the cluster of one that it met, if it met one.
+        refused: Option<String>,
     },
     /// Knows its cluster, not a member (again) yet.
     Joining,
@@ -175,6 +177,8 @@ struct ControlTask {
     found_at: Option<Instant>,
     /// Mismatches that were warned of.
     warned: BTreeSet<NodeId>,
+    /// The last of them.
+    refused: Option<String>,
     /// Barred peers that are connected all the same, and since when that is known.
     barred: BTreeMap<NodeId, Instant>,
     joined_as: Option<Joiner>,
@@ -196,6 +200,7 @@ pub(crate) async fn run(parts: ControlParts, mut events: mpsc::Receiver<ControlE
         peers: BTreeMap::new(),
         found_at: None,
         warned: BTreeSet::new(),
+        refused: None,
         barred: BTreeMap::new(),
         joined_as: None,
         telling: false,
