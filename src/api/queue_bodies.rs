@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 
 use crate::{
     error::ErrorCode,
-    ids::{Epoch, MessageId, NodeId, QueueName},
+    ids::{Epoch, MessageId, NodeId, PartitionId, QueueName},
     machine::queue::{OnExpiry, QueueConfig},
-    node::queues::{Message, PublishedMessage, QueueView, ReceiptsOutcome},
+    node::queues::{Message, PublishedMessage, QueuePage, QueueView, ReceiptsOutcome},
 };
 
 /// The configuration of a queue, whole.
@@ -309,6 +309,17 @@ pub struct QueueList {
     /// For `after`, where there is more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// Partitions that nobody serves now: their queues are missing. In the order of their numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<u32>)]
+    pub unserved: Vec<PartitionId>,
+}
+
+impl From<QueuePage> for QueueList {
+    fn from(page: QueuePage) -> Self {
+        let QueuePage { items, next, unserved } = page;
+        Self { queues: items.into_iter().map(QueueBody::from).collect(), next, unserved }
+    }
 }
 
 /// How many messages were dropped.

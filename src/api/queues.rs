@@ -182,8 +182,7 @@ async fn extend(
     params(("prefix" = Option<String>, Query), ("after" = Option<String>, Query), ("limit" = Option<u64>, Query)),
     responses((status = 200, body = QueueList), Invalid, Unserved))]
 async fn list_queues(State(api): State<ApiState>, PageQuery(page): PageQuery) -> Result<Json<QueueList>, Problem> {
-    let page = api.node.queues().list(check_after::<QueueName>(page)?).await?;
-    Ok(Json(QueueList { queues: page.items.into_iter().map(QueueBody::from).collect(), next: page.next }))
+    Ok(Json(api.node.queues().list(check_after::<QueueName>(page)?).await?.into()))
 }
 
 /// One queue: how it is configured, what is in it, who keeps it.

@@ -1,6 +1,6 @@
 //! How commands talk to a node: one call, its body printed as it came or as a text for people.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -63,20 +63,32 @@ impl Remote {
         page: impl Fn(Option<&str>) -> Call,
         text: impl FnOnce(T) -> String,
     ) -> Result<(), Failure> {
+        self.print(&self.pages(items, page).await?, text)
+    }
+
+    /// The body of a list of one page, or one made of all pages: of the items, and of the partitions that a page
+    /// lacks.
+    pub(super) async fn pages(&self, items: &str, page: impl Fn(Option<&str>) -> Call) -> Result<String, Failure> {
         let first = self.client.text(&page(None)).await?;
         let mut document: Value = parse(&first)?;
         if document.get("next").is_none_or(Value::is_null) {
-            return self.print(&first, text);
+            return Ok(first);
         }
-        let mut all = Vec::new();
+        let (mut all, mut unserved) = (Vec::new(), BTreeSet::new());
         loop {
             if let Some(some) = document.get_mut(items).and_then(Value::as_array_mut) {
                 all.append(some);
             }
+            let lacks = document.get("unserved").and_then(Value::as_array);
+            unserved.extend(lacks.into_iter().flatten().filter_map(Value::as_u64));
             let Some(next) = document.get("next").and_then(Value::as_str) else { break };
             document = parse(&self.client.text(&page(Some(next))).await?)?;
         }
-        self.print(&json!({items: all}).to_string(), text)
+        let mut whole = json!({items: all});
+        if !unserved.is_empty() {
+            whole["unserved"] = json!(unserved);
+        }
+        Ok(whole.to_string())
     }
 
     /// Makes a call whose answer is empty.

@@ -50,7 +50,8 @@ function gotQueues(text) {
   const list = page.queues;
   const deadLetters = new Set(list.map((queue) => queue.config.dead_letter));
   for (const queue of list) queue.isForDeadLetters = deadLetters.has(queue.queue);
-  problem($("queues-problem"), null);
+  const unserved = page.unserved ?? [];
+  problem($("queues-problem"), unserved.length ? { type: "unavailable", detail: `nobody serves partitions ${unserved.join(", ")}: their queues are missing` } : null);
   const sum = (field) => list.reduce((total, queue) => total + queue[field], 0);
   const total = { in: sum("publish_rate"), out: sum("deliver_rate"), done: sum("ack_rate") };
   const plus = page.next ? "+" : "";

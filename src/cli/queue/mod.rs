@@ -11,9 +11,10 @@ use serde_json::Value;
 
 use super::{Context, Failure, OnInterrupt, remote::Remote};
 use crate::{
-    api::queue_bodies::{MessageList, PurgedBody, ReceiptsAnswer, RedrivenBody},
+    api::queue_bodies::{MessageList, PurgedBody, QueueList, ReceiptsAnswer, RedrivenBody},
     client::Call,
     config::suffixed_duration,
+    error::{Error, Outcome},
     ids::{PartitionId, QueueName},
     machine::queue::OnExpiry,
     node::queues::{QueueSettings, Receive},
@@ -45,7 +46,7 @@ pub(super) enum QueueCommand {
     Nack(Nack),
     /// Start the visibility of deliveries anew. Exit code 4 if one is too late.
     Extend(Extend),
-    /// The queues.
+    /// The queues. Exit code 5 if some are missing, because nobody serves their partition now.
     List(List),
     /// One queue: how it is configured, what is in it, who keeps it.
     Show(Named),
@@ -227,10 +228,7 @@ impl QueueCommand {
             Self::Extend(Extend { deliveries: Receipts { named, receipts }, visibility }) => {
                 settle(remote, &Call::extend(&named.name, &receipts, visibility.map(millis)), "extended").await
             }
-            Self::List(List { prefix }) => {
-                let page = |after: Option<&str>| Call::queues(prefix.as_deref(), after);
-                remote.show_pages("queues", page, text::queues).await
-            }
+            Self::List(list) => list.call(remote).await,
             Self::Show(Named { name }) => remote.show(&Call::show_queue(&name), text::queue).await,
             Self::Purge(Named { name }) => {
                 remote.show(&Call::purge(&name), |body: PurgedBody| format!("purged {}\n", body.purged)).await
@@ -245,6 +243,26 @@ impl QueueCommand {
             Self::Publish(_) | Self::Consume(_) => unreachable!("run() has taken these"),
         }
     }
+}
+
+impl List {
+    async fn call(self, remote: &Remote) -> Result<(), Failure> {
+        let page = |after: Option<&str>| Call::queues(self.prefix.as_deref(), after);
+        let body = remote.pages("queues", page).await?;
+        let list: QueueList = parsed(&body)?;
+        let unserved = list.unserved.clone();
+        remote.print(&body, |_: Value| text::queues(list))?;
+        if unserved.is_empty() { Ok(()) } else { Err(incomplete(&unserved).into()) }
+    }
+}
+
+/// What a list lacks.
+fn incomplete(unserved: &[PartitionId]) -> Error {
+    let detail = format!(
+        "the list is not whole: the queues of partitions {} are missing, which nobody serves now; `syncmesh status` shows why",
+        PartitionId::ranges(unserved.iter().copied()).join(", ")
+    );
+    Error::unavailable(Outcome::NotApplied, detail)
 }
 
 /// Prints messages; none is exit code 3.
@@ -269,8 +287,7 @@ async fn settle(remote: &Remote, call: &Call, done: &str) -> Result<(), Failure>
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, Failure> {
-    serde_json::from_str(body)
-        .map_err(|error| crate::error::Error::internal(format!("the answer has another shape: {error}")).into())
+    serde_json::from_str(body).map_err(|error| Error::internal(format!("the answer has another shape: {error}")).into())
 }
 
 impl Configure {

@@ -21,11 +21,24 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause before it.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A page of the queues in the order of their names, and whether there are further ones.
-pub(super) async fn list(router: &Router, range: Range) -> Result<(Vec<QueueView>, bool), Error> {
+/// Queues in the order of their names.
+pub(super) struct Listed {
+    pub(super) queues: Vec<QueueView>,
+    /// Whether there are further ones.
+    pub(super) more: bool,
+    /// Partitions that nobody serves now, in the order of their numbers.
+    pub(super) unserved: Vec<PartitionId>,
+}
+
+/// A page of the queues, of those partitions that are served.
+///
+/// # Errors
+/// `unavailable` where none is.
+pub(super) async fn list(router: &Router, range: Range) -> Result<Listed, Error> {
     let count = router.partitions().await?;
     let deadline = Instant::now() + PATIENCE;
     let mut left: Vec<PartitionId> = (0..count).map(PartitionId).collect();
+    let all = left.len();
     let (mut queues, mut more) = (Vec::new(), false);
     loop {
         let (asked, mut unserved) = by_primary(router, &left);
@@ -44,17 +57,16 @@ pub(super) async fn list(router: &Router, range: Range) -> Result<(Vec<QueueView
                 _ => unserved.extend(partitions),
             }
         }
-        if unserved.is_empty() {
-            return Ok((queues, more));
-        }
-        if Instant::now() >= deadline {
-            let names = unserved.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        unserved.sort_unstable();
+        let is_over = unserved.is_empty() || Instant::now() >= deadline;
+        if is_over && !unserved.is_empty() && unserved.len() == all {
             return Err(Error::unavailable(
                 Outcome::NotApplied,
-                format!(
-                    "the list would lack the queues of partitions {names}, which nobody serves now: `syncmesh status` shows why"
-                ),
+                "nobody serves a partition of the queues now: `syncmesh status` shows why",
             ));
+        }
+        if is_over {
+            return Ok(Listed { queues, more, unserved });
         }
         left = unserved;
         tokio::time::sleep(PAUSE).await;

@@ -10,10 +10,12 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     consume,
     limits::{self, Sizes},
-    listing, recover,
+    listing::{self, Listed},
+    recover,
     router::Router,
     types::{
-        AcceptLoss, Consume, Message, Publish, PublishedMessage, QueueSettings, QueueView, ReceiptsOutcome, Receive,
+        AcceptLoss, Consume, Message, Publish, PublishedMessage, QueuePage, QueueSettings, QueueView, ReceiptsOutcome,
+        Receive,
     },
     wire::{PartitionAsk, QueueReply, Range},
 };
@@ -25,7 +27,7 @@ use crate::{
     node::{
         gateway::Gateway,
         limits::{check_page, check_range},
-        locks::{Page, PageRequest},
+        locks::PageRequest,
     },
     telemetry::QueueMetrics,
     time::rfc3339,
@@ -175,20 +177,20 @@ impl Queues {
         }
     }
 
-    /// The queues of the cluster in the order of their names.
+    /// The queues of the cluster in the order of their names, but for those of partitions that are not served now.
     ///
     /// # Errors
-    /// `bad-request`; `unavailable` where a partition is not served now.
-    pub async fn list(&self, page: PageRequest) -> Result<Page<QueueView>, Error> {
+    /// `bad-request`; `unavailable` where no partition is served now.
+    pub async fn list(&self, page: PageRequest) -> Result<QueuePage, Error> {
         check_page(&page)?;
         let after = match page.after {
             Some(after) => Some(QueueName::new(after).map_err(|error| Error::bad_request("after", error.to_string()))?),
             None => None,
         };
         let range = Range { prefix: page.prefix, after, limit: page.limit };
-        let (queues, more) = listing::list(&self.router, range).await?;
+        let Listed { queues, more, unserved } = listing::list(&self.router, range).await?;
         let next = queues.last().filter(|_| more).map(|last| last.queue.to_string());
-        Ok(Page { items: queues, next })
+        Ok(QueuePage { items: queues, next, unserved })
     }
 
     /// The messages that would be delivered next, at most `max` (1 to 1,000), without leasing them.

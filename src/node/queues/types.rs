@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::{MessageId, NodeId, QueueName},
+    ids::{MessageId, NodeId, PartitionId, QueueName},
     machine::queue::{OnExpiry, QueueConfig},
 };
 
@@ -102,6 +102,17 @@ pub struct ReceiptsOutcome {
     pub done: Vec<String>,
     /// Malformed, expired or unknown: `receipt-expired`.
     pub failed: Vec<String>,
+}
+
+/// A page of the queues in the order of their names.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct QueuePage {
+    /// The queues.
+    pub items: Vec<QueueView>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<String>,
+    /// Partitions that nobody serves now: their queues are missing.
+    pub unserved: Vec<PartitionId>,
 }
 
 /// A queue: the body of `GET /v1/queues/{q}`.

@@ -64,7 +64,7 @@ async fn without_the_redis_that_all_share_publishes_are_refused_until_it_is_back
     let health = cluster.nodes[0].cli(&["health", "--ready"]).await;
     assert!(health.code == 1 && health.stdout.contains("Redis at"), "{health:?}");
     let listed = cluster.nodes[0].api.call(reqwest::Method::GET, "/v1/queues", None).await.unwrap();
-    assert!(listed.is_ok() || listed.slug() == "unavailable", "a list is refused where it cannot be had: {listed:?}");
+    assert!(listed.is_ok() || listed.slug() == "unavailable", "of what is served, if anything is: {listed:?}");
     let back = Instant::now();
     redis.launch();
     load.works_after(back).await;
