@@ -110,6 +110,7 @@ impl Keeping {
     pub(super) async fn run(mut self, mut health: watch::Receiver<JournalHealth>) -> String {
         let mut views = self.shared.route.views();
         views.mark_changed();
+        health.mark_changed();
         let mut look = tokio::time::interval(REOPEN);
         let stop = self.stop.clone();
         loop {
