@@ -354,7 +354,7 @@ fn leaderless(lasted: Duration) -> String {
 /// Why there is no leader, as far as a node can tell that has `here` of the `voters` in sight.
 fn no_quorum(standing: &Standing, mesh: &MeshStatus, here: usize, voters: usize) -> String {
     let needed = voters / 2 + 1;
-    if let Standing::Looking { refused, .. } = standing
+    if let Standing::Looking { expect: None, refused, .. } = standing
         && let Some(why) = why_not_found(refused.as_deref(), mesh)
     {
         return format!("this node has not joined a cluster yet: {why}");

@@ -12,7 +12,7 @@ use crate::{
         control::ControlState,
         founding::{Candidacy, Founder, Founding, FoundingEffect, Mismatch},
     },
-    net::MeshStatus,
+    net::{DiscoveredBy, MeshStatus},
     raft::RaftNode,
 };
 
@@ -96,7 +96,11 @@ impl ControlTask {
         if self.warned.len() < MAX_WARNED && self.warned.insert(peer) {
             warn!(%peer, "refused: {mismatch}");
         }
-        self.refused = Some(mismatch.to_string());
+        // Whom it was not told to turn to, such as another cluster nearby, is none of its business.
+        let link = self.parts.mesh.status().borrow().peers.get(&peer).map(|link| link.discovered_by);
+        if link == Some(DiscoveredBy::Bootstrap) {
+            self.refused = Some(mismatch.to_string());
+        }
         self.parts.mesh.disconnect(peer);
     }
 

@@ -70,7 +70,7 @@ pub(crate) enum Standing {
         lock_managers: usize,
         /// How many of them this node waits for, if it is the founder.
         expect: Option<usize>,
-        /// Why it cannot be of the cluster of one that it met, if it met one.
+        /// Why it cannot be of the cluster that it met at a bootstrap address, if it met one.
         refused: Option<String>,
     },
     /// Knows its cluster, not a member (again) yet.
@@ -177,7 +177,7 @@ struct ControlTask {
     found_at: Option<Instant>,
     /// Mismatches that were warned of.
     warned: BTreeSet<NodeId>,
-    /// The last of them.
+    /// The last of them that was met at a bootstrap address.
     refused: Option<String>,
     /// Barred peers that are connected all the same, and since when that is known.
     barred: BTreeMap<NodeId, Instant>,
