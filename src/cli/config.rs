@@ -1,4 +1,4 @@
-//! `config`: shows, checks and explains the configuration. Reads it as `node` does, and starts nothing.
+//! `config`: shows and checks the configuration, and prints an example of one. Reads it as `node` does, and starts nothing.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Context, Failure, flags::SettingFlags, output};
 use crate::config::{Config, Sources, example};
 
-/// Show, check or explain the configuration.
+/// Show or check the configuration, or print an example with every setting.
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
     /// Print every setting with its value and where it came from.

@@ -152,7 +152,7 @@ enum Command {
     Node(node::RunNode),
     /// Run a whole cluster on this machine, in one process, over real sockets.
     Dev(dev::Dev),
-    /// Show, check or explain the configuration.
+    /// Show or check the configuration, or print an example with every setting.
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Make the bootstrap bundle: a cluster key and an empty list of peers.

@@ -1,12 +1,41 @@
-//! The text of `.env.example`, which lists every setting.
+//! The text of `.env.example`, which lists every setting, and what the compose file reads beside them.
 
 use std::fmt::Write;
 
 use super::settings::{Fallback, SETTINGS, Scope, Setting};
 
-/// How many containers of each kind docker-compose starts; read by the compose file only.
-const COMPOSE_COUNTS: [(&str, &str); 3] =
-    [("LOCK_MANAGERS", "lock-manager"), ("QUEUE_NODES", "queue-node"), ("CACHE_NODES", "cache-node")];
+/// A variable that the compose file reads and no node: its name, its default there, and what it does.
+type OfCompose = (&'static str, &'static str, &'static str);
+
+/// How many containers of each kind docker-compose starts: active lines.
+const COMPOSE_COUNTS: [OfCompose; 3] = [
+    (
+        "LOCK_MANAGERS",
+        "3",
+        "containers of the service lock-manager; so many found the cluster, unless BOOTSTRAP_EXPECT says another number",
+    ),
+    ("QUEUE_NODES", "3", "containers of the service queue-node"),
+    ("CACHE_NODES", "3", "containers of the service cache-node"),
+];
+
+/// What else docker-compose reads: comments, because few need it.
+const COMPOSE_OTHERS: [OfCompose; 5] = [
+    ("API_PORT", "8080", "port on 127.0.0.1 where the API and the dashboard of the service bootstrap are published"),
+    ("NODE_MEMORY", "0", "most memory of each container of a node, such as 512m; 0 is no limit"),
+    ("NODE_CPUS", "0", "most processors that each container of a node takes, such as 1.5; 0 is no limit"),
+    ("SYNCMESH_IMAGE", "syncmesh", "name of the image that the containers of nodes run, and that --build makes"),
+    (
+        "REVISION",
+        "unknown",
+        "what the image is labelled with when it is built: REVISION=$(git rev-parse HEAD) before the command",
+    ),
+];
+
+/// The setting of one node that docker-compose takes from `.env` all the same, and what it does with it.
+const COMPOSE_EXPECT: (&str, &str) = (
+    "BOOTSTRAP_EXPECT",
+    "docker-compose: goes to the service bootstrap; empty: LOCK_MANAGERS. Set it to 7 or less where LOCK_MANAGERS is more than 7",
+);
 
 const HEAD: &str = "\
 # Settings of Syncmesh: copy this file to .env. Written by `syncmesh config example`.
@@ -19,17 +48,28 @@ const HEAD: &str = "\
 /// The whole file.
 pub fn env_example() -> String {
     let mut out = String::from(HEAD);
-    out.push_str("\n# --- How many containers docker-compose starts ---\n");
-    for (name, role) in COMPOSE_COUNTS {
-        let _ = writeln!(out, "\n# containers of the service {role} (default 3)\n{name}=3");
+    out.push_str("\n# --- For docker-compose only: no node reads these ---\n");
+    for (name, default, meaning) in COMPOSE_COUNTS {
+        let _ = writeln!(out, "\n# {meaning} (default {default})\n{name}={default}");
+    }
+    for (name, default, meaning) in COMPOSE_OTHERS {
+        let _ = writeln!(out, "\n# {meaning} (default {default})\n# {name}={default}");
     }
     out.push_str("\n# --- The same on every node ---\n");
     for setting in of(Scope::Tuning) {
         let _ = writeln!(out, "\n{}\n{}", explanation(setting), line(setting));
     }
-    out.push_str("\n# --- One node's own: docker-compose sets these itself ---\n");
+    let (read_by_compose, what_it_does) = COMPOSE_EXPECT;
+    let _ = writeln!(
+        out,
+        "\n# --- One node's own: docker-compose sets these itself, and takes only {read_by_compose} from here ---"
+    );
     for setting in of(Scope::PerNode) {
-        let _ = writeln!(out, "\n{}\n# {}", explanation(setting), line(setting));
+        let _ = writeln!(out, "\n{}", explanation(setting));
+        if setting.name == read_by_compose {
+            let _ = writeln!(out, "# {what_it_does}");
+        }
+        let _ = writeln!(out, "# {}", line(setting));
     }
     out
 }

@@ -20,12 +20,36 @@ fn tuning_settings() -> BTreeSet<String> {
     names.filter(|name| !COUNTS.contains(&name.as_str())).collect()
 }
 
-/// The variables on commented lines of `.env.example`.
-fn node_settings() -> BTreeSet<String> {
+/// The section of `.env.example` under a heading that begins so.
+fn section(heading: &str) -> String {
     let example = text(".env.example");
-    let lines = example.lines().filter_map(|line| line.strip_prefix("# ")?.split_once('='));
-    let is_name = |name: &&str| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    lines.map(|(name, _)| name).filter(is_name).map(str::to_owned).collect()
+    let (_, rest) = example.split_once(&format!("# --- {heading}")).unwrap_or_else(|| panic!("no section {heading}"));
+    rest.split("\n# --- ").next().expect("split gives at least one part").to_owned()
+}
+
+/// The lines `NAME=value` of a section, commented or not, with whether they are explained in the line before.
+fn assignments(section: &str) -> Vec<(String, String, bool)> {
+    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    let lines: Vec<&str> = section.lines().collect();
+    let pairs = lines.iter().enumerate().filter_map(|(at, line)| {
+        let (name, value) = line.strip_prefix("# ").unwrap_or(line).split_once('=')?;
+        let is_explained = at > 0 && lines[at - 1].starts_with("# ");
+        is_name(name).then(|| (name.to_owned(), value.to_owned(), is_explained))
+    });
+    pairs.collect()
+}
+
+/// The variables that the compose file reads (`${NAME:-default}`), with their defaults.
+fn read_by_compose() -> BTreeSet<(String, String)> {
+    let compose = text("docker-compose.yml");
+    let variables = compose.split("${").skip(1).map(|rest| rest.split_once('}').expect("a brace is closed").0);
+    let pairs = variables.map(|variable| variable.split_once(":-").expect("a variable has a default"));
+    pairs.map(|(name, default)| (name.to_owned(), default.to_owned())).collect()
+}
+
+/// The settings of one node in `.env.example`.
+fn node_settings() -> BTreeSet<String> {
+    assignments(&section("One node's own")).into_iter().map(|(name, _, _)| name).collect()
 }
 
 /// The lines `NAME: value` of a compose file whose name is written like a variable.
@@ -51,6 +75,24 @@ fn compose_hands_every_tuning_setting_on_and_decides_the_others_itself() {
     assert!(!node.is_empty());
     for (name, value) in environment.iter().filter(|(name, _)| !handed_on.contains(name)) {
         assert!(node.contains(name), "docker-compose.yml sets {name}={value}, which is no setting of one node");
+    }
+}
+
+#[test]
+fn each_variable_that_compose_reads_is_explained_in_the_example() {
+    let of_compose = assignments(&section("For docker-compose only"));
+    let mut explained: BTreeSet<(String, String)> =
+        of_compose.iter().map(|(name, default, _)| (name.clone(), default.clone())).collect();
+    // What is empty keeps the default of the node.
+    let of_nodes = tuning_settings().into_iter().chain(["BOOTSTRAP_EXPECT".to_owned()]);
+    explained.extend(of_nodes.map(|name| (name, String::new())));
+    assert_eq!(
+        read_by_compose(),
+        explained,
+        "docker-compose.yml and .env.example name different variables or defaults"
+    );
+    for (name, _, is_explained) in of_compose {
+        assert!(is_explained, "nothing says what {name} is");
     }
 }
 
