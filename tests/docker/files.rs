@@ -190,3 +190,23 @@ fn only_what_the_dockerfile_copies_is_sent_to_the_builder() {
         }
     }
 }
+
+#[test]
+fn prometheus_is_told_of_every_service_of_nodes_and_of_one_way_at_a_time() {
+    let scrape = text("docs/prometheus.yml");
+    let names = scrape.lines().find_map(|line| line.split_once("names: [")).expect("the services are named").1;
+    let names: BTreeSet<&str> = names.trim_end_matches(']').split(", ").collect();
+    let compose = text("docker-compose.yml");
+    let (_, services) = compose.split_once("\nservices:\n").expect("services");
+    let mut service = "";
+    let mut of_nodes = BTreeSet::new();
+    for line in services.lines() {
+        match line.strip_prefix("  ").and_then(|line| line.strip_suffix(':')) {
+            Some(name) if !name.starts_with(' ') => service = name,
+            _ if line.trim() == "<<: *node" => _ = of_nodes.insert(service),
+            _ => {}
+        }
+    }
+    assert_eq!(names, of_nodes);
+    assert_eq!(scrape.lines().filter(|line| line.trim() == "- job_name: syncmesh").count(), 1, "one job is in force");
+}
