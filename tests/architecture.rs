@@ -164,7 +164,14 @@ const BANNED: &[Banned] = &[
         words: &["openraft::", "LockName", "SessionId", "FencingToken"],
         because: "net carries bytes between peers: it names no lock, queue or key",
     },
+    Banned { within: "node/", words: NUMBERS_AS_TEXT, because: NUMBERS_ARE_LOGGED_AS_NUMBERS },
+    Banned { within: "store/", words: NUMBERS_AS_TEXT, because: NUMBERS_ARE_LOGGED_AS_NUMBERS },
 ];
+
+/// Fields of log lines that would be strings in JSON.
+const NUMBERS_AS_TEXT: &[&str] =
+    &["%partition", "partition = %", "%epoch", "epoch = %", "%term", "term = %", "%slot", "slot = %"];
+const NUMBERS_ARE_LOGGED_AS_NUMBERS: &str = "numbers are numbers in JSON logs: log the number inside, `.0`";
 
 /// Everything in one file that breaks a rule, a line each.
 fn violations(source: &Source) -> Vec<String> {
@@ -282,6 +289,8 @@ fn every_rule_can_be_broken() {
         ("node/mod.rs", "fn f() { crate::durable::replace(a, b); }", "only these write to disk"),
         ("raft/log.rs", "use cbor4ii::serde;", "there is one encoding"),
         ("net/event_loop.rs", "fn f() { mpsc::unbounded_channel(); }", "every channel is bounded"),
+        ("node/queues/x.rs", "fn f() { info!(partition = %self.id); }", "numbers are numbers"),
+        ("store/health.rs", "fn f() { debug!(%epoch); }", "numbers are numbers"),
         ("surprise/mod.rs", "", "has no place for `surprise`"),
     ] {
         let found = violations(&Source::new(path, text));

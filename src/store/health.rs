@@ -80,10 +80,12 @@ impl Health {
         }
         let partition = self.partition;
         match &health {
-            JournalHealth::Well => tracing::debug!(%partition, "the journal can be written again"),
-            JournalHealth::Away(why) => tracing::debug!(%partition, "the journal cannot be written: {why}"),
+            JournalHealth::Well => tracing::debug!(partition = partition.0, "the journal can be written again"),
+            JournalHealth::Away(why) => {
+                tracing::debug!(partition = partition.0, "the journal cannot be written: {why}")
+            }
             JournalHealth::Shortened(why) => {
-                tracing::error!(%partition, "the journal has lost what it had acknowledged: {why}");
+                tracing::error!(partition = partition.0, "the journal has lost what it had acknowledged: {why}");
             }
         }
         self.board.set(Some(partition), health);

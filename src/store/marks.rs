@@ -120,7 +120,7 @@ impl Marks {
     pub(super) fn lower(&self, partition: PartitionId, mark: Mark) {
         self.set(partition, mark);
         if let Err(error) = self.file.sync_data() {
-            tracing::debug!(%partition, "the mark in {} cannot be synced: {error}", self.path.display());
+            tracing::debug!(partition = partition.0, "the mark in {} cannot be synced: {error}", self.path.display());
         }
     }
 
@@ -131,7 +131,7 @@ impl Marks {
 
     fn write(&self, partition: PartitionId, slot: &[u8; SLOT]) {
         if let Err(error) = self.file.write_all_at(slot, offset(partition)) {
-            tracing::debug!(%partition, "the mark in {} cannot be written: {error}", self.path.display());
+            tracing::debug!(partition = partition.0, "the mark in {} cannot be written: {error}", self.path.display());
         }
     }
 }

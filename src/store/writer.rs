@@ -443,7 +443,7 @@ impl<B: Backend> Writer<B> {
             }
             Err(Fault::Away(why) | Fault::Shortened(why)) => {
                 // Appends go on without it.
-                tracing::debug!(partition = %self.start.partition, "a checkpoint cannot be written yet: {why}");
+                tracing::debug!(partition = self.start.partition.0, "a checkpoint cannot be written yet: {why}");
                 self.prepare_again(preparing);
                 Ok(())
             }

@@ -60,10 +60,10 @@ impl Resignation {
         let request = gateway.begin();
         match gateway.change_placement(&request, change).await {
             Ok(PlacementAnswer::Done(_)) => {
-                info!(partition = %self.partition, peer = %heir, "handed a partition over that was given up");
+                info!(partition = self.partition.0, peer = %heir, "handed a partition over that was given up");
             }
             outcome => {
-                debug!(partition = %self.partition, peer = %heir, ?outcome, "a partition is not handed over yet")
+                debug!(partition = self.partition.0, peer = %heir, ?outcome, "a partition is not handed over yet")
             }
         }
         // What it is based on may be old.

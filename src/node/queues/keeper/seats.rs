@@ -164,7 +164,7 @@ impl Keeping {
                 }
                 None if gone && self.here.contains(&id) => self.remove(id),
                 Some(Seat::Running { stop, task }) if gone => {
-                    info!(partition = %id, "has gone elsewhere");
+                    info!(partition = id.0, "has gone elsewhere");
                     let task = *task;
                     stop.cancel();
                     self.hosting.remove(id);
@@ -205,7 +205,7 @@ impl Keeping {
                         self.start(id, opened, queues);
                     }
                     Err(reason) => {
-                        error!(partition = %id, %reason, "a journal cannot be opened: this node cannot keep the partition");
+                        error!(partition = id.0, %reason, "a journal cannot be opened: this node cannot keep the partition");
                         self.seats.insert(id, Seat::Resting { until: Instant::now() + REOPEN });
                     }
                 }
@@ -215,7 +215,7 @@ impl Keeping {
                 match outcome {
                     Ok(()) => _ = self.here.remove(&id),
                     Err(reason) => {
-                        warn!(partition = %id, %reason, "a journal that is not needed cannot be removed yet")
+                        warn!(partition = id.0, %reason, "a journal that is not needed cannot be removed yet")
                     }
                 }
                 self.seats.remove(&id);
@@ -236,7 +236,7 @@ impl Keeping {
         let seat = self.seat_of(error.id()).map(|(id, seat)| (id, matches!(seat, Seat::GivenUp { .. })));
         match seat {
             Some((id, false)) => self.give_up(id, error.to_string()),
-            Some((id, true)) => error!(partition = %id, %error, "a partition that was given up cannot be handed over"),
+            Some((id, true)) => error!(partition = id.0, %error, "a partition that was given up cannot be handed over"),
             // It counts as under way for good, so it is not tried again.
             None => error!(%error, "the journals of nodes that have left are removed no longer: this is a bug"),
         }
@@ -248,7 +248,7 @@ impl Keeping {
 
     fn give_up(&mut self, id: PartitionId, reason: String) {
         error!(
-            partition = %id,
+            partition = id.0,
             %reason,
             "the task of a partition ended by itself, which is a bug: this node keeps that partition no longer, the others \
              go on. Report what the log says above; to have the partition kept here again, start the node again"
@@ -268,9 +268,9 @@ impl Keeping {
     fn start(&mut self, id: PartitionId, opened: Opened, queues: Queues) {
         match &opened.trust {
             Trust::Verified => {}
-            Trust::Unproven(why) => warn!(partition = %id, %why, "a journal may lack what it acknowledged"),
+            Trust::Unproven(why) => warn!(partition = id.0, %why, "a journal may lack what it acknowledged"),
             Trust::Shortened(why) => error!(
-                partition = %id,
+                partition = id.0,
                 %why,
                 "a journal lacks what it acknowledged: another replica fills it up; if there is none, bring the journal back, or \
                  give up what is lost with `syncmesh queue recover`"

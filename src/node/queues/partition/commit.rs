@@ -36,7 +36,7 @@ impl PartitionTask {
                 (None, false) => match decode::<Batch>(&record.body) {
                     Ok(batch) => self.queues.apply(record.position, &batch, &mut effects),
                     Err(reason) => {
-                        error!(partition = %self.id, position = ?record.position, %reason, "a record cannot be read");
+                        error!(partition = self.id.0, position = ?record.position, %reason, "a record cannot be read");
                         return Some(Input::JournalFailed);
                     }
                 },

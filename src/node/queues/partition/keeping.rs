@@ -173,16 +173,16 @@ impl PartitionTask {
         match health {
             JournalHealth::Well => {
                 if self.keeping.away.take().is_some() {
-                    debug!(partition = %self.id, "the journal can be written again");
+                    debug!(partition = self.id.0, "the journal can be written again");
                 }
             }
             JournalHealth::Away(reason) => {
-                debug!(partition = %self.id, %reason, "the journal cannot be written: publishes are refused");
+                debug!(partition = self.id.0, %reason, "the journal cannot be written: publishes are refused");
                 self.keeping.away = Some(reason.clone());
                 self.tell_unsynced(reason);
             }
             JournalHealth::Shortened(reason) => {
-                error!(partition = %self.id, %reason, "the journal has lost what it acknowledged: it is written anew from memory");
+                error!(partition = self.id.0, %reason, "the journal has lost what it acknowledged: it is written anew from memory");
                 self.keeping.away = Some(reason.clone());
                 let records = self.keeping.tail.iter().cloned().collect();
                 let state = self.keeping.saved(&self.queues);
@@ -211,7 +211,7 @@ impl PartitionTask {
         if !self.keeping.is_checkpoint_due() {
             return;
         }
-        debug!(partition = %self.id, records = self.keeping.records, "makes a checkpoint");
+        debug!(partition = self.id.0, records = self.keeping.records, "makes a checkpoint");
         let state = self.keeping.saved(&self.queues);
         self.keeping.checkpointing = Some(Instant::now());
         self.keeping.records = self.keeping.tail.len() as u64;

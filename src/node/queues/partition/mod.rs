@@ -315,7 +315,7 @@ impl PartitionTask {
             Done::Kept { checkpoint: false, outcome: Ok(()) } => {}
             Done::Kept { checkpoint: true, outcome: Ok(()) } => {
                 if let Some((bytes, took)) = self.keeping.checkpointed() {
-                    info!(partition = %self.id, bytes, ?took, "has made a checkpoint");
+                    info!(partition = self.id.0, bytes, ?took, "has made a checkpoint");
                 }
             }
             Done::Journalled { outcome: Err(reason), .. } | Done::Kept { outcome: Err(reason), .. } => {
@@ -339,7 +339,7 @@ impl PartitionTask {
     }
 
     fn journal_failed(&mut self, reason: &JournalError) {
-        error!(partition = %self.id, %reason, "a replica can no longer be journalled: it is given up");
+        error!(partition = self.id.0, %reason, "a replica can no longer be journalled: it is given up");
         self.keeping.fail();
         self.step(Input::JournalFailed);
         self.refuse_all(self.replication.epoch());
@@ -351,7 +351,7 @@ impl PartitionTask {
             self.role = role;
             // That it serves, or no longer does, is told by itself.
             let (partition, epoch) = (self.id, self.replication.epoch());
-            debug!(%partition, %epoch, ?role, "has another part in a partition");
+            debug!(partition = partition.0, epoch = epoch.0, ?role, "has another part in a partition");
             if !matches!(role, RoleView::Primary { .. }) {
                 // Also who was to be served once this replica would serve goes elsewhere.
                 self.refuse_all(self.replication.epoch());

@@ -91,7 +91,7 @@ impl PartitionTask {
             Effect::TakeState { to } => self.take_state(to),
             Effect::Install { batch, at, state } => self.begin_install(batch, at, state),
             Effect::PullView { epoch } => {
-                debug!(partition = %self.id, %epoch, "somebody knows a newer placement");
+                debug!(partition = self.id.0, epoch = epoch.0, "somebody knows a newer placement");
                 self.shared.pull.pull();
             }
             Effect::Serving => self.serve(),
@@ -181,7 +181,12 @@ impl PartitionTask {
     }
 
     fn serve(&mut self) {
-        info!(partition = %self.id, epoch = %self.replication.epoch(), queues = self.queues.names().count(), "serves");
+        info!(
+            partition = self.id.0,
+            epoch = self.replication.epoch().0,
+            queues = self.queues.names().count(),
+            "serves"
+        );
         self.serving = true;
         self.timer_under_way = false;
         self.begin_moves(self.queues.outbox());
@@ -190,7 +195,7 @@ impl PartitionTask {
 
     fn cease(&mut self) {
         let epoch = self.replication.epoch();
-        info!(partition = %self.id, %epoch, "serves no longer");
+        info!(partition = self.id.0, epoch = epoch.0, "serves no longer");
         self.serving = false;
         self.timer_under_way = false;
         self.moves.stop();

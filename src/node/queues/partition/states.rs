@@ -114,7 +114,7 @@ impl PartitionTask {
                 self.go_on();
             }
             Err(reason) => {
-                error!(partition = %self.id, %reason, "the state that another replica sent cannot be read");
+                error!(partition = self.id.0, %reason, "the state that another replica sent cannot be read");
                 self.step(Input::JournalFailed);
             }
         }
