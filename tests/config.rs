@@ -138,6 +138,10 @@ fn secrets_are_never_printed() {
     command.env("API_TOKEN", "s3cret").env("REDIS_URL", "redis://:s3cret@127.0.0.1:6379");
     let text = stdout(command.args(["config", "show"]));
     assert!(!text.contains("s3cret") && text.contains("<redacted>"), "{text}");
+
+    let in_query = "redis://127.0.0.1:6379/0?password=s3cret";
+    let shown = shown(syncmesh(&directory).args(["config", "show", "--redis-url", in_query]), "REDIS_URL");
+    assert_eq!(shown["value"], "redis://127.0.0.1:6379/0?password=<redacted>");
 }
 
 #[test]

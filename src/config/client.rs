@@ -31,21 +31,23 @@ impl ClientTarget {
     }
 }
 
-/// The secrets that this process was given, of which nothing may leave it: the token, and the password in `REDIS_URL`.
-/// What is too short to be told from other text is none.
+/// The secrets that this process was given, of which nothing may leave it: the token, and in `REDIS_URL` the password and
+/// what the query says. What is too short to be told from other text is none.
 pub fn given_secrets(sources: &Sources) -> Vec<Secret> {
     const SHORTEST: usize = 4;
     let given = |name| sources.get(name).map(|(value, _)| value);
-    let password = given("REDIS_URL").and_then(password_in);
-    let secrets = given("API_TOKEN").into_iter().chain(password);
+    let of_redis = given("REDIS_URL").into_iter().flat_map(secrets_in);
+    let secrets = given("API_TOKEN").into_iter().chain(of_redis);
     secrets.filter(|secret| secret.len() >= SHORTEST).map(Secret::new).collect()
 }
 
-/// The password of `scheme://user:password@host`.
-fn password_in(url: &str) -> Option<&str> {
-    let (_, rest) = url.split_once("://")?;
-    let (login, _) = rest.rsplit_once('@')?;
-    login.split_once(':').map(|(_, password)| password)
+/// The password and the values in `scheme://user:password@host?name=value&…`, also of one that is not well-formed.
+fn secrets_in(url: &str) -> Vec<&str> {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let password = rest.rsplit_once('@').and_then(|(login, _)| login.split_once(':')).map(|(_, password)| password);
+    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    let values = query.split(['&', '#']).filter_map(|pair| pair.split_once('=')).map(|(_, value)| value);
+    password.into_iter().chain(values).collect()
 }
 
 /// `http://host:port`, perhaps with a path before the API's own; `http://` and the port 80 may be left out.
@@ -59,7 +61,7 @@ fn check_url(url: &str, source: Source) -> Result<String, Faults> {
         }
         _ => "http://host:port: nodes speak plain HTTP and nothing else",
     };
-    let value = if url.contains('@') { parse::without_password(url) } else { url.to_owned() };
+    let value = if url.contains(['@', '?', '#']) { parse::without_password(url) } else { url.to_owned() };
     let (variable, expected) = ("SYNCMESH_URL".to_owned(), expected.to_owned());
     Err(Faults(vec![Fault { variable, value, source: source.to_string(), expected }]))
 }
@@ -86,6 +88,7 @@ mod tests {
         };
         assert_eq!(secrets("redis://:p@ss:word@host:6379/0"), ["t0ken", "p@ss:word"]);
         assert_eq!(secrets("redis://host:6379/0"), ["t0ken"]);
+        assert_eq!(secrets("redis://user:s3cret@host?db=0&password=0ther"), ["t0ken", "s3cret", "0ther"]);
         assert_eq!(secrets("redis://user:abc@host"), ["t0ken"], "too short to be told from other text");
     }
 }

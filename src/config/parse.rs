@@ -173,19 +173,34 @@ pub(super) fn redis_url(setting: &Setting, text: &str) -> Result<Secret, String>
     }
 }
 
-/// A URL without its password.
+/// A URL without its password, and without what its query says: servers are given passwords there too, under any name.
 pub(super) fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return REDACTED.into() };
-    if rest.contains("pass=") {
+    let (place, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    if query.contains('@') {
+        // The beginning of a password that was not percent-encoded may be before the `?`.
         return format!("{scheme}://{REDACTED}");
     }
-    match rest.rsplit_once('@') {
-        None => url.to_owned(),
+    let place = match place.rsplit_once('@') {
+        None => place.to_owned(),
         Some((user_info, host)) => match user_info.split_once(':') {
-            None => format!("{scheme}://{REDACTED}@{host}"),
-            Some((user, _)) => format!("{scheme}://{user}:{REDACTED}@{host}"),
+            None => format!("{REDACTED}@{host}"),
+            Some((user, _)) => format!("{user}:{REDACTED}@{host}"),
         },
-    }
+    };
+    format!("{scheme}://{place}{}", names_in_query(query))
+}
+
+/// `?name=value&…` without the values; what has no name is left out whole.
+fn names_in_query(query: &str) -> String {
+    let Some(query) = query.strip_prefix('?') else {
+        return if query.is_empty() { String::new() } else { format!("#{REDACTED}") };
+    };
+    let redacted = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) => format!("{name}={REDACTED}"),
+        None => REDACTED.to_owned(),
+    });
+    format!("?{}", redacted.collect::<Vec<_>>().join("&"))
 }
 
 /// Directives of `tracing`.
@@ -193,5 +208,30 @@ pub(super) fn log_filter(setting: &Setting, text: &str) -> Result<String, String
     match EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(_) => Err(setting.accepted()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_url_all_is_shown_but_what_may_be_a_secret() {
+        for (url, shown) in [
+            ("redis://host:6379/0", "redis://host:6379/0"),
+            ("redis://user:s3cret@host", "redis://user:<redacted>@host"),
+            ("redis://:s3:cr@t@host/0", "redis://:<redacted>@host/0"),
+            ("redis://s3cret@host", "redis://<redacted>@host"),
+            ("redis://host:6379?password=s3cret", "redis://host:6379?password=<redacted>"),
+            ("redis://host/0?db=1&p%61ss=s3=cret&s3cret", "redis://host/0?db=<redacted>&p%61ss=<redacted>&<redacted>"),
+            ("redis://user:s3cret@host?auth=s3cret#s3cret", "redis://user:<redacted>@host?auth=<redacted>"),
+            ("redis://host#s3cret", "redis://host#<redacted>"),
+            ("redis://host?password=s3cr@t", "redis://<redacted>"),
+            ("redis://:s3?cr#t@host", "redis://<redacted>"),
+            ("unix:///run/redis.sock?pass=s3cret", "unix:///run/redis.sock?pass=<redacted>"),
+            ("redis:s3cret", "<redacted>"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
     }
 }

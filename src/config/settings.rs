@@ -115,7 +115,7 @@ pub enum Secrecy {
     Public,
     /// Nothing of it.
     Secret,
-    /// All but the password in the URL.
+    /// All but the password and the values of the query in the URL.
     UrlPassword,
 }
 
