@@ -3,7 +3,7 @@
 //! The node itself tells what came of it: it answers the call that waits, and serves its API until then. How far it is,
 //! it is asked beside that.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, ops::RangeInclusive, time::Duration};
 
 use clap::Args;
 use indicatif::ProgressBar;
@@ -20,6 +20,8 @@ use crate::{
 
 /// How long a node takes at most where nobody gave it a deadline, and the longest that one call waits.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a node may be given.
+const DEADLINE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
 /// How long after the deadline the node may take to say what came of it.
 const BEYOND: Duration = Duration::from_secs(10);
 /// How often it is looked how far it is.
@@ -35,8 +37,14 @@ pub(super) struct Leave {
     no_wait: bool,
     /// How long the node may take to hand its duties over, 1s to 24h; where that is not enough it stays a member, and
     /// its process ends with 1.
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = suffixed_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = deadline)]
     deadline: Duration,
+}
+
+/// A duration that a node takes for a deadline: what it would refuse is wrong usage, and is told before it is asked.
+fn deadline(text: &str) -> Result<Duration, String> {
+    let deadline = suffixed_duration(text)?;
+    if DEADLINE.contains(&deadline) { Ok(deadline) } else { Err("expected 1s to 24h".to_owned()) }
 }
 
 impl Leave {
@@ -138,6 +146,17 @@ fn moved(held: usize) -> String {
 mod tests {
     use super::*;
     use crate::node::status::{CacheSummary, PartitionState, PartitionView, QueuePlacement};
+
+    #[test]
+    fn a_deadline_that_no_node_takes_is_wrong_usage() {
+        for given in ["1s", "1000ms", "10m", "24h"] {
+            assert!(deadline(given).is_ok(), "{given}");
+        }
+        for given in ["0s", "999ms", "86401s", "25h"] {
+            assert_eq!(deadline(given), Err("expected 1s to 24h".to_owned()), "{given}");
+        }
+        assert!(deadline("10").unwrap_err().contains("suffix"));
+    }
 
     #[test]
     fn what_is_still_to_go_is_said_duty_by_duty() {
