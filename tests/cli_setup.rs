@@ -81,7 +81,13 @@ fn rendered(page: &str) -> Option<String> {
 #[test]
 fn the_manual_pages_render_without_a_complaint() {
     let Some(top) = rendered(&printed(&["man"])) else { return };
-    assert!(top.contains("syncmesh(1)") && top.contains("Exit codes") && top.contains("peer-info"), "{top}");
+    assert!(
+        top.contains("SYNCMESH(1)")
+            && top.contains(concat!("syncmesh ", env!("CARGO_PKG_VERSION")))
+            && top.contains("Exit codes")
+            && top.contains("peer-info"),
+        "{top}"
+    );
     let page = rendered(&printed(&["man", "lock", "run"])).unwrap();
     assert!(page.contains("syncmesh-lock-run") && page.contains("--kill-after"), "{page}");
 

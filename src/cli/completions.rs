@@ -73,7 +73,15 @@ fn built() -> Command {
 
 fn page(command: &Command) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
-    Page::new(command.clone()).render(&mut text).context("the page cannot be made")?;
+    // No date: the page is the same whenever it is made, and the version says how old it is. An empty one would be left out
+    // of the line, and what follows it taken for the date.
+    Page::new(command.clone())
+        .title(file_stem(command).to_uppercase())
+        .date(" ")
+        .source(format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION")))
+        .manual("Syncmesh Manual")
+        .render(&mut text)
+        .context("the page cannot be made")?;
     Ok(text)
 }
 
@@ -108,6 +116,14 @@ mod tests {
         for name in ["syncmesh.1", "syncmesh-lock-run.1", "syncmesh-debug-bundle.1", "syncmesh-man.1"] {
             assert!(names.iter().any(|known| known == name), "{name} in {names:?}");
         }
+        let heading = |file: &str, title: &str| {
+            let page = fs::read_to_string(dir.path().join(file)).unwrap();
+            let heading = format!(".TH {title} 1 \" \" \"syncmesh {}\" \"Syncmesh Manual\"", env!("CARGO_PKG_VERSION"));
+            let found: Vec<&str> = page.lines().filter(|line| line.starts_with(".TH")).collect();
+            assert!(found.len() == 1 && found[0].trim_end() == heading, "{found:?}");
+        };
+        heading("syncmesh.1", "SYNCMESH");
+        heading("syncmesh-lock-run.1", "SYNCMESH-LOCK-RUN");
         let run = fs::read_to_string(dir.path().join("syncmesh-lock-run.1")).unwrap();
         assert!(run.contains("syncmesh\\-lock\\-run") && run.contains("kill\\-after"), "{run}");
     }
