@@ -54,7 +54,7 @@ enum MembersCommand {
     /// refused until `members admit`. One that is to go in good order is asked with `members leave`. Where a
     /// voter is removed, the others go on while more than half of them are up.
     Remove(Peer),
-    /// Lift the bar of a removed member: it may join again, as new.
+    /// Lift the bar of a removed member: it may join again, under the id that it had.
     Admit(Peer),
     /// The node at --url drains, leaves for good, and its process ends.
     ///

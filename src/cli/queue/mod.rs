@@ -62,7 +62,8 @@ pub(super) enum QueueCommand {
     Configure(Configure),
     /// Serve a partition again whose journal is lost, with what is left of it.
     ///
-    /// The last resort: first bring back the nodes or the Redis that kept it (`syncmesh status` names them).
+    /// The last resort: first bring back the nodes that kept it, or their Redis. Without --accept-loss this names them,
+    /// and what would be lost, and does nothing.
     Recover(Recover),
 }
 
@@ -193,10 +194,10 @@ fn partitions(text: &str) -> Result<RangeInclusive<u32>, String> {
 /// The arguments of `queue recover`.
 #[derive(Debug, Args)]
 pub(super) struct Recover {
-    /// Numbers of partitions, as `syncmesh status` shows those that wait: 3, or 8-13.
+    /// Numbers of partitions, as a warning of `syncmesh status` names those that are not served: 3, or 8-13.
     #[arg(value_name = "PARTITION", required = true, value_parser = partitions)]
     partitions: Vec<RangeInclusive<u32>>,
-    /// Messages that only the lost journals held are gone then. Without this, nothing is done.
+    /// Messages that only the lost journals held are gone then. Without this, nothing is done (exit code 2).
     #[arg(long)]
     accept_loss: bool,
 }
