@@ -44,10 +44,16 @@ pub fn given_secrets(sources: &Sources) -> Vec<Secret> {
 /// The password and the values in `scheme://user:password@host?name=value&…`, also of one that is not well-formed.
 fn secrets_in(url: &str) -> Vec<&str> {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
-    let password = rest.rsplit_once('@').and_then(|(login, _)| login.split_once(':')).map(|(_, password)| password);
-    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    // A password that holds a `?` was not encoded, and goes on behind it.
+    let password = password_before_host(place).or_else(|| password_before_host(rest));
     let values = query.split(['&', '#']).filter_map(|pair| pair.split_once('=')).map(|(_, value)| value);
     password.into_iter().chain(values).collect()
+}
+
+fn password_before_host(place: &str) -> Option<&str> {
+    let (login, _) = place.rsplit_once('@')?;
+    login.split_once(':').map(|(_, password)| password)
 }
 
 /// `http://host:port`, perhaps with a path before the API's own; `http://` and the port 80 may be left out.
@@ -88,7 +94,7 @@ mod tests {
         };
         assert_eq!(secrets("redis://:p@ss:word@host:6379/0"), ["t0ken", "p@ss:word"]);
         assert_eq!(secrets("redis://host:6379/0"), ["t0ken"]);
-        assert_eq!(secrets("redis://user:s3cret@host?db=0&password=0ther"), ["t0ken", "s3cret", "0ther"]);
+        assert_eq!(secrets("redis://user:s3cret@host?db=0&password=0th@r"), ["t0ken", "s3cret", "0th@r"]);
         assert_eq!(secrets("redis://user:abc@host"), ["t0ken"], "too short to be told from other text");
     }
 }
