@@ -17,6 +17,7 @@ use crate::{
     ids::{NodeId, Role},
     machine::{
         autopilot::FEWEST_AFTER_DRAIN,
+        cache::HomeId,
         control::ChangeBody,
         membership::{Liveness, Member, MemberChange},
         placement::{Partition, PartitionStatus},
@@ -51,9 +52,15 @@ pub(super) fn partitions_here(view: &View, node: NodeId, leaves: bool) -> usize 
     if leaves { missed(view, node).count() } else { needed(view, node).count() }
 }
 
-/// Slots of the cache that a node is home to.
+/// Slots of the cache that a node is home to, or that are on their way to it.
 pub(super) fn slots_here(view: &View, node: NodeId) -> usize {
-    view.slots.values().filter(|slot| slot.home.is_some_and(|home| home.node == node)).count()
+    let is_here = |home: Option<HomeId>| home.is_some_and(|home| home.node == node);
+    view.slots.values().filter(|slot| is_here(slot.home) || is_here(slot.to)).count()
+}
+
+/// Whether a view knows that a node stops: nothing more is placed there from then on.
+fn knows_that_it_stops(view: &View, node: NodeId) -> bool {
+    view.members.get(&node).is_none_or(|member| member.liveness != Liveness::Up)
 }
 
 /// Hands over what the node does for the others within this time, once, and tells those who wait what came of its leaving.
@@ -105,10 +112,11 @@ async fn hand_over(node: &Running, until: Instant) -> Drained {
     let incarnation = node.settings.incarnation;
     if !tell_leader(node, ControlCall::Drain { incarnation }).await {
         // Without a leader nothing can change hands; a vote must not be thrown away then.
-        return match leaves {
-            true => stays(node, "it stays a member: there is no leader that could let it go".to_owned()),
-            false => Drained::Whole,
-        };
+        if leaves {
+            return stays(node, "it stays a member: there is no leader that could let it go".to_owned());
+        }
+        give_lines_back_without_leader(node).await;
+        return Drained::Whole;
     }
     step_down(node).await;
     if must_lose_vote(node) && !lose_vote(node).await && !leaves {
@@ -121,10 +129,7 @@ async fn hand_over(node: &Running, until: Instant) -> Drained {
         // As when all nodes are stopped at once. Who leaves waits on, since it must not go with what only it has.
         () = leaderless(node), if !leaves => {
             warn!("there is no leader any more under whom others could take over: its queues wait until it is back");
-            // Homes take lines without a leader, for as long as they last themselves.
-            if give_lines_back(node, Instant::now() + ALONE).await > 0 {
-                warn!("could not give all lines of the cache back: what only this node has is lost");
-            }
+            give_lines_back_without_leader(node).await;
             return Drained::Whole;
         }
     };
@@ -182,7 +187,7 @@ enum Queues {
 async fn hand_queues_over(node: &Running, leaves: bool, until: Instant) -> Queues {
     let mut views = node.gateway.route().views();
     let me = node.id;
-    let done = |view: &View| partitions_here(view, me, leaves) == 0;
+    let done = |view: &View| knows_that_it_stops(view, me) && partitions_here(view, me, leaves) == 0;
     let settled = views.wait_for(|view| done(view) || !others_take_queues(view, me));
     let held = match timeout_at(until, settled).await {
         Ok(Ok(view)) => (view.clone(), true),
@@ -223,7 +228,8 @@ async fn hand_cache_over(node: &Running, until: Instant) -> Slots {
     let mut views = node.gateway.route().views();
     let me = node.id;
     let mut outcome = Slots::HandedOver;
-    let gone = views.wait_for(|view| slots_here(view, me) == 0 || !others_take_slots(view, me));
+    let done = |view: &View| knows_that_it_stops(view, me) && slots_here(view, me) == 0;
+    let gone = views.wait_for(|view| done(view) || !others_take_slots(view, me));
     if timeout_at(until, gone).await.is_err() {
         outcome = Slots::Kept;
         warn!("could not hand all slots of the cache over: their keys are not served until its leases are over");
@@ -235,6 +241,13 @@ async fn hand_cache_over(node: &Running, until: Instant) -> Slots {
         warn!("could not give all lines of the cache back: what only this node has is lost");
     }
     outcome
+}
+
+/// Homes take lines without a leader, for as long as they last themselves.
+async fn give_lines_back_without_leader(node: &Running) {
+    if give_lines_back(node, Instant::now() + ALONE).await > 0 {
+        warn!("could not give all lines of the cache back: what only this node has is lost");
+    }
 }
 
 /// Gives the lines of the cache back again and again, until then; how many are still here. Where nobody else is a cache
@@ -412,11 +425,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        ids::{Epoch, PartitionId, Tick},
+        ids::{Epoch, Incarnation, PartitionId, Tick},
         machine::{
+            cache::SlotId,
             membership::{Joiner, Member},
             placement::Report,
             replication::{Position, Replica},
+            slots::{Slot, table},
         },
     };
 
@@ -464,6 +479,22 @@ mod tests {
         let waiting = |reports| view(partition(&[1], &[1], PartitionStatus::Waiting { reports }));
         assert_eq!(partitions_here(&waiting([(node(2), report)].into()), node(2), true), 1);
         assert_eq!(partitions_here(&waiting(BTreeMap::new()), node(2), true), 0, "it has nothing");
+    }
+
+    #[test]
+    fn who_stops_waits_for_the_slots_that_are_on_their_way_to_it() {
+        let home = |n: u8| HomeId { node: node(n), incarnation: Incarnation(1), group: 0 };
+        let slot = |at, to| Slot { home: Some(home(at)), to, ..Slot::default() };
+        let here = |slot| slots_here(&View { slots: table([(SlotId(0), slot)]), ..View::default() }, node(2));
+        assert_eq!([here(slot(2, None)), here(slot(1, Some(home(2)))), here(slot(1, Some(home(3))))], [1, 1, 0]);
+    }
+
+    #[test]
+    fn a_view_from_before_the_leader_heard_of_it_says_nothing() {
+        let mut view = view(partition(&[1], &[1], PartitionStatus::Serving));
+        assert!(!knows_that_it_stops(&view, node(2)));
+        view.members.get_mut(&node(2)).unwrap().liveness = Liveness::Draining;
+        assert!(knows_that_it_stops(&view, node(2)));
     }
 
     #[test]

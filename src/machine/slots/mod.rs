@@ -70,7 +70,7 @@ pub struct SlotChange {
 pub enum SlotBody {
     /// The leader: a slot that nobody is home to gets this home.
     Place(HomeId),
-    /// The leader: the home is to hand it over to this one. No new epoch.
+    /// The leader: the home is to hand it over to this one, which is not about to stop. No new epoch.
     Move(HomeId),
     /// The home itself: it has stopped, and this one has all that it had: the one that it was to hand over to, or, where
     /// that did not come about, itself.
@@ -184,8 +184,10 @@ fn place(now: Slot, members: &Membership, home: HomeId) -> Option<Slot> {
     may.then_some(Slot { epoch: now.epoch.next(), home: Some(home), came, to: None })
 }
 
+/// Not to who is about to stop: once it is, it only has to wait for those slots that were already to come to it.
 fn begin_move(now: Slot, members: &Membership, to: HomeId) -> Option<Slot> {
-    let may = now.home.is_some_and(|home| home != to) && now.to.is_none() && is_home_now(members, to);
+    let is_up = members.members().get(&to.node).is_some_and(|member| member.liveness == Liveness::Up);
+    let may = now.home.is_some_and(|home| home != to) && now.to.is_none() && is_up && is_home_now(members, to);
     may.then_some(Slot { to: Some(to), ..now })
 }
 

@@ -181,6 +181,26 @@ fn who_is_about_to_stop_gives_all_of_it_away() {
 }
 
 #[test]
+fn nothing_is_begun_to_be_handed_to_who_is_about_to_stop() {
+    let mut cluster = Cluster::of(3);
+    cluster.drain(1, 1);
+    let moves = cluster.planned(plan::next);
+    let (early, late) = moves.split_at(moves.len() / 2);
+    early.iter().for_each(|change| _ = cluster.apply(*change));
+    // Those that go to node 2 were planned before it was known that it drains, too.
+    cluster.drain(2, 1);
+    let to_node_2 = |change: &&SlotChange| change.body == SlotBody::Move(home(2, 1));
+    assert!(early.iter().any(|change| to_node_2(&change)) && late.iter().any(|change| to_node_2(&change)));
+    for change in late.iter().filter(to_node_2) {
+        assert_eq!(cluster.apply(*change), SlotAnswer::Void(change.based_on));
+    }
+    // What was begun comes, and goes on from there.
+    cluster.settle();
+    assert_eq!((cluster.share(1), cluster.share(2), cluster.share(3)), (0, 0, 256));
+    assert!(cluster.slots.table().values().all(|slot| slot.came != Came::Lost));
+}
+
+#[test]
 fn the_only_one_keeps_its_slots_while_it_stops() {
     let mut cluster = Cluster::of(1);
     cluster.drain(1, 1);

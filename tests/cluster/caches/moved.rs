@@ -5,11 +5,15 @@ use std::time::{Duration, Instant};
 use super::{
     ROLES, agree, api::Answer, cluster_of, history::History, home_of, key_at, load::Load, lost, read, settled, stored,
 };
+use rustix::process::Signal;
+
 use crate::harness::{Cluster, NodeProcess, eventually, holds};
 
 /// Values that are stored once, each by another node, and only looked at.
 const AT_REST: usize = 48;
 
+/// So often two nodes are stopped at once.
+const ROUNDS: usize = 5;
 /// So long that a busy machine does not cost a node its lease: a value may not be gone by that, then, either.
 const PATIENT: [(&str, &str); 3] = [("CACHE_LEASE", "15s"), ("FAILURE_TIMEOUT", "15s"), ("SHUTDOWN_GRACE", "60s")];
 
@@ -22,15 +26,16 @@ struct Case {
 }
 
 impl Case {
-    async fn of(protocol: &'static str) -> Self {
-        let cluster = cluster_of(3, protocol, &PATIENT).await;
+    /// So many nodes, with load at all of them.
+    async fn of(count: usize, protocol: &'static str) -> Self {
+        let cluster = cluster_of(count, protocol, &PATIENT).await;
         let (mut keys, history) = (Vec::new(), History::default());
         for home in &cluster.nodes {
             keys.push(key_at(home, "load").await);
         }
         let at_rest: Vec<String> = (0..AT_REST).map(|nth| format!("at-rest-{nth}")).collect();
         for (nth, key) in at_rest.iter().enumerate() {
-            stored(&history, &cluster.nodes[nth % 3], key, &format!("value {nth}")).await;
+            stored(&history, &cluster.nodes[nth % count], key, &format!("value {nth}")).await;
         }
         let load = Load::start(&cluster.nodes, &keys);
         history.records().iter().for_each(|record| load.history.add(record.clone()));
@@ -79,7 +84,7 @@ impl Case {
 }
 
 async fn come_and_go(protocol: &'static str) {
-    let mut case = Case::of(protocol).await;
+    let mut case = Case::of(3, protocol).await;
     case.goes_on("at first").await;
 
     let began = Instant::now();
@@ -144,4 +149,38 @@ async fn nodes_come_stop_and_leave_and_no_value_is_old_or_gone_under_mesi() {
 #[ignore = "on demand, on a machine with nothing else to do: without processor time a node loses its sessions, and values with them"]
 async fn nodes_come_stop_and_leave_and_no_value_is_old_or_gone_under_moesi() {
     come_and_go("MOESI").await;
+}
+
+/// Homes hand over to each other while both of them stop, and lock managers, the leader perhaps, with them.
+async fn two_stop_at_once(protocol: &'static str) {
+    let mut case = Case::of(5, protocol).await;
+    case.goes_on("at first").await;
+    for round in 0..ROUNDS {
+        let stopped = [round % 5, (round + 1) % 5];
+        let asked = Instant::now();
+        stopped.iter().for_each(|nth| case.cluster.nodes[*nth].signal(Signal::TERM));
+        for nth in stopped {
+            let node = &mut case.cluster.nodes[nth];
+            assert_eq!(node.ended().await.code(), Some(0), "{}", node.log());
+        }
+        let took = asked.elapsed();
+        case.goes_on(&format!("{stopped:?} stopped at once")).await;
+        println!("{protocol}, {stopped:?} were stopped at once: {took:?}; slowest operation {:?}", case.slowest(asked));
+        for nth in stopped {
+            case.cluster.nodes[nth].start().await;
+        }
+        for nth in stopped {
+            case.cluster.nodes[nth].ready().await;
+        }
+        case.goes_on("they were started again").await;
+    }
+    let Case { cluster, load, keys, at_rest, .. } = case;
+    let history = load.checked(&format!("{protocol}, two that stop at once")).await;
+    agree(&history, &cluster.nodes, &[keys, at_rest].concat()).await;
+    assert_eq!(history.spurious(), [], "no value may be gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_stop_at_once_and_no_value_is_old_or_gone() {
+    two_stop_at_once("MESI").await;
 }
