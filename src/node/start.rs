@@ -1,6 +1,6 @@
 //! Brings together what a production node is made of: data directory, identity, sockets, log.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use libp2p::Multiaddr;
 use tokio::sync::{mpsc, watch};
@@ -111,7 +111,7 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
         leader: LeaderSettings {
             failure_timeout: config.failure_timeout,
             member_dead_timeout: config.member_dead_timeout,
-            member_forget_timeout: config.member_forget_timeout,
+            member_forget_timeout: forget_after(&config),
             queue_replicas: usize::try_from(config.queue_replicas).unwrap_or(usize::MAX),
         },
         reads: reads(&config),
@@ -165,6 +165,13 @@ fn cache_terms(config: &Config) -> CacheTerms {
         lease_ms: millis(config.cache_lease),
         member_lease_ms: millis(config.failure_timeout) * MEMBER_LEASE_PERCENT / 100,
     }
+}
+
+/// A member that is gone stays listed for as long as a session of its cache may be alive, however short
+/// `MEMBER_FORGET_TIMEOUT` is: a new home asks, or outlives, those who are listed.
+fn forget_after(config: &Config) -> Duration {
+    let CacheTerms { lease_ms, member_lease_ms, .. } = cache_terms(config);
+    config.member_forget_timeout.max(Duration::from_millis(member_lease_ms + 2 * lease_ms))
 }
 
 fn queue_parts(config: &Config, node: NodeId, dir: &Path) -> QueueParts {

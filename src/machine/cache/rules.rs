@@ -51,12 +51,14 @@ pub(super) enum Rule {
     DirtyIsSurrendered,
     /// Beyond the first specification: no load joins a request of an earlier session.
     JoinWithinSession,
+    /// Beyond the first specification: until the grant of an Upgrade arrives, an owner owns the line as before.
+    UpgradeKeepsGrant,
 }
 
 #[cfg(test)]
 impl Rule {
     /// All of them.
-    pub(super) const ALL: [Self; 23] = [
+    pub(super) const ALL: [Self; 24] = [
         Self::SharersAcknowledge,
         Self::LeaseFromSending,
         Self::DataNotBelowInv,
@@ -80,6 +82,7 @@ impl Rule {
         Self::MissBeforeSending,
         Self::DirtyIsSurrendered,
         Self::JoinWithinSession,
+        Self::UpgradeKeepsGrant,
     ];
 }
 

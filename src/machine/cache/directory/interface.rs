@@ -130,6 +130,11 @@ pub enum HomeInput {
         /// The slot.
         slot: SlotId,
     },
+    /// A node is no member any more, and nothing of it is let in: its session is forgotten, where that is over.
+    Forget {
+        /// Which.
+        node: NodeId,
+    },
     /// A cache asks or tells. Answered, now or later, by at most one [`HomeEffect::Answer`].
     FromCache {
         /// From which node: authenticated.

@@ -121,6 +121,7 @@ impl Home {
             HomeInput::End(placed) => self.end(now, placed, effects),
             HomeInput::Lease { until } => self.lease_until = self.lease_until.max(until),
             HomeInput::Stop { slot } => self.stop(slot),
+            HomeInput::Forget { node } => self.forget_session(now, &node),
             HomeInput::FromCache { from, call, message } => self.heard(now, from, call, message, effects),
             HomeInput::Answered { call, answer } => self.answered(now, call, answer, effects),
             HomeInput::Evict { key } => self.evict(now, &key, effects),
@@ -146,6 +147,11 @@ impl Home {
             sharers: entry.sharers.keys().copied().collect(),
             has_copy: entry.copy.is_some(),
         })
+    }
+
+    /// The caches that have, or had, a session.
+    pub fn caches(&self) -> impl Iterator<Item = &NodeId> {
+        self.sessions.keys()
     }
 
     /// Whether a slot is served here: its recovery is over, and it is not stopped.

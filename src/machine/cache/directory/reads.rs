@@ -51,11 +51,12 @@ impl Home {
     }
 
     fn next_request(&mut self, now: Tick, key: &CacheKey, asked: Asked, effects: &mut Vec<HomeEffect>) {
-        let most = self.settings.max_waiting;
+        let (most, protocol) = (self.settings.max_waiting, self.settings.protocol);
         let keep_order = self.rules.keep(Rule::NoGrantWhileBusy);
         let Some(slot) = self.slot_of(key) else { return };
         let entry = slot.entries.entry(key.clone()).or_default();
-        let is_open = entry.busy.is_none() || (!keep_order && matches!(asked.what, What::Read { .. }));
+        let defers = entry_act(protocol, entry.state(), asked.event()) == Some(EntryAct::Defer);
+        let is_open = !defers || (!keep_order && matches!(asked.what, What::Read { .. }));
         // What this cache asked before it has given up; what it asks now takes that place in the line.
         let given_up = entry.waiting.iter_mut().find(|waiting| waiting.from == asked.from);
         let given_up = given_up.map(|waiting| std::mem::replace(waiting, asked));

@@ -2,11 +2,13 @@
 
 use super::{
     Home, HomeEffect, Question,
-    entry::{Owner, Recalling, Sharer},
+    entry::{Entry, Owner, Recalling, Sharer},
 };
 use crate::{
     ids::{CacheKey, NodeId, Tick},
-    machine::cache::{CacheAnswer, Nonce, RecallTo, Stored, Value, Version, rules::Rule},
+    machine::cache::{
+        CacheAnswer, EntryAct, EntryEvent, Nonce, RecallTo, Stored, Value, Version, entry_act, rules::Rule,
+    },
 };
 
 /// What an owner gives back.
@@ -98,11 +100,7 @@ impl Home {
         let Some(busy) = entry.busy.as_mut() else { return };
         busy.recall = None;
         let is_blind = matches!(busy.asked.what, super::What::Write { need_value: false, .. });
-        entry.owner = None;
-        entry.stamp = entry.stamp.max(stamp);
-        if let Some(value) = value.filter(|_| always || !is_blind) {
-            entry.copy = Some(Stored::arrived(value, now));
-        }
+        entry.take(now, Returned { stamp, value: value.filter(|_| always || !is_blind) });
         if recall.to == RecallTo::Shared {
             let Owner { node, nonce, session, .. } = recall.owner;
             entry.sharers.insert(node, Sharer { nonce, session });
@@ -122,25 +120,28 @@ impl Home {
         effects: &mut Vec<HomeEffect>,
     ) {
         let exactly = self.rules.keep(Rule::PutNamesGrant);
+        let protocol = self.settings.protocol;
         let Some(entry) = self.entry(key) else { return };
         let is_owner = |owner: Owner| owner.node == from && (owner.nonce == grant || !exactly);
-        if !entry.owner.is_some_and(is_owner) {
-            return;
+        let event = if entry.owner.is_some_and(is_owner) { EntryEvent::PutByOwner } else { EntryEvent::PutByOther };
+        match entry_act(protocol, entry.state(), event) {
+            Some(EntryAct::Take) => {
+                entry.take(now, returned);
+                self.forget_if_idle(now, key);
+            }
+            Some(EntryAct::CountAsSurrender) => {
+                let recall = entry.busy.as_ref().and_then(|busy| busy.recall).filter(|recall| is_owner(recall.owner));
+                if let Some(recall) = recall {
+                    self.end_recall(now, key, recall, returned, effects);
+                    return;
+                }
+                // The transaction waits for others than the owner.
+                entry.take(now, returned);
+                self.progress(now, key, effects);
+                self.forget_if_idle(now, key);
+            }
+            _ => {}
         }
-        let recall = entry.busy.as_ref().and_then(|busy| busy.recall).filter(|recall| is_owner(recall.owner));
-        if let Some(recall) = recall {
-            self.end_recall(now, key, recall, returned, effects);
-            return;
-        }
-        entry.owner = None;
-        entry.stamp = entry.stamp.max(returned.stamp);
-        if let Some(value) = returned.value {
-            entry.copy = Some(Stored::arrived(value, now));
-        }
-        if entry.busy.is_some() {
-            self.progress(now, key, effects);
-        }
-        self.forget_if_idle(now, key);
     }
 
     /// The owner stores, and acknowledges that once the home has it: the policy `through`.
@@ -166,5 +167,16 @@ impl Home {
             entry.copy = Some(Stored::arrived(value, now));
         }
         true
+    }
+}
+
+impl Entry {
+    /// The owner has given the line back.
+    fn take(&mut self, now: Tick, Returned { stamp, value }: Returned) {
+        self.owner = None;
+        self.stamp = self.stamp.max(stamp);
+        if let Some(value) = value {
+            self.copy = Some(Stored::arrived(value, now));
+        }
     }
 }

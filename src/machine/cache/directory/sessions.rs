@@ -48,6 +48,14 @@ impl Home {
         }
     }
 
+    /// What is kept of a session that is over is its number, so that nothing of it is served again. Of whoever is no
+    /// member any more nothing comes.
+    pub(super) fn forget_session(&mut self, now: Tick, node: &NodeId) {
+        if self.sessions.get(node).is_some_and(|known| known.until.is_none_or(|until| until <= now)) {
+            self.sessions.remove(node);
+        }
+    }
+
     /// Whether what was granted under that session may still be read.
     pub(super) fn is_alive(&self, now: Tick, node: &NodeId, session: Nonce) -> bool {
         let known = self.sessions.get(node).filter(|known| known.number == session);

@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     ids::{CacheKey, NodeId, Tick},
-    machine::cache::{EntryState, HomeAnswer, Inv, Nonce, Previous, RecallTo, Value, Version, rules::Rule},
+    machine::cache::{
+        EntryAct, EntryEvent, EntryState, HomeAnswer, Inv, Nonce, Previous, RecallTo, Value, Version, entry_act,
+        rules::Rule,
+    },
 };
 
 impl Home {
@@ -79,6 +82,7 @@ impl Home {
         effects: &mut Vec<HomeEffect>,
     ) {
         let may_answer = self.may_answer(now, &asked.from, asked.session);
+        let keep = self.rules.keep(Rule::UpgradeKeepsGrant);
         let Some(entry) = self.entry(key) else { return };
         let previous = Self::previous(entry, asked, now);
         entry.sharers.clear();
@@ -93,7 +97,7 @@ impl Home {
             return;
         }
         let Asked { from: node, nonce, session, .. } = asked;
-        let before = entry.owner.filter(|owner| owner.node == node).and(match asked.what {
+        let before = entry.owner.filter(|owner| owner.node == node && keep).and(match asked.what {
             What::Write { held, .. } => held,
             _ => None,
         });
@@ -146,8 +150,10 @@ impl Home {
         grant: Nonce,
         effects: &mut Vec<HomeEffect>,
     ) {
+        let protocol = self.settings.protocol;
         let Some(entry) = self.entry(key) else { return };
-        if entry.sharers.get(&from).is_none_or(|sharer| sharer.nonce != grant) {
+        let names_its_grant = entry.sharers.get(&from).is_some_and(|sharer| sharer.nonce == grant);
+        if entry_act(protocol, entry.state(), EntryEvent::PutS) != Some(EntryAct::Strike) || !names_its_grant {
             return;
         }
         entry.sharers.remove(&from);

@@ -57,7 +57,7 @@ impl Lines {
             }
             HomeAnswer::Redirect { nonce, owner, grant } => self.redirected(now, key, nonce, owner, grant, effects),
             HomeAnswer::Grant { nonce, stamp, previous } => {
-                self.granted(now, key, nonce, call.sent, stamp, previous);
+                self.granted(now, key, (nonce, call.sent), stamp, previous, effects);
             }
             HomeAnswer::PutAck(ack) => self.put_acked(&[ack]),
             HomeAnswer::Stored { grant, stamp, taken } => self.store_answered(key, grant, stamp, taken, effects),
@@ -118,7 +118,15 @@ impl Lines {
         self.close(key);
     }
 
-    fn granted(&mut self, now: Tick, key: &CacheKey, nonce: Nonce, sent: Tick, stamp: Version, previous: Previous) {
+    fn granted(
+        &mut self,
+        now: Tick,
+        key: &CacheKey,
+        (nonce, sent): (Nonce, Tick),
+        stamp: Version,
+        previous: Previous,
+        effects: &mut Vec<Effect>,
+    ) {
         if !self.is_open(key, nonce, Wish::Write { held: None, need_value: false }) {
             return;
         }
@@ -134,6 +142,10 @@ impl Lines {
         let is_blind = self.keys.get(key).is_some_and(|entry| entry.begins_blind());
         // A grant that cannot be used is as one that never came: the home hears so when it recalls it.
         if !self.is_alive(now, &open.held) || (value.is_none() && !is_blind) {
+            // Whoever was granted the line shares it no more: nobody would invalidate what is here.
+            if self.keys.get(key).and_then(|entry| entry.line.as_ref()).is_some_and(|line| line.state == LineState::S) {
+                drop(self.drop_line(key, effects));
+            }
             return;
         }
         let unknown = value.is_none();

@@ -25,10 +25,13 @@ fn after(protocol: Protocol, policy: WritePolicy, before: &[(usize, Deed)]) -> W
 /// The first cache owns the first key, and shares the second, which the second one wrote.
 const OWNED_AND_SHARED: [(usize, Deed); 3] = [(0, Store.on(0)), (1, Store.on(1)), (0, Load.on(1))];
 
+/// The first cache owns the first key, and the second one shares it.
+const OWNED: [(usize, Deed); 2] = [(0, Store.on(0)), (1, Load.on(0))];
+
 /// A story of worlds: its name, what was done before, what the caches do, and what befalls them.
 type Story = (&'static str, &'static [(usize, Deed)], &'static [&'static [Deed]], Budget);
 
-const STORIES: [Story; 8] = [
+const STORIES: [Story; 10] = [
     (
         "two keys beside each other",
         &[],
@@ -62,6 +65,13 @@ const STORIES: [Story; 8] = [
         Budget { home_evictions: 1, ..CALM },
     ),
     ("two keys, a planned move", &OWNED_AND_SHARED, &[&[Load.on(1)], &[Load.on(0)]], Budget { moves: 1, ..CALM }),
+    (
+        "an owner upgrades, and nobody waits",
+        &OWNED,
+        &[&[Store.on(0)], &[Load.on(0)]],
+        Budget { passes: 1, abandonments: 1, ..CALM },
+    ),
+    ("an owner upgrades, a planned move", &OWNED, &[&[Store.on(0)], &[Load.on(0)]], Budget { moves: 1, ..CALM }),
 ];
 
 /// How a slot came to its third home, or to its second one: what is done about homes before the checker looks, with time

@@ -187,6 +187,12 @@ fn upgrade_that_nobody_waits_for(without: &[Rule]) -> World {
     after(Mesi, 2, &[(0, Store), (1, Load)], without).with(budget, &[&[Store], &[Load]])
 }
 
+/// The grant of an Upgrade may be lost and told again, and nobody stores then: what is there is the owner's.
+fn upgrade_of_an_owner(without: &[Rule]) -> World {
+    let budget = Budget { passes: 1, abandonments: 1, ..calm() };
+    after(Mosi, 2, &[(0, Store), (1, Load)], without).with(budget, &[&[Store], &[Load]])
+}
+
 /// The home has a value, and one cache a newer one.
 fn newer_at_the_owner(without: &[Rule]) -> World {
     after(Mesi, 2, &[(0, Store), (0, Evict), (0, Store)], without).with(Budget { passes: 1, ..calm() }, &[&[], &[Put]])
@@ -209,7 +215,7 @@ fn stored_over_a_newer_one(without: &[Rule]) -> World {
 }
 
 /// The rules without which something goes wrong, where that shows, and what it is.
-const NEEDED: [(Rule, Begin, &str); 23] = [
+const NEEDED: [(Rule, Begin, &str); 24] = [
     (Rule::SharersAcknowledge, two_share, TWO_WRITERS),
     (Rule::LeaseFromSending, read_for_long_while_written, STALE),
     (Rule::DataNotBelowInv, read_while_written, STALE),
@@ -233,6 +239,7 @@ const NEEDED: [(Rule, Begin, &str); 23] = [
     (Rule::MissBeforeSending, missed_while_written, GONE),
     (Rule::DirtyIsSurrendered, stored_over_a_newer_one, OLDER),
     (Rule::JoinWithinSession, read_over_two_sessions, OLDER),
+    (Rule::UpgradeKeepsGrant, upgrade_of_an_owner, GONE),
 ];
 
 #[test]

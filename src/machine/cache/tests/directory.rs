@@ -372,6 +372,23 @@ fn a_higher_session_ends_the_one_before() {
 }
 
 #[test]
+fn the_session_of_who_is_no_member_makes_room_for_another_once_it_is_over() {
+    let mut tested = Tested::new(Protocol::Mesi, WritePolicy::Back);
+    let settings = HomeSettings { lease_ms: LEASE_MS, max_sessions: 1, ..HomeSettings::default() };
+    tested.home = Home::new(home_id(0), settings);
+    tested.hears(HomeInput::Lease { until: Tick(u64::MAX) });
+    let renews = |tested: &mut Tested, node| tested.said(node, HomeRequest::Renew);
+    assert_eq!(renews(&mut tested, 0), [answer(1, HomeAnswer::Renewed)]);
+    assert_eq!(renews(&mut tested, 1), [refuse(2, HomeAnswer::SessionOver)], "there is no room");
+    tested.hears(HomeInput::Forget { node: node(0) });
+    assert_eq!(renews(&mut tested, 1), [refuse(3, HomeAnswer::SessionOver)], "it may read yet what it was granted");
+    tested.now = BEGIN.plus_ms(waited_ms(LEASE_MS));
+    assert_eq!(renews(&mut tested, 1), [refuse(4, HomeAnswer::SessionOver)], "nothing of it may be served again");
+    tested.hears(HomeInput::Forget { node: node(0) });
+    assert_eq!(renews(&mut tested, 1), [answer(5, HomeAnswer::Renewed)]);
+}
+
+#[test]
 fn nothing_is_served_outside_of_the_lease_of_the_node() {
     let settings = HomeSettings::default();
     let mut tested = Tested { home: Home::new(home_id(0), settings), now: BEGIN, calls: 0 };

@@ -117,7 +117,7 @@ impl HomeTask {
             home: Home::new(parts.me, parts.settings),
             heeded: Heeded::default(),
             lease_until: Tick(0),
-            ways: Ways::new(parts.link.bounds.clone()),
+            ways: Ways::new(parts.link.bounds.clone(), Arc::clone(&parts.counters)),
             work: FuturesUnordered::new(),
             invs: Vec::new(),
             home_seq: 0,
@@ -181,6 +181,10 @@ impl HomeTask {
             if let (Some(to), true) = (after.to, is_mine) {
                 self.moves.is_to_go(slot, after.epoch, to);
             }
+        }
+        let forgotten = self.home.caches().filter(|node| !view.members.contains_key(node)).copied();
+        for node in forgotten.collect::<Vec<_>>() {
+            self.step(HomeInput::Forget { node });
         }
     }
 
@@ -355,8 +359,10 @@ impl HomeTask {
             let invs = std::mem::replace(&mut self.invs, rest);
             self.home_seq += 1;
             let batch = InvBatch { home_seq: self.home_seq, invs };
-            self.parts.mesh.broadcast(Topic::Invalidations, encode(&batch));
+            let body = encode(&batch);
             self.parts.counters.sent_message("broadcast");
+            self.parts.counters.sent_bytes.add(body.len() as u64);
+            self.parts.mesh.broadcast(Topic::Invalidations, body);
             self.parts.link.to_cache(super::cache::ToCache::Gossip(batch));
         }
     }
