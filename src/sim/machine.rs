@@ -89,11 +89,20 @@ pub struct CachePlan {
     pub protocol: Protocol,
     /// `CACHE_WRITE_POLICY`.
     pub policy: WritePolicy,
+    /// `CACHE_CAPACITY`.
+    pub capacity: usize,
+}
+
+impl CachePlan {
+    /// With more room than a run has keys.
+    pub const fn of(protocol: Protocol, policy: WritePolicy) -> Self {
+        Self { protocol, policy, capacity: 64 }
+    }
 }
 
 impl Default for CachePlan {
     fn default() -> Self {
-        Self { protocol: Protocol::Mesi, policy: WritePolicy::Back }
+        Self::of(Protocol::Mesi, WritePolicy::Back)
     }
 }
 
@@ -121,8 +130,8 @@ impl ClusterPlan {
 
     fn cache_parts(&self) -> CacheParts {
         match self.caches {
-            Some(CachePlan { protocol, policy }) => {
-                CacheParts { role: true, capacity: 64, protocol, policy, ..CacheParts::none() }
+            Some(CachePlan { protocol, policy, capacity }) => {
+                CacheParts { role: true, capacity, protocol, policy, ..CacheParts::none() }
             }
             None => CacheParts::none(),
         }

@@ -160,3 +160,13 @@ impl Exchange {
         let _ = self.commands.send(command).await;
     }
 }
+
+/// The questions in what one peer sends to another: for tests that count them.
+#[cfg(test)]
+pub(crate) fn questions(request: &[u8]) -> Vec<Bytes> {
+    let question = |message| match message {
+        wire::Message::Ask(_, body) => Some(body),
+        _ => None,
+    };
+    wire::decode(request).unwrap_or_default().into_iter().filter_map(question).collect()
+}

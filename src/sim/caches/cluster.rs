@@ -85,18 +85,20 @@ fn plan(seed: u64) -> RunPlan<Workload> {
 
 /// All ways in which a cache can be set up.
 const CACHES: [CachePlan; 6] = {
-    const fn of(protocol: Protocol, policy: WritePolicy) -> CachePlan {
-        CachePlan { protocol, policy }
-    }
     [
-        of(Protocol::Mesi, WritePolicy::Back),
-        of(Protocol::Moesi, WritePolicy::Through),
-        of(Protocol::Mosi, WritePolicy::Back),
-        of(Protocol::Mesi, WritePolicy::Through),
-        of(Protocol::Moesi, WritePolicy::Back),
-        of(Protocol::Mosi, WritePolicy::Through),
+        CachePlan::of(Protocol::Mesi, WritePolicy::Back),
+        CachePlan::of(Protocol::Moesi, WritePolicy::Through),
+        CachePlan::of(Protocol::Mosi, WritePolicy::Back),
+        CachePlan::of(Protocol::Mesi, WritePolicy::Through),
+        CachePlan::of(Protocol::Moesi, WritePolicy::Back),
+        CachePlan::of(Protocol::Mosi, WritePolicy::Through),
     ]
 };
+
+/// One run in so many has more keys than its caches have lines.
+const CROWDED_EVERY: u64 = 5;
+/// Lines of a crowded cache, and keys that are used there.
+const CROWDED: (usize, u64) = (2, 8);
 
 /// Of 100 runs, so many lose all gossip, and as many none beside what faults take; the others any part of it.
 const EXTREME_PERCENT: u32 = 25;
@@ -133,10 +135,18 @@ fn cache(seed: u64) -> CachePlan {
     CACHES[usize::try_from(seed / 2 % 6).expect("less than 6")]
 }
 
-/// The same with a protocol, a policy and a loss of gossip that the seed draws.
+fn is_crowded(seed: u64) -> bool {
+    seed % CROWDED_EVERY == CROWDED_EVERY - 1
+}
+
+/// The same with a protocol, a policy, room and a loss of gossip that the seed draws.
 fn drawn(seed: u64) -> RunPlan<Workload> {
     let weather = Weather { gossip_loss: GossipLoss::draw(seed).rate(), ..Weather::rough() };
-    RunPlan { weather, workload: Workload { cache: cache(seed), ..Workload::default() }, ..plan(seed) }
+    let mut workload = Workload { cache: cache(seed), ..Workload::default() };
+    if is_crowded(seed) {
+        (workload.cache.capacity, workload.keys) = CROWDED;
+    }
+    RunPlan { weather, workload, ..plan(seed) }
 }
 
 #[test]
@@ -150,6 +160,7 @@ fn no_read_is_older_whatever_happens_to_the_nodes_of_a_cache() {
     for wanted in CACHES {
         assert!(passed.seeds.iter().any(|seed| cache(*seed) == wanted), "no run that counts was of {wanted:?}");
     }
+    assert!(passed.seeds.iter().copied().any(is_crowded), "no run that counts had more keys than lines");
     let losses = passed.seeds.iter().map(|seed| std::mem::discriminant(&GossipLoss::draw(*seed)));
     assert_eq!(losses.collect::<HashSet<_>>().len(), 3, "gossip was not lost never, at times, and always");
     let happened = [Happened::HomeJoined, Happened::HomeMoved, Happened::HomeFollowed, Happened::Left];
@@ -181,7 +192,8 @@ fn growing(_: u64) -> RunPlan<Kept> {
 fn no_value_is_gone_where_nodes_only_join() {
     show_logs();
     for (protocol, policy) in [(Protocol::Mesi, WritePolicy::Back), (Protocol::Moesi, WritePolicy::Through)] {
-        expect_all_pass(&seeds(GROWING_SEEDS), growing, |plan| cluster(plan.founders, CachePlan { protocol, policy }));
+        let cache = CachePlan::of(protocol, policy);
+        expect_all_pass(&seeds(GROWING_SEEDS), growing, |plan| cluster(plan.founders, cache));
     }
 }
 

@@ -5,9 +5,11 @@
 //!  ├ workload  clients that read, write, add and delete a few keys, at one node and another
 //!  ├ check     no read is older than what was acknowledged before, and the order of writes is one
 //!  └ api       what is asked and told
+//! costs      what each operation sends, counted on the wire
 //! ```
 
 mod api;
 mod check;
 mod cluster;
+mod costs;
 mod workload;

@@ -15,7 +15,7 @@ use tokio::sync::{
 };
 
 use super::{
-    Happened, Tally, Weather,
+    Frame, Happened, Tally, Weather,
     links::{Link, Pair, Process, address},
 };
 use crate::{
@@ -113,6 +113,8 @@ pub(super) struct Net {
     pub(super) weather: Weather,
     pub(super) blocked: BTreeSet<Pair>,
     pub(super) tally: Tally,
+    /// What is sent, where somebody wants to look at it.
+    pub(super) recorded: Option<Vec<Frame>>,
     pub(super) ports: BTreeMap<NodeId, Port>,
     pub(super) links: BTreeMap<Pair, Link>,
     pub(super) dice: StdRng,
@@ -131,6 +133,7 @@ impl Net {
             weather,
             blocked: BTreeSet::new(),
             tally: Tally::default(),
+            recorded: None,
             ports: BTreeMap::new(),
             links: BTreeMap::new(),
             dice: StdRng::seed_from_u64(seed),
@@ -196,6 +199,7 @@ impl Net {
     ) {
         let (call, protocol) = (self.next_serial(), channel.0);
         self.tally.count(Happened::RequestSent);
+        self.record(|| Frame::Request { protocol, body: body.clone() });
         self.calls.insert(call, Call { from, to, channel, reply });
         let patience = u64::try_from(deadline(protocol).as_micros()).expect("a deadline of seconds");
         self.schedule(patience, Due::End { call, error: CallError::Timeout(to) });
@@ -215,6 +219,7 @@ impl Net {
     }
 
     pub(super) fn broadcast(&mut self, from: Process, topic: Topic, body: &Bytes) {
+        self.record(|| Frame::Broadcast { topic, body: body.clone() });
         let peers: Vec<NodeId> = self.ports.keys().copied().filter(|peer| *peer != from.0).collect();
         for to in peers {
             let Some(epoch) = self.epoch_from(from, to) else { continue };
@@ -275,12 +280,22 @@ impl Net {
             });
         }
         for (from, to, epoch, call, body) in ready {
+            if let (Some(body), Some(call)) = (&body, self.calls.get(&call)) {
+                let protocol = call.channel.0;
+                self.record(|| Frame::Answer { protocol, body: body.clone() });
+            }
             let loss = self.weather.loss;
             if self.line(from, to).dice.random_bool(loss) {
                 self.tally.count(Happened::AnswerLost);
             } else {
                 self.send(from, to, epoch, Freight::Answer { call, body });
             }
+        }
+    }
+
+    fn record(&mut self, frame: impl FnOnce() -> Frame) {
+        if let Some(frames) = &mut self.recorded {
+            frames.push(frame());
         }
     }
 

@@ -78,6 +78,32 @@ impl Weather {
     }
 }
 
+/// What one process sends to another, or to all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Frame {
+    /// A request; a second copy of it is not sent by anybody.
+    Request {
+        /// Under which.
+        protocol: Protocol,
+        /// As on the wire.
+        body: Bytes,
+    },
+    /// The answer to one.
+    Answer {
+        /// Of the request.
+        protocol: Protocol,
+        /// As on the wire.
+        body: Bytes,
+    },
+    /// A broadcast, once for all peers.
+    Broadcast {
+        /// About what.
+        topic: Topic,
+        /// As on the wire.
+        body: Bytes,
+    },
+}
+
 /// The network of one run. Cheap to clone.
 #[derive(Clone)]
 pub struct SimNetwork(Arc<Mutex<Net>>);
@@ -127,6 +153,11 @@ impl SimNetwork {
     /// Counts something that happened outside the network.
     pub fn count(&self, what: Happened) {
         self.net().tally.count(what);
+    }
+
+    /// What was sent since this was asked the last time; from the first time on it is kept.
+    pub fn take_recorded(&self) -> Vec<Frame> {
+        self.net().recorded.replace(Vec::new()).unwrap_or_default()
     }
 
     /// What happened so far.
