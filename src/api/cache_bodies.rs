@@ -170,12 +170,15 @@ pub struct InvalidationsBody {
     pub repeated: u64,
     /// As a home: ended by a lease instead of an acknowledgement.
     pub expired: u64,
+    /// As a cache: batches of gossip that did not come, or too late.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 impl From<InvalidationCounts> for InvalidationsBody {
     fn from(counts: InvalidationCounts) -> Self {
-        let InvalidationCounts { sent, received, acknowledged, repeated, expired } = counts;
-        Self { sent, received, acknowledged, repeated, expired }
+        let InvalidationCounts { sent, received, acknowledged, repeated, expired, missed } = counts;
+        Self { sent, received, acknowledged, repeated, expired, missed }
     }
 }
 
@@ -221,6 +224,9 @@ pub struct CacheNodeBody {
     pub misses_by_cause: BTreeMap<String, u64>,
     /// Lines that had to make room.
     pub evictions: u64,
+    /// As a home: keys that had to make room in the directory, with their values and all copies.
+    #[serde(default)]
+    pub directory_evictions: u64,
     /// Changes of state, as `S>M`.
     pub transitions: BTreeMap<String, u64>,
     /// Acknowledged values that are gone, because their owner died or lost its session.
@@ -229,6 +235,9 @@ pub struct CacheNodeBody {
     pub invalidations: InvalidationsBody,
     /// Messages sent, by kind.
     pub messages: BTreeMap<String, u64>,
+    /// Bytes of these and of the answers to others' messages, without the envelopes they travel in.
+    #[serde(default)]
+    pub sent_bytes: u64,
     /// How long operations had to wait for others: `get`, `put`, `delete`, `increment`.
     pub stalls: BTreeMap<String, StallsBody>,
 }
@@ -246,10 +255,12 @@ impl From<CacheNodeView> for CacheNodeBody {
             misses: view.misses.values().sum(),
             misses_by_cause: view.misses,
             evictions: view.evictions,
+            directory_evictions: view.directory_evictions,
             transitions: view.transitions,
             dirty_lost: view.dirty_lost,
             invalidations: view.invalidations.into(),
             messages: view.messages,
+            sent_bytes: view.sent_bytes,
             stalls: view.stalls.into_iter().map(|(operation, counts)| (operation, counts.into())).collect(),
         }
     }
@@ -345,10 +356,12 @@ mod tests {
             remote_hits: 2,
             misses: BTreeMap::from([("cold".into(), 2), ("evicted".into(), 1)]),
             evictions: 1,
+            directory_evictions: 0,
             transitions: BTreeMap::from([("S>M".into(), 1)]),
             dirty_lost: 0,
             invalidations: InvalidationCounts { sent: 5, ..InvalidationCounts::default() },
             messages: BTreeMap::from([("get-s".into(), 3)]),
+            sent_bytes: 300,
             stalls: BTreeMap::from([("get".into(), StallCounts { count: 3, total_us: 900, max_us: 500 })]),
         };
         let view = CacheView {

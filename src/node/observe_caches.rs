@@ -79,7 +79,7 @@ pub(super) fn cache_warnings(view: &View, unanswered: &[NodeId], warnings: &mut 
 /// The same figures for the metrics.
 pub(super) fn figures(view: &CacheNodeView) -> CacheFigures<'_> {
     let LinesByState { modified, owned, exclusive, shared } = view.lines;
-    let InvalidationCounts { sent, received, acknowledged, repeated, expired } = view.invalidations;
+    let InvalidationCounts { sent, received, acknowledged, repeated, expired, missed } = view.invalidations;
     CacheFigures {
         capacity: view.capacity,
         entries: view.entries,
@@ -89,6 +89,7 @@ pub(super) fn figures(view: &CacheNodeView) -> CacheFigures<'_> {
         remote_hits: view.remote_hits,
         misses: words(&view.misses),
         evictions: view.evictions,
+        directory_evictions: view.directory_evictions,
         transitions: words(&view.transitions),
         dirty_lost: view.dirty_lost,
         invalidations: [
@@ -97,8 +98,10 @@ pub(super) fn figures(view: &CacheNodeView) -> CacheFigures<'_> {
             ("acknowledged", acknowledged),
             ("repeated", repeated),
             ("expired", expired),
+            ("missed", missed),
         ],
         messages: words(&view.messages),
+        sent_bytes: view.sent_bytes,
     }
 }
 
@@ -129,10 +132,12 @@ mod tests {
             remote_hits: 0,
             misses: misses.iter().map(|(cause, count)| ((*cause).to_owned(), *count)).collect(),
             evictions: 0,
+            directory_evictions: 0,
             transitions: BTreeMap::new(),
             dirty_lost: 1,
             invalidations: InvalidationCounts::default(),
             messages: BTreeMap::new(),
+            sent_bytes: 0,
             stalls: BTreeMap::new(),
         }
     }

@@ -62,14 +62,18 @@ pub struct CacheFigures<'a> {
     pub misses: Vec<(&'a str, u64)>,
     /// Lines that had to make room.
     pub evictions: u64,
+    /// Keys that had to make room in the directory.
+    pub directory_evictions: u64,
     /// Changes of state, as `S>M`.
     pub transitions: Vec<(&'a str, u64)>,
     /// Acknowledged values that are gone.
     pub dirty_lost: u64,
     /// What became of invalidations.
-    pub invalidations: [(&'static str, u64); 5],
+    pub invalidations: [(&'static str, u64); 6],
     /// Messages sent, by kind.
     pub messages: Vec<(&'a str, u64)>,
+    /// Bytes of these and of answers.
+    pub sent_bytes: u64,
 }
 
 /// What is counted about the cache, without its keys. Cheap to clone.
@@ -83,10 +87,12 @@ pub struct CacheMetrics {
     remote_hits: Counter,
     misses: Family<CauseLabel, Counter>,
     evictions: Counter,
+    directory_evictions: Counter,
     transitions: Family<ChangeLabel, Counter>,
     dirty_lost: Counter,
     invalidations: Family<WhatLabel, Counter>,
     messages: Family<KindLabel, Counter>,
+    sent_bytes: Counter,
     stalls: Histograms<OperationLabel>,
 }
 
@@ -101,10 +107,12 @@ impl CacheMetrics {
             remote_hits: Counter::default(),
             misses: Family::default(),
             evictions: Counter::default(),
+            directory_evictions: Counter::default(),
             transitions: Family::default(),
             dirty_lost: Counter::default(),
             invalidations: Family::default(),
             messages: Family::default(),
+            sent_bytes: Counter::default(),
             stalls: Family::new_with_constructor(latency),
         };
         registry.register("cache_capacity", "Lines that the cache may hold", metrics.capacity.clone());
@@ -124,6 +132,11 @@ impl CacheMetrics {
         );
         registry.register("cache_misses", "Reads that a message was needed for, by cause", metrics.misses.clone());
         registry.register("cache_evictions", "Lines that had to make room", metrics.evictions.clone());
+        registry.register(
+            "cache_directory_evictions",
+            "Keys that had to make room in the directory of this home",
+            metrics.directory_evictions.clone(),
+        );
         registry.register("cache_transitions", "Changes of the state of lines", metrics.transitions.clone());
         registry.register(
             "cache_dirty_lost",
@@ -136,6 +149,12 @@ impl CacheMetrics {
             metrics.invalidations.clone(),
         );
         registry.register("cache_messages", "Messages of the cache that were sent, by kind", metrics.messages.clone());
+        registry.register_with_unit(
+            "cache_sent",
+            "Size of the messages and answers of the cache that were sent, without their envelopes",
+            Unit::Bytes,
+            metrics.sent_bytes.clone(),
+        );
         registry.register_with_unit(
             "cache_stall",
             "Time of operations that had to wait for others: a home, another cache, or leases",
@@ -174,6 +193,8 @@ impl CacheMetrics {
         raise(&self.hits, figures.hits);
         raise(&self.remote_hits, figures.remote_hits);
         raise(&self.evictions, figures.evictions);
+        raise(&self.directory_evictions, figures.directory_evictions);
+        raise(&self.sent_bytes, figures.sent_bytes);
         raise(&self.dirty_lost, figures.dirty_lost);
         for (cause, count) in &figures.misses {
             raise(&self.misses.get_or_create(&CauseLabel { cause: (*cause).to_owned() }), *count);
@@ -218,10 +239,19 @@ mod tests {
             remote_hits: 6,
             misses: vec![("cold", 5), ("invalidated", 2)],
             evictions: 3,
+            directory_evictions: 2,
             transitions: vec![("S>M", 9)],
             dirty_lost: 1,
-            invalidations: [("sent", 4), ("received", 3), ("acknowledged", 2), ("repeated", 1), ("expired", 0)],
+            invalidations: [
+                ("sent", 4),
+                ("received", 3),
+                ("acknowledged", 2),
+                ("repeated", 1),
+                ("expired", 0),
+                ("missed", 5),
+            ],
             messages: vec![("get-s", 11)],
+            sent_bytes: 1_100,
         };
         metrics.caches().take_over(&figures);
         metrics.caches().take_over(&CacheFigures { hits: 40, ..figures.clone() });
@@ -235,6 +265,9 @@ mod tests {
             "syncmesh_cache_remote_hits_total 6",
             r#"syncmesh_cache_misses_total{cause="cold"} 5"#,
             "syncmesh_cache_evictions_total 3",
+            "syncmesh_cache_directory_evictions_total 2",
+            "syncmesh_cache_sent_bytes_total 1100",
+            r#"syncmesh_cache_invalidations_total{what="missed"} 5"#,
             r#"syncmesh_cache_transitions_total{change="S>M"} 9"#,
             "syncmesh_cache_dirty_lost_total 1",
             r#"syncmesh_cache_invalidations_total{what="repeated"} 1"#,

@@ -205,9 +205,9 @@ async fn stats(State(shelf): State<Arc<Shelf>>) -> Json<Value> {
         "nodes": [{
             "peer": PEER, "capacity": 10_000, "entries": entries, "bytes": 0,
             "lines": {"M": 0, "O": 0, "E": entries, "S": 0}, "hits": 3, "remote_hits": 1, "misses": 1, "misses_by_cause": {"cold": 1},
-            "evictions": 0, "transitions": {}, "dirty_lost": 0,
-            "invalidations": {"sent": 0, "received": 0, "acknowledged": 0, "repeated": 0, "expired": 0},
-            "messages": {"get-s": messages}, "stalls": {"get": {"count": 1, "total_us": 700, "max_us": 700}},
+            "evictions": 0, "directory_evictions": 0, "transitions": {}, "dirty_lost": 0,
+            "invalidations": {"sent": 0, "received": 0, "acknowledged": 0, "repeated": 0, "expired": 0, "missed": 0},
+            "messages": {"get-s": messages}, "sent_bytes": 0, "stalls": {"get": {"count": 1, "total_us": 700, "max_us": 700}},
         }],
     }))
 }

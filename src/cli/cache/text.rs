@@ -95,9 +95,17 @@ pub(super) fn stats(cache: &CacheBody) -> String {
         ("misses", listed(&summed(&cache.nodes, |node| &node.misses_by_cause))),
         ("lines", by_state(&all_lines(&cache.nodes))),
         ("changes", listed(&summed(&cache.nodes, |node| &node.transitions))),
-        ("evictions", sum(|node| node.evictions).to_string()),
+        (
+            "evictions",
+            format!(
+                "{} lines, {} keys of directories",
+                sum(|node| node.evictions),
+                sum(|node| node.directory_evictions)
+            ),
+        ),
         ("invalidations", invalidations(&cache.nodes)),
         ("messages", listed(&summed(&cache.nodes, |node| &node.messages))),
+        ("sent", format!("{} bytes", sum(|node| node.sent_bytes))),
         ("stalls", stalls(&cache.nodes)),
         ("lost", format!("{} acknowledged values, with their owners", sum(|node| node.dirty_lost))),
     ];
@@ -151,12 +159,13 @@ fn by_state(lines: &LinesBody) -> String {
 fn invalidations(nodes: &[CacheNodeBody]) -> String {
     let sum = |count: fn(&InvalidationsBody) -> u64| nodes.iter().map(|node| count(&node.invalidations)).sum::<u64>();
     format!(
-        "sent {}, received {}, acknowledged {}, repeated {}, expired {}",
+        "sent {}, received {}, acknowledged {}, repeated {}, expired {}, missed {}",
         sum(|inv| inv.sent),
         sum(|inv| inv.received),
         sum(|inv| inv.acknowledged),
         sum(|inv| inv.repeated),
-        sum(|inv| inv.expired)
+        sum(|inv| inv.expired),
+        sum(|inv| inv.missed)
     )
 }
 
@@ -216,10 +225,12 @@ mod tests {
             misses: 10,
             misses_by_cause: BTreeMap::from([("cold".into(), 10), ("expired".into(), 0)]),
             evictions: 2,
+            directory_evictions: 1,
             transitions: BTreeMap::from([("S>M".into(), 1)]),
             dirty_lost: 0,
             invalidations: InvalidationsBody { sent: 4, ..InvalidationsBody::default() },
             messages: BTreeMap::from([("get-s".into(), 11)]),
+            sent_bytes: 1_100,
             stalls: BTreeMap::from([
                 ("get".into(), StallsBody { count: 2, total_us: 3_000, max_us: u64::from(n) * 1_000 }),
                 ("put".into(), StallsBody::default()),

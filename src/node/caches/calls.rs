@@ -1,10 +1,12 @@
 //! Where the answers of a machine go: to the task beside it, or to a peer whose question is open.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::counters::Counters;
 use crate::{
     codec::encode,
     net::deferred::{AnswerSlot, Deferred},
@@ -54,11 +56,12 @@ pub(super) struct Ways<T> {
     open: HashMap<u64, (Way<T>, Reach)>,
     sweep_at: usize,
     bounds: Bounds,
+    counters: Arc<Counters>,
 }
 
 impl<T: Serialize> Ways<T> {
-    pub(super) fn new(bounds: Bounds) -> Self {
-        Self { calls: 0, open: HashMap::new(), sweep_at: FIRST_SWEEP, bounds }
+    pub(super) fn new(bounds: Bounds, counters: Arc<Counters>) -> Self {
+        Self { calls: 0, open: HashMap::new(), sweep_at: FIRST_SWEEP, bounds, counters }
     }
 
     /// A call for a question; `None` where too many are open: dropped, it is refused.
@@ -89,9 +92,16 @@ impl<T: Serialize> Ways<T> {
         match way {
             // Who hung up meanwhile needs no answer.
             Way::Here(reply) => _ = reply.send((answer, reach)),
-            Way::There(slot) => slot.answer(encode(&answer)),
-            Way::Waiting(deferred) => deferred.complete(encode(&answer)),
+            Way::There(slot) => slot.answer(self.counted(&answer)),
+            Way::Waiting(deferred) => deferred.complete(self.counted(&answer)),
         }
+    }
+
+    /// An answer, as it leaves this node.
+    fn counted(&self, answer: &T) -> Bytes {
+        let body = encode(answer);
+        self.counters.sent_bytes.add(body.len() as u64);
+        body
     }
 
     /// The machine has not answered yet: a peer is told to wait. What is waited for comes from elsewhere, or may.
@@ -111,7 +121,7 @@ mod tests {
 
     #[test]
     fn an_answer_came_from_elsewhere_if_others_were_asked_or_it_had_to_be_waited_for() {
-        let mut ways = Ways::<u8>::new(Bounds::default());
+        let mut ways = Ways::<u8>::new(Bounds::default(), Arc::default());
         for (waits, reach, expected) in [
             (false, Reach::Here, Reach::Here),
             (false, Reach::Elsewhere, Reach::Elsewhere),

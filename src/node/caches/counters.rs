@@ -57,6 +57,8 @@ struct Stalls {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     messages: [Count; KINDS.len()],
+    /// Bytes of these and of the answers to others' messages, without the envelopes they travel in.
+    pub(super) sent_bytes: Count,
     stalls: [Stalls; OPERATIONS.len()],
     /// Reads that others had the value for.
     pub(super) remote_hits: Count,
@@ -70,6 +72,10 @@ pub(super) struct Counters {
     pub(super) repeated: Count,
     /// As a home: ended by a lease.
     pub(super) expired: Count,
+    /// As a cache: batches of gossip that did not come, or too late.
+    pub(super) missed: Count,
+    /// As a home: keys that had to make room in the directory.
+    pub(super) directory_evictions: Count,
     /// Acknowledged values that are gone.
     pub(super) dirty_lost: Count,
 }
@@ -116,6 +122,7 @@ impl Counters {
             acknowledged: self.acknowledged.get(),
             repeated: self.repeated.get(),
             expired: self.expired.get(),
+            missed: self.missed.get(),
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::{
 use super::{
     cache::ToCache,
     calls::{Reach, Way},
+    counters::Counters,
     home::ToHomeTask,
     wire::{CoherenceAsk, Noted},
 };
@@ -37,13 +38,15 @@ pub(super) struct Link {
     pub(super) cache: mpsc::Sender<ToCache>,
     pub(super) home: mpsc::Sender<ToHomeTask>,
     pub(super) bounds: Bounds,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Link {
     /// Asks a peer.
     pub(super) async fn ask<T: DeserializeOwned>(self, to: NodeId, lane: Lane, ask: CoherenceAsk) -> Option<T> {
-        let question = self.requests.question();
-        let answer = timeout(QUESTION, self.exchange.ask(to, question, lane, encode(&ask))).await;
+        let (question, body) = (self.requests.question(), encode(&ask));
+        self.counters.sent_bytes.add(body.len() as u64);
+        let answer = timeout(QUESTION, self.exchange.ask(to, question, lane, body)).await;
         decode(&answer.ok()?.ok()?).ok()
     }
 

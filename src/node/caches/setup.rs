@@ -113,6 +113,7 @@ pub(crate) fn set_up(parts: CacheParts, setup: Setup) -> (Caches, Door, Vec<Task
     let (cache, cache_inbox) = mpsc::channel(INBOX);
     let (wanted, cache_wanted) = mpsc::channel(INBOX);
     let (home, home_inbox) = mpsc::channel(INBOX);
+    let counters = Arc::new(Counters::default());
     let link = Link {
         me: setup.me,
         exchange: exchange.clone(),
@@ -120,9 +121,9 @@ pub(crate) fn set_up(parts: CacheParts, setup: Setup) -> (Caches, Door, Vec<Task
         cache,
         home: home.clone(),
         bounds: setup.bounds.clone(),
+        counters: Arc::clone(&counters),
     };
     let table = Arc::new(Table::new(parts.capacity, Arc::clone(&setup.clock)));
-    let counters = Arc::new(Counters::default());
     let door = Door::open(exchange, link.clone(), setup.route.clone(), setup.pull.clone(), setup.bounds.clone());
     let tasks = vec![
         ("coherence-exchange", until(setup.stop.clone(), exchange_task.run())),

@@ -146,6 +146,9 @@ pub struct InvalidationCounts {
     pub repeated: u64,
     /// As a home: ended by a lease instead of an acknowledgement.
     pub expired: u64,
+    /// As a cache: batches of gossip that did not come, or too late.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 /// How long operations of one kind had to wait for others: a home, another cache, or leases.
@@ -180,6 +183,9 @@ pub struct CacheNodeView {
     pub misses: BTreeMap<String, u64>,
     /// Lines that had to make room.
     pub evictions: u64,
+    /// As a home: keys that had to make room in the directory, with their values and all copies.
+    #[serde(default)]
+    pub directory_evictions: u64,
     /// Changes of state, as `S>M`.
     pub transitions: BTreeMap<String, u64>,
     /// Acknowledged values that are gone, because their owner died or lost its session.
@@ -188,6 +194,9 @@ pub struct CacheNodeView {
     pub invalidations: InvalidationCounts,
     /// Messages sent, by kind.
     pub messages: BTreeMap<String, u64>,
+    /// Bytes of these and of the answers to others' messages, without the envelopes they travel in.
+    #[serde(default)]
+    pub sent_bytes: u64,
     /// How long operations had to wait for others: `get`, `put`, `delete`, `increment`.
     pub stalls: BTreeMap<String, StallCounts>,
 }

@@ -130,6 +130,8 @@ struct Report {
     messages_per_operation: f64,
     /// By kind.
     messages: BTreeMap<String, u64>,
+    /// Of these messages and their answers.
+    bytes_per_operation: f64,
     evictions: u64,
     /// Reads that found nothing.
     absent: u64,
@@ -280,6 +282,7 @@ impl<'a> Run<'a> {
             writes: Latencies::of(&writes),
             messages_per_operation: share(messages.values().sum(), operations).unwrap_or(0.0),
             messages,
+            bytes_per_operation: share(sent_bytes(before, after), operations).unwrap_or(0.0),
             evictions: evictions(after).saturating_sub(evictions(before)),
             absent: sum(|tally| tally.absent),
             stale: sum(|tally| tally.stale),
@@ -295,6 +298,16 @@ fn share(part: u64, whole: u64) -> Option<f64> {
 
 fn evictions(cache: &CacheBody) -> u64 {
     cache.nodes.iter().map(|node| node.evictions).sum()
+}
+
+/// How many bytes the nodes have sent since. One that was started anew counts from nothing.
+fn sent_bytes(before: &CacheBody, after: &CacheBody) -> u64 {
+    let more = |node: &CacheNodeBody| {
+        let earlier = before.nodes.iter().find(|earlier| earlier.peer == node.peer);
+        let sent_before = earlier.map(|earlier| earlier.sent_bytes).filter(|sent| *sent <= node.sent_bytes);
+        node.sent_bytes - sent_before.unwrap_or(0)
+    };
+    after.nodes.iter().map(more).sum()
 }
 
 /// How many messages of each kind the nodes have sent since. One that was started anew counts from nothing.
@@ -323,6 +336,7 @@ fn report_text(runs: &[Report]) -> String {
             format!("{:.1}", run.operations_per_s),
             percent(run.hit_rate),
             format!("{:.2}", run.messages_per_operation),
+            format!("{:.0}", run.bytes_per_operation),
             ms(run.latencies.p50_us),
             ms(run.latencies.p95_us),
             ms(run.latencies.p99_us),
@@ -341,6 +355,7 @@ fn report_text(runs: &[Report]) -> String {
         "OPS/S",
         "HIT RATE",
         "MESSAGES/OP",
+        "BYTES/OP",
         "P50",
         "P95",
         "P99",
@@ -374,10 +389,12 @@ mod tests {
             misses: 0,
             misses_by_cause: BTreeMap::new(),
             evictions: u64::from(*n),
+            directory_evictions: 0,
             transitions: BTreeMap::new(),
             dirty_lost: 0,
             invalidations: InvalidationsBody::default(),
             messages: messages.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
+            sent_bytes: 100 * messages.iter().map(|(_, count)| count).sum::<u64>(),
             stalls: BTreeMap::new(),
         };
         let nodes = nodes.iter().map(node).collect();
@@ -390,6 +407,7 @@ mod tests {
         let after = cache(&[(1, &[("get-s", 13), ("inv", 5), ("get-m", 1)]), (2, &[("get-s", 4)]), (3, &[("inv", 2)])]);
         let expected = BTreeMap::from([("get-s".to_owned(), 7), ("get-m".to_owned(), 1), ("inv".to_owned(), 2)]);
         assert_eq!(grown_by(&before, &after), expected);
+        assert_eq!(sent_bytes(&before, &after), 400 + 400 + 200);
         assert_eq!(evictions(&after), 6);
     }
 

@@ -147,7 +147,7 @@ impl CacheTask {
             lines: Lines::new(parts.me, parts.incarnation, parts.settings),
             table: TableWriter::new(Arc::clone(&parts.table)),
             heeded: Heeded::default(),
-            ways: Ways::new(parts.link.bounds.clone()),
+            ways: Ways::new(parts.link.bounds.clone(), Arc::clone(&parts.counters)),
             calls: FuturesUnordered::new(),
             operations: HashMap::new(),
             flights: HashMap::new(),
@@ -274,7 +274,8 @@ impl CacheTask {
         for inv in batch.invs {
             self.step(Input::Gossip(inv), Cause::Invalidated);
         }
-        if last.is_some_and(|last| batch.home_seq > last + 1) {
+        if let Some(last) = last.filter(|last| batch.home_seq > last + 1) {
+            self.parts.counters.missed.add(batch.home_seq - last - 1);
             self.step(Input::GossipGap(home), Cause::Invalidated);
         }
     }
@@ -434,10 +435,12 @@ impl CacheTask {
             remote_hits: counters.remote_hits.get(),
             misses: self.census.misses(),
             evictions: self.census.evictions(),
+            directory_evictions: counters.directory_evictions.get(),
             transitions: self.census.transitions(),
             dirty_lost: counters.dirty_lost.get(),
             invalidations: counters.invalidations(),
             messages: counters.messages(),
+            sent_bytes: counters.sent_bytes.get(),
             stalls: counters.stalls(),
         }
     }

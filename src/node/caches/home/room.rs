@@ -79,6 +79,7 @@ impl HomeTask {
                 return;
             }
             let Some(key) = self.victim() else { return };
+            self.parts.counters.directory_evictions.add(1);
             self.step(HomeInput::Evict { key: key.clone() });
             if self.home.view(&key).is_some() {
                 self.room.leaving.push_back(key);
