@@ -34,7 +34,12 @@ impl Load {
     }
 
     /// Ends the load; checks what its clients were told. How many values were gone that nobody deleted.
-    pub(crate) async fn checked(self, what: &str) -> usize {
-        self.0.checked(&format!("{what}, cache")).await.spurious().len()
+    pub(crate) async fn checked(self, what: &str, node: &NodeProcess) -> usize {
+        let gone = self.0.checked(&format!("{what}, cache")).await.spurious();
+        gone.iter().for_each(|record| println!("{what}, cache: a value was gone: {record:?}"));
+        if !gone.is_empty() {
+            println!("{what}, cache: what the nodes that are there say: {}", node.api.caches().await);
+        }
+        gone.len()
     }
 }

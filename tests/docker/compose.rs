@@ -26,8 +26,11 @@ const IMAGE: &str = "syncmesh-test";
 /// Settings other than those of `.env.example`, so that what takes a minute there takes less here.
 pub(crate) const DEAD_S: u64 = 8;
 pub(crate) const FORGET_S: u64 = 40;
-/// And one so that a machine which is busy with sixteen containers has its time: less than `stop_grace_period`.
+/// And two so that a machine which is busy with sixteen containers has its time: less than `stop_grace_period`, and more
+/// than a node may have to wait for a processor, since a node that waits for longer loses its sessions, and values with
+/// them.
 const GRACE_S: u64 = 55;
+const LEASE_MS: u64 = 6_000;
 /// Lines of each container's log that a failed test shows.
 const SHOWN_LINES: &str = "25";
 
@@ -75,10 +78,11 @@ impl Project {
         let dir = TempDir::new().unwrap();
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let example = text(".env.example");
-        let tuned = ["MEMBER_DEAD_TIMEOUT", "MEMBER_FORGET_TIMEOUT", "SHUTDOWN_GRACE"];
+        let tuned = ["MEMBER_DEAD_TIMEOUT", "MEMBER_FORGET_TIMEOUT", "SHUTDOWN_GRACE", "CACHE_LEASE"];
         let kept = example.lines().filter(|line| !tuned.iter().any(|name| line.starts_with(&format!("{name}="))));
         let own = format!(
             "MEMBER_DEAD_TIMEOUT={DEAD_S}\nMEMBER_FORGET_TIMEOUT={FORGET_S}\nSHUTDOWN_GRACE={GRACE_S}\n\
+             CACHE_LEASE={LEASE_MS}\n\
              API_PORT={port}\nSYNCMESH_IMAGE={image}\n"
         );
         let settings = kept.map(|line| format!("{line}\n")).collect::<String>() + &own;

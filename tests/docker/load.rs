@@ -56,7 +56,7 @@ impl<'a> Load<'a> {
         let grants = self.locks.checked().await;
         println!("{what}, locks: {} grants, none overlaps, no token comes twice", grants.len());
         self.queues.checked(what).await;
-        let gone = self.caches.checked(what).await;
+        let gone = self.caches.checked(what, &self.project.gateway).await;
         println!("{what}, cache: {gone} reads found that a value was gone");
         gone
     }

@@ -25,6 +25,20 @@ async fn a_project_of_containers_serves_whatever_is_done_to_it() {
     println!("all of it took {:.0?} without the image", began.elapsed());
 }
 
+/// Often, for what goes wrong seldom.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "on demand: SCALINGS=n times"]
+async fn a_project_is_scaled_up_and_down_again_and_again() {
+    let Some(project) = Project::new().await else { return };
+    let times = std::env::var("SCALINGS").ok().and_then(|times| times.parse().ok()).unwrap_or(10);
+    project.up(3).await;
+    project.serves(3).await;
+    for round in 0..times {
+        println!("round {round} of {times}");
+        scaling::up_and_down(&project).await;
+    }
+}
+
 async fn inspect(container: &str) -> Value {
     let shown: Value = serde_json::from_str(&docker(&["inspect", container]).await).unwrap();
     shown[0].clone()
