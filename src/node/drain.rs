@@ -187,8 +187,11 @@ enum Queues {
 async fn hand_queues_over(node: &Running, leaves: bool, until: Instant) -> Queues {
     let mut views = node.gateway.route().views();
     let me = node.id;
-    let done = |view: &View| knows_that_it_stops(view, me) && partitions_here(view, me, leaves) == 0;
-    let settled = views.wait_for(|view| done(view) || !others_take_queues(view, me));
+    let done = |view: &View| partitions_here(view, me, leaves) == 0;
+    let settled = views.wait_for(|view| {
+        let is_moot = !others_take_queues(view, me);
+        knows_that_it_stops(view, me) && (done(view) || is_moot)
+    });
     let held = match timeout_at(until, settled).await {
         Ok(Ok(view)) => (view.clone(), true),
         _ => (node.gateway.route().view(), false),
@@ -228,8 +231,10 @@ async fn hand_cache_over(node: &Running, until: Instant) -> Slots {
     let mut views = node.gateway.route().views();
     let me = node.id;
     let mut outcome = Slots::HandedOver;
-    let done = |view: &View| knows_that_it_stops(view, me) && slots_here(view, me) == 0;
-    let gone = views.wait_for(|view| done(view) || !others_take_slots(view, me));
+    let gone = views.wait_for(|view| {
+        let is_moot = !others_take_slots(view, me);
+        knows_that_it_stops(view, me) && (slots_here(view, me) == 0 || is_moot)
+    });
     if timeout_at(until, gone).await.is_err() {
         outcome = Slots::Kept;
         warn!("could not hand all slots of the cache over: their keys are not served until its leases are over");

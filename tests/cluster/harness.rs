@@ -259,6 +259,21 @@ impl NodeProcess {
         .await;
     }
 
+    /// Waits until its events of late have all of these in them; as they were told.
+    pub(crate) async fn tells(&self, words: &[&str]) -> String {
+        let mut told = String::new();
+        let request = self.api.request(reqwest::Method::GET, "/v1/events?recent=1000").timeout(2 * PATIENCE);
+        let mut events = request.send().await.unwrap();
+        let heard = tokio::time::timeout(PATIENCE, async {
+            while !words.iter().all(|word| told.contains(word)) {
+                told.push_str(&String::from_utf8_lossy(&events.chunk().await.unwrap().expect("the node runs")));
+            }
+        });
+        let is_whole = heard.await.is_ok();
+        assert!(is_whole, "{} did not tell all of {words:?}: {told}", self.name);
+        told
+    }
+
     /// Waits until its log has a line with this in it.
     pub(crate) async fn says(&self, words: &str) {
         eventually(&format!("{} says '{words}'", self.name), async || holds(self.log().contains(words), "it does not"))

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 
-use crate::harness::{Cluster, NodeProcess, PATIENCE, eventually, holds};
+use crate::harness::{Cluster, NodeProcess, eventually, holds};
 
 /// So slow that no heartbeat comes within a test's patience: a node heartbeats five times in it.
 const SLOW: &[(&str, &str)] = &[("FAILURE_TIMEOUT", "600000"), ("CACHE_LEASE", "600000")];
@@ -54,19 +54,10 @@ async fn who_catches_up_with_the_log_tells_nothing_of_what_happened_before_it_ca
     let mut newcomer = cluster.newcomer("late");
     newcomer.start().await;
     newcomer.ready().await;
-    let url = format!("{}/v1/events?recent=1000", newcomer.api.url);
     cluster.nodes.push(newcomer);
     cluster.has_voters(0, 4).await;
     broken("just-now").await;
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let mut events = http.get(url).send().await.unwrap();
-    let mut told = String::new();
-    let heard = tokio::time::timeout(PATIENCE, async {
-        while !told.contains("just-now") {
-            told.push_str(&String::from_utf8_lossy(&events.chunk().await.unwrap().expect("the node runs")));
-        }
-    });
-    heard.await.expect("what happens while it is there is told");
+    let told = cluster.nodes[3].tells(&["just-now"]).await;
     assert!(!told.contains("long-ago"), "{told}");
 }
 

@@ -26,6 +26,9 @@ const HOME: usize = 3;
 /// So long is waited for what an operation leaves to be sent: longer than gossip takes, and shorter than anything that is
 /// sent again.
 const SETTLES_MS: u64 = 12;
+/// By then what was surrendered is acknowledged, or, where no message of the home's came by which it could be, was Put. The
+/// table does not count that.
+const BUFFERED_MS: u64 = 200;
 /// Lines of a cache.
 const CAPACITY: usize = 16;
 /// Other keys are used so often at the most until a line gives way.
@@ -183,7 +186,8 @@ impl Tried {
     fn evict(&mut self, node: usize, line: &Line) -> String {
         self.world.network().take_recorded();
         for nth in 0..MANY {
-            let few = CAPACITY as u64 + nth / 100 % 8;
+            // What is forgotten before it comes again is new each time: few at first, then more than there is room for.
+            let few = 4 + nth / 40 % 20;
             let other = CacheKey::new(format!("other-{}", nth % few)).expect("a short name is a key");
             self.asks(node, Ask::Put(other, 0));
             let mut frames = self.world.network().take_recorded();
@@ -305,6 +309,7 @@ fn evict_modified(tried: &mut Tried) -> String {
 fn evict_owned(tried: &mut Tried) -> String {
     let line = owned(tried, 0);
     tried.get(1, &line);
+    tried.world.run_for(BUFFERED_MS);
     tried.evict(0, &line)
 }
 

@@ -194,6 +194,9 @@ async fn cut_off_and_healed(hosts: &mut Hosts, what: &str, victim: usize, fault:
     nodes[victim].ready().await;
     load.works_after(healed, &nodes.iter().collect::<Vec<_>>()).await;
     println!("  healed, it serves after {:?}", healed.elapsed());
+    if fault == Fault::Both {
+        nodes[victim].tells(&["event: partition-noticed", "event: partition-healed"]).await;
+    }
     settled(nodes).await;
     let history = load.checked(what).await;
     keys.push(watched);

@@ -108,6 +108,7 @@ async fn dirty_lines_die(protocol: &str) {
         holds(shown == expected && told == expected, format!("{shown} in GET /v1/cache, {told} in the metrics"))
     })
     .await;
+    home.tells(&["event: dirty-lines-lost"]).await;
     for key in &keys {
         eventually("the log tells of it", async || holds(case.said_gone(key) > 0, key)).await;
     }

@@ -114,6 +114,10 @@ async fn the_redis_of_a_backup_is_gone_without_and_that_of_a_primary_is_waited_f
         if warnings(&shown).contains(&AWAY.to_owned()) { Err(shown) } else { Ok(()) }
     })
     .await;
+    // Of the node that it happened to, and of one that it was told.
+    for node in [&cluster.nodes[primary], other] {
+        node.tells(&["event: journal-away", "event: journal-back"]).await;
+    }
     let ledger = load.checked("the Redis of the backup, then that of the primary killed", Memories::Kept).await;
     check_outage(&ledger, "the Redis of the primary killed", first, killed, back);
 }
