@@ -181,6 +181,7 @@ async fn two_stop_at_once(protocol: &'static str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "on demand, on a machine with nothing else to do: minutes long, and without processor time a node loses its sessions"]
 async fn two_nodes_stop_at_once_and_no_value_is_old_or_gone() {
     two_stop_at_once("MESI").await;
 }
