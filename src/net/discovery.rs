@@ -313,16 +313,21 @@ impl Bootstrap {
         })
     }
 
+    /// Whom it leads to: who answered there last, connected or not, or else whom it names.
+    pub(super) fn peer(&self) -> Option<NodeId> {
+        self.leads_to.or(self.required)
+    }
+
     /// Whether it leads to nobody who is connected.
     pub(super) fn is_unanswered(&self, book: &Book) -> bool {
-        let peer = self.leads_to.or(self.required);
+        let peer = self.peer();
         let answers = peer.and_then(|peer| book.get(peer)).is_some_and(Known::connected);
         !self.ourselves && !answers
     }
 
     /// Whether to dial it now.
     pub(super) fn due(&self, book: &Book, now: Instant) -> bool {
-        let peer = self.leads_to.or(self.required);
+        let peer = self.peer();
         let met = |known: &Known| known.connected() || known.dialling.is_some();
         let settled = peer.is_some_and(|peer| book.get(peer).is_some_and(met) || book.is_sent_away(peer, now));
         !self.ourselves && !settled && self.dialling.is_none() && self.backoff.ready(now)

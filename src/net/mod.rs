@@ -187,6 +187,8 @@ pub struct MeshStatus {
     pub unreachable: BTreeSet<NodeId>,
     /// Whether handshakes with others fail again and again, in or out.
     pub handshakes_fail: bool,
+    /// Peers to whom the bootstrap addresses lead, connected or not.
+    pub bootstrap: BTreeSet<NodeId>,
     /// Bootstrap addresses that lead to nobody who is connected, with why the last dial failed, once one has.
     pub unanswered: Vec<(Multiaddr, Option<String>)>,
 }

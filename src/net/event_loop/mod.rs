@@ -368,6 +368,7 @@ impl EventLoop {
             peers: self.book.links(),
             unreachable: self.book.unreachable(),
             handshakes_fail: self.handshakes.are_suspicious(Instant::now()),
+            bootstrap: self.bootstrap.iter().filter_map(Bootstrap::peer).collect(),
             unanswered: unanswered.map(|target| (target.addr.clone(), target.failure.clone())).collect(),
         }));
         self.status_stale = StatusAge::Current;

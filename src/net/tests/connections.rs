@@ -55,6 +55,19 @@ async fn a_bootstrap_address_is_dialled_until_somebody_listens_there() {
     second.up(first.id()).await;
 }
 
+#[tokio::test]
+async fn whom_a_bootstrap_address_leads_to_is_known_when_the_connection_is_closed() {
+    let first = TestNode::start(settings()).await;
+    let (a, at) = (first.id(), first.addr());
+    let mut second = TestNode::start(NetSettings { bootstrap: vec![at.clone()], ..settings() }).await;
+    second.up(a).await;
+    assert_eq!(second.mesh.status().borrow().bootstrap, BTreeSet::from([a]));
+    first.task.stop().await.unwrap();
+    second.down(a).await;
+    second.knows("nobody answers there", |status| status.unanswered.iter().any(|(addr, _)| *addr == at)).await;
+    assert_eq!(second.mesh.status().borrow().bootstrap, BTreeSet::from([a]));
+}
+
 /// Stops a node; it comes back under its identity at another port, and dials these.
 async fn moved(node: TestNode, keypair: Keypair, bootstrap: Vec<Multiaddr>) -> TestNode {
     let before = node.addr();

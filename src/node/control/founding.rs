@@ -12,7 +12,7 @@ use crate::{
         control::ControlState,
         founding::{Candidacy, Founder, Founding, FoundingEffect, Mismatch},
     },
-    net::{DiscoveredBy, MeshStatus},
+    net::MeshStatus,
     raft::RaftNode,
 };
 
@@ -93,26 +93,35 @@ impl ControlTask {
 
     fn refuse(&mut self, mismatch: &Mismatch) {
         let peer = mismatch.peer();
+        // Whom it was not told to turn to, such as another cluster nearby, is none of its business. Who refuses this
+        // node too may have closed the connection by now.
+        if self.parts.mesh.status().borrow().bootstrap.contains(&peer) {
+            self.refused = Some(mismatch.to_string());
+            self.stand_looking();
+        }
         if self.warned.len() < MAX_WARNED && self.warned.insert(peer) {
             warn!(%peer, "refused: {mismatch}");
-        }
-        // Whom it was not told to turn to, such as another cluster nearby, is none of its business.
-        let link = self.parts.mesh.status().borrow().peers.get(&peer).map(|link| link.discovered_by);
-        if link == Some(DiscoveredBy::Bootstrap) {
-            self.refused = Some(mismatch.to_string());
         }
         self.parts.mesh.disconnect(peer);
     }
 
-    pub(super) fn say_so(&mut self) {
+    /// Brings up to date what this node shows while it looks for a cluster.
+    fn stand_looking(&self) {
         let lock_managers = self.founding.lock_managers_waiting();
-        let expect = self.founding.expect();
-        let standing = Standing::Looking { lock_managers, expect, refused: self.refused.clone() };
+        let looking =
+            Standing::Looking { lock_managers, expect: self.founding.expect(), refused: self.refused.clone() };
         self.parts.standing.send_if_modified(|known| {
-            let news = *known != standing;
-            *known = standing;
+            let news = matches!(known, Standing::Looking { .. }) && *known != looking;
+            if news {
+                *known = looking;
+            }
             news
         });
+    }
+
+    /// Shows how far it has come, and tells the log of it now and then.
+    pub(super) fn say_so(&mut self) {
+        self.stand_looking();
         if self.said_at.is_some_and(|at| at.elapsed() < SAY_SO) {
             return;
         }
@@ -123,10 +132,11 @@ impl ControlTask {
         let mesh = self.parts.mesh.status().borrow().clone();
         let hint = mesh.key_hint();
         let why = why_not_found(self.refused.as_deref(), &mesh);
-        match expect {
+        match self.founding.expect() {
             Some(expect) => warn!(
-                "waits for lock managers before it founds the cluster: {lock_managers} of BOOTSTRAP_EXPECT={expect} are \
-                 here; start the others with this node in BOOTSTRAP_PEERS{hint}"
+                "waits for lock managers before it founds the cluster: {} of BOOTSTRAP_EXPECT={expect} are \
+                 here; start the others with this node in BOOTSTRAP_PEERS{hint}",
+                self.founding.lock_managers_waiting()
             ),
             None => warn!(
                 peers = self.peers.len(),
