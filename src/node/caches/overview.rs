@@ -22,7 +22,7 @@ use super::{
 use crate::{
     error::{Error, ErrorCode},
     ids::{CacheKey, MAX_NAME_BYTES, NodeId},
-    machine::cache::SlotId,
+    machine::{cache::SlotId, slots::Slot},
     node::parking::Parking,
 };
 
@@ -30,6 +30,17 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(2);
 /// So many nodes are asked at a time.
 const AT_ONCE: usize = 32;
+
+/// Whom to ask for that, and of which of their slots. `None` where somebody is missing: a slot that never had a home has
+/// no lines, one that has lost its home may have some.
+fn homes_of(which: &Which, slots: &BTreeMap<SlotId, Slot>) -> Option<BTreeMap<NodeId, BTreeSet<SlotId>>> {
+    let is_of = |slot: &SlotId| !matches!(which, Which::Key(key) if SlotId::of(key) != *slot);
+    let mut homes: BTreeMap<NodeId, BTreeSet<SlotId>> = BTreeMap::new();
+    for (id, slot) in slots.iter().filter(|(id, _)| is_of(id)) {
+        homes.entry(slot.home?.node).or_default().insert(*id);
+    }
+    (!homes.is_empty()).then_some(homes)
+}
 
 impl Caches {
     /// Makes keys absent everywhere: every copy is gone, or its lease over, when this returns, but at homes that are
@@ -44,21 +55,13 @@ impl Caches {
             let detail = format!("the prefix has {} bytes: expected 1 to {MAX_NAME_BYTES}", prefix.len());
             return Err(Error::bad_request("prefix", detail));
         }
-        let view = self.inner.route.view();
-        let of_key = |slot: &SlotId| !matches!(&which, Which::Key(key) if SlotId::of(key) != *slot);
-        let mut homes: BTreeMap<NodeId, BTreeSet<SlotId>> = BTreeMap::new();
-        for (id, slot) in view.slots.iter().filter(|(id, _)| of_key(id)) {
-            if let Some(home) = slot.home {
-                homes.entry(home.node).or_default().insert(*id);
-            }
-        }
-        if homes.is_empty() {
+        let Some(homes) = homes_of(&which, &self.inner.route.view().slots) else {
             return Err(Error::unavailable(
                 crate::error::Outcome::NotApplied,
                 "no node is home to it now: start nodes with the role cache-node, or wait a moment if they have just \
                  started; nothing was changed",
             ));
-        }
+        };
         let patience = self.patience_now();
         let (mut invalidated, mut unanswered) = (0, Vec::new());
         let at_home = |(node, slots)| self.clear_at(node, which.clone(), slots, patience);
@@ -226,4 +229,34 @@ impl Caches {
 
 fn failed() -> CacheReply {
     CacheReply::Failed(Error::new(ErrorCode::Unavailable, "the cache of this node does not answer now: try again"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::{Epoch, Incarnation},
+        machine::cache::HomeId,
+    };
+
+    #[test]
+    fn who_is_asked_to_clear_is_all_that_may_know_of_a_line_or_nobody() {
+        let key = CacheKey::new("k").unwrap();
+        let slot = SlotId::of(&key);
+        let other = SlotId(slot.0 ^ 1);
+        let node = NodeId::from_bytes([1; 32]);
+        let home = HomeId { node, incarnation: Incarnation(1), group: 0 };
+        let placed = Slot { epoch: Epoch(1), home: Some(home), ..Slot::default() };
+        let orphaned = Slot { epoch: Epoch(2), ..Slot::default() };
+        let (all, one) = (Which::All, Which::Key(key));
+        let asks = |which, slots: &[(SlotId, Slot)]| {
+            homes_of(which, &slots.iter().copied().collect())
+                .map(|homes| homes[&node].iter().copied().collect::<Vec<_>>())
+        };
+        assert_eq!(asks(&all, &[]), None, "nothing is placed");
+        assert_eq!(asks(&all, &[(slot, placed)]), Some(vec![slot]), "the others never had a home");
+        assert_eq!(asks(&all, &[(slot, placed), (other, orphaned)]), None, "nobody knows of its lines");
+        assert_eq!(asks(&one, &[(slot, placed), (other, orphaned)]), Some(vec![slot]));
+        assert_eq!(asks(&one, &[(other, placed)]), None);
+    }
 }
