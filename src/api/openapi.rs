@@ -258,6 +258,7 @@ fn cluster_view() -> Value {
                 ("hit_rate", nullable("number")),
                 ("lines", lines()),
                 ("dirty_lost", number()),
+                ("moving", nullable("integer")),
             ]),
         ),
         ("warnings", list(object(&[("code", text()), ("detail", text())]))),

@@ -239,6 +239,9 @@ fn cache_summary(cache: &CacheSummary) -> String {
     if cache.dirty_lost > 0 {
         text.push_str(&format!("; {} acknowledged values lost with their owners", cache.dirty_lost));
     }
+    if let Some(moving @ 1..) = cache.moving {
+        text.push_str(&format!("; moving {moving} slots"));
+    }
     text
 }
 
@@ -376,9 +379,12 @@ mod tests {
         member.roles.push(Role::CacheNode);
         let mut cluster = cluster(leader, vec![member], &[]);
         let lines = CacheLines { m: 1, o: 0, e: 2, s: 3 };
-        cluster.cache = CacheSummary { protocol: "MESI".into(), hit_rate: Some(0.5), lines, dirty_lost: 0 };
+        cluster.cache =
+            CacheSummary { protocol: "MESI".into(), hit_rate: Some(0.5), lines, dirty_lost: 0, moving: Some(0) };
         assert!(status_text(cluster.clone()).contains("cache    MESI, hit rate 50.0%, lines M 1 O 0 E 2 S 3\n"));
         cluster.cache.dirty_lost = 2;
-        assert!(status_text(cluster).contains("S 3; 2 acknowledged values lost with their owners\n"));
+        assert!(status_text(cluster.clone()).contains("S 3; 2 acknowledged values lost with their owners\n"));
+        cluster.cache.moving = Some(7);
+        assert!(status_text(cluster).contains("with their owners; moving 7 slots\n"));
     }
 }

@@ -310,7 +310,8 @@ impl Observer {
         voter_warning(view.voters.len(), &mut warnings);
         let leader = Leader::default();
         let trails_by = BTreeMap::new();
-        let report = MembersReport { leader, view, last_seen, trails_by, queue_replicas: 0, moving: 0 };
+        let report =
+            MembersReport { leader, view, last_seen, trails_by, queue_replicas: 0, moving: 0, slots_moving: 0 };
         self.cluster_view(None, &report, cache, warnings)
     }
 
@@ -340,7 +341,7 @@ impl Observer {
             leaderless_ms: leader.is_none().then(|| millis(self.route.leaderless_for())),
             members: view.members.iter().map(member).collect(),
             queue: placement(view, leader.map(|_| known.moving)),
-            cache,
+            cache: CacheSummary { moving: leader.map(|_| known.slots_moving), ..cache },
             warnings,
         }
     }

@@ -45,6 +45,7 @@ pub(super) fn summary(view: &CacheView) -> CacheSummary {
         hit_rate: hit_rate(&view.nodes),
         lines: lines(sum),
         dirty_lost: view.nodes.iter().map(|node| node.dirty_lost).sum(),
+        moving: None,
     }
 }
 
@@ -154,6 +155,7 @@ mod tests {
             hit_rate: Some(0.6667),
             lines: CacheLines { m: 2, o: 0, e: 0, s: 4 },
             dirty_lost: 2,
+            moving: None,
         };
         assert_eq!(all, expected);
         assert_eq!(summary(&view(vec![cache(1, 0, &[])])).hit_rate, None);

@@ -243,7 +243,7 @@ mod tests {
         let view = View { members, partitions, ..View::default() };
         let leader = Leader { term: Term(1), node: node(1) };
         let (last_seen, trails_by) = (BTreeMap::new(), BTreeMap::new());
-        MembersReport { leader, view, last_seen, trails_by, queue_replicas: 2, moving: 0 }
+        MembersReport { leader, view, last_seen, trails_by, queue_replicas: 2, moving: 0, slots_moving: 0 }
     }
 
     fn codes(report: &MembersReport) -> Vec<String> {

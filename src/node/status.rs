@@ -245,6 +245,9 @@ pub struct CacheSummary {
     /// Acknowledged values that are gone, because their owners died or lost their sessions, since the nodes started.
     #[serde(default)]
     pub dirty_lost: u64,
+    /// How many slots are still to get the home that they belong to; null where there is no leader to say so.
+    #[serde(default)]
+    pub moving: Option<usize>,
 }
 
 /// Lines by state.

@@ -303,4 +303,7 @@ pub(crate) struct MembersReport {
     pub(crate) queue_replicas: usize,
     /// Partitions of the queues that are not where they are to be, and that can be moved or filled up now.
     pub(crate) moving: usize,
+    /// Slots of the cache whose home is not the one that they are to have.
+    #[serde(default)]
+    pub(crate) slots_moving: usize,
 }

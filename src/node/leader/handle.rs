@@ -183,15 +183,16 @@ impl LeaderTask {
         let wall = self.parts.clock.wall();
         let view = view_of(&self.parts.raft)?;
         let last_seen = view.members.iter().map(|(node, member)| {
-            let heard = self.detector.last_heard(*node).map(|at| Tick(wall.0.saturating_sub(now.ms_since(at))));
-            (*node, heard.unwrap_or(member.since))
+            // Of who is gone, what all have replicated: the detector forgets it a moment later.
+            let heard = self.detector.last_heard(*node).filter(|_| member.serves());
+            (*node, heard.map_or(member.since, |at| Tick(wall.0.saturating_sub(now.ms_since(at)))))
         });
         let last_seen = last_seen.collect();
         let trails_by = trails_by(&self.status.borrow());
         let leader = Leader { term, node: self.parts.me };
         let queue_replicas = self.parts.settings.queue_replicas;
-        let moving = self.moving(now, &view);
-        Some(MembersReport { leader, last_seen, trails_by, view, queue_replicas, moving })
+        let (moving, slots_moving) = (self.moving(now, &view), self.slots_moving(now, &view));
+        Some(MembersReport { leader, last_seen, trails_by, view, queue_replicas, moving, slots_moving })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
             plan::{self, CacheNode, Situation},
         },
     },
+    node::wire::View,
 };
 
 impl LeaderTask {
@@ -23,13 +24,7 @@ impl LeaderTask {
         if !self.slots.is_due(now, view.version) || !self.quorum.is_there() {
             return;
         }
-        let nodes = view.members.iter().filter_map(|(node, member)| {
-            let since_ms = self.seen.get(node).map_or(0, |(_, since)| now.ms_since(*since));
-            Some((*node, CacheNode { home: home_of(member)?, liveness: member.liveness, since_ms }))
-        });
-        let nodes = nodes.collect();
-        let in_epoch_ms = self.slots.in_epoch_ms(now);
-        let changes = plan::next(&Situation { slots: &view.slots, in_epoch_ms: &in_epoch_ms, nodes: &nodes });
+        let changes = self.plan_slots(now, &view, plan::next);
         if changes.is_empty() {
             return;
         }
@@ -41,5 +36,19 @@ impl LeaderTask {
             let _ = raft.propose(vec![Command::Slots(changes)]).await;
             Outcome::SlotsPlaced
         });
+    }
+
+    /// How many slots are not where they are to be.
+    pub(super) fn slots_moving(&self, now: Tick, view: &View) -> usize {
+        self.plan_slots(now, view, plan::moving)
+    }
+
+    fn plan_slots<R>(&self, now: Tick, view: &View, plan: impl Fn(&Situation<'_>) -> R) -> R {
+        let nodes = view.members.iter().filter_map(|(node, member)| {
+            let since_ms = self.seen.get(node).map_or(0, |(_, since)| now.ms_since(*since));
+            Some((*node, CacheNode { home: home_of(member)?, liveness: member.liveness, since_ms }))
+        });
+        let in_epoch_ms = &self.slots.in_epoch_ms(now);
+        plan(&Situation { slots: &view.slots, in_epoch_ms, nodes: &nodes.collect() })
     }
 }
