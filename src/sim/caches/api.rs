@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::{
     error::{Error, ErrorCode, Outcome},
     ids::CacheKey,
-    node::caches::{Caches, Only, Put, Version},
+    node::caches::{Caches, Only, Put, Version, Which},
     sim::door::Service,
 };
 
@@ -35,17 +35,32 @@ pub enum Ask {
     Get(CacheKey),
     /// Hold this, which nobody else of the run writes.
     Put(CacheKey, u64),
+    /// The same, and be absent again after so many milliseconds.
+    PutFor(CacheKey, u64, u64),
     /// Hold this, which nobody else of the run writes, if you hold that version.
     Swap(CacheKey, u64, Version),
     /// Be absent.
     Delete(CacheKey),
+    /// Be one more than it is. Of such a key nothing else is asked.
+    Add(CacheKey),
+    /// Be absent, all keys that begin like this one.
+    Clear(CacheKey),
 }
 
 impl Ask {
-    /// The key.
+    /// The key, or how the keys begin.
     pub fn key(&self) -> &CacheKey {
         match self {
-            Self::Get(key) | Self::Put(key, _) | Self::Swap(key, ..) | Self::Delete(key) => key,
+            Self::Get(key) | Self::Put(key, _) | Self::PutFor(key, ..) | Self::Swap(key, ..) => key,
+            Self::Delete(key) | Self::Add(key) | Self::Clear(key) => key,
+        }
+    }
+
+    /// Whether it is about this key.
+    pub fn is_of(&self, key: &CacheKey) -> bool {
+        match self {
+            Self::Clear(prefix) => key.as_str().starts_with(prefix.as_str()),
+            _ => self.key() == key,
         }
     }
 }
@@ -59,9 +74,11 @@ pub enum Answer {
     Miss,
     /// It is stored, as this version.
     Stored(Version),
+    /// It is this now, as this version.
+    Counted(i64, Version),
     /// Another version is there.
     Mismatch,
-    /// It is absent.
+    /// It is absent, or all of them are.
     Deleted,
     /// Nothing was done.
     Refused,
@@ -71,7 +88,7 @@ pub enum Answer {
 
 /// Has a node do what is asked.
 pub async fn perform(caches: &Caches, ask: Ask) -> Answer {
-    let put = |n: u64, only| Put { body: Bytes::from(n.to_string()), ttl_ms: None, only };
+    let put = |n: u64, ttl_ms, only| Put { body: Bytes::from(n.to_string()), ttl_ms, only };
     match ask {
         Ask::Get(key) => match caches.get(key).await {
             Ok(Some(read)) => {
@@ -81,10 +98,20 @@ pub async fn perform(caches: &Caches, ask: Ask) -> Answer {
             Ok(None) => Answer::Miss,
             Err(_) => Answer::Refused,
         },
-        Ask::Put(key, n) => stored(caches.put(key, put(n, Only::Always)).await),
-        Ask::Swap(key, n, version) => stored(caches.put(key, put(n, Only::If(version))).await),
+        Ask::Put(key, n) => stored(caches.put(key, put(n, None, Only::Always)).await),
+        Ask::PutFor(key, n, ttl_ms) => stored(caches.put(key, put(n, Some(ttl_ms), Only::Always)).await),
+        Ask::Swap(key, n, version) => stored(caches.put(key, put(n, None, Only::If(version))).await),
         Ask::Delete(key) => match caches.delete(key).await {
             Ok(()) => Answer::Deleted,
+            Err(error) => failed(&error),
+        },
+        Ask::Add(key) => match caches.increment(key, 1).await {
+            Ok(counted) => Answer::Counted(counted.value, counted.version),
+            Err(error) => failed(&error),
+        },
+        Ask::Clear(prefix) => match caches.invalidate(Which::Prefix(prefix.as_str().to_owned())).await {
+            Ok(cleared) if cleared.unanswered.is_empty() => Answer::Deleted,
+            Ok(_) => Answer::Unknown,
             Err(error) => failed(&error),
         },
     }

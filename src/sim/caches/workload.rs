@@ -1,4 +1,5 @@
-//! Seeded clients of the cache: they read, write, swap and delete a few keys, at one node and then another.
+//! Seeded clients of the cache: they read, write, swap and delete a few keys, one by one and by a prefix, some of them for
+//! a while only, and count with others, at one node and then another.
 
 use std::{
     ops::RangeInclusive,
@@ -13,7 +14,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
     api::{Answer, Ask, CacheService, Record},
-    check::{check, check_kept},
+    check::{check, check_kept, check_ttl},
 };
 use crate::{
     ids::CacheKey,
@@ -41,10 +42,18 @@ pub struct Workload {
     pub patience_ms: u64,
     /// Of 100 operations, so many read.
     pub read_percent: u32,
-    /// Of 100 writes, so many delete.
+    /// Of 100 operations that change something, so many add to a counter.
+    pub add_percent: u32,
+    /// Of 100 others, so many make all keys absent that begin alike.
+    pub clear_percent: u32,
+    /// Of 100 others, so many delete.
     pub delete_percent: u32,
-    /// Of 100 other writes, so many name the version that the client knows.
+    /// Of 100 others, so many name the version that the client knows.
     pub swap_percent: u32,
+    /// Of 100 others, so many store something for a while only.
+    pub passing_percent: u32,
+    /// For how long.
+    pub ttl_ms: RangeInclusive<u64>,
     /// After so many of 100 operations, the client goes on at another node.
     pub moves_percent: u32,
 }
@@ -58,8 +67,12 @@ impl Default for Workload {
             think_ms: 0..=60,
             patience_ms: 5_000,
             read_percent: 65,
+            add_percent: 10,
+            clear_percent: 2,
             delete_percent: 10,
             swap_percent: 25,
+            passing_percent: 10,
+            ttl_ms: 300..=3_000,
             moves_percent: 15,
         }
     }
@@ -88,7 +101,7 @@ impl Scenario for Workload {
     }
 
     fn is_wanted(record: &Record) -> bool {
-        matches!(record.answer, Answer::Read(..) | Answer::Stored(_))
+        matches!(record.answer, Answer::Read(..) | Answer::Stored(_) | Answer::Counted(..))
     }
 
     fn check(history: &[Record], _: &Circumstances) -> Vec<Violation> {
@@ -119,7 +132,7 @@ impl Scenario for Kept {
     }
 
     fn check(history: &[Record], _: &Circumstances) -> Vec<Violation> {
-        check(history).into_iter().chain(check_kept(history)).collect()
+        check(history).into_iter().chain(check_kept(history)).chain(check_ttl(history)).collect()
     }
 }
 
@@ -154,9 +167,16 @@ impl Client {
 
     fn next(&mut self, known: Option<&(CacheKey, Version)>) -> Ask {
         let number = self.line.draw(0..=self.workload.keys - 1);
-        let key = CacheKey::new(format!("key-{number}")).expect("a short name is a key");
+        let name = |what: &str| CacheKey::new(format!("{what}-{number}")).expect("a short name is a key");
+        let key = name("key");
         if self.line.chance(self.workload.read_percent) {
             return Ask::Get(key);
+        }
+        if self.line.chance(self.workload.add_percent) {
+            return Ask::Add(name("count"));
+        }
+        if self.line.chance(self.workload.clear_percent) {
+            return Ask::Clear(key);
         }
         if self.line.chance(self.workload.delete_percent) {
             return Ask::Delete(key);
@@ -165,6 +185,9 @@ impl Client {
         match known {
             Some((key, version)) if self.line.chance(self.workload.swap_percent) => {
                 Ask::Swap(key.clone(), value, *version)
+            }
+            _ if self.line.chance(self.workload.passing_percent) => {
+                Ask::PutFor(key, value, self.line.draw(self.workload.ttl_ms.clone()))
             }
             _ => Ask::Put(key, value),
         }
