@@ -119,8 +119,8 @@ async fn a_value_may_be_anything_and_is_stored_on_the_condition_that_it_names() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_is_absent_when_its_time_is_over() {
     let cluster = cluster(2, "MOESI");
-    put(&cluster, 0, "/short?ttl=1500ms", "x").await;
     put(&cluster, 0, "/long?ttl=365d", "x").await;
+    put(&cluster, 0, "/short?ttl=4s", "x").await;
     assert_eq!(text(&cluster, 1, "/short").await, "x");
     let state = json_of(request(&cluster, 1, Method::GET, "/short/state"), 200).await;
     assert!(state["lines"].as_array().unwrap().iter().any(|line| line["expires_at"].is_string()), "{state}");

@@ -145,7 +145,10 @@ fn queues_are_configured_shown_emptied_and_deleted() {
     assert_eq!(cluster.refusal(0, &["queue", "publish", "a/b", "z"]), ("queue-full".to_owned(), 5));
     let shown = cluster.done(0, &["queue", "show", "a/b"]);
     assert_eq!((&shown["config"], &shown["depth"], &shown["bytes"]), (&expected, &json!(2), &json!(2)));
-    assert!(shown["primary"].is_string() && shown["in_sync"].as_array().unwrap().len() == 2, "{shown}");
+    eventually("it has a primary and two copies", || {
+        let shown = cluster.done(0, &["queue", "show", "a/b"]);
+        shown["primary"].is_string() && shown["in_sync"].as_array().unwrap().len() == 2
+    });
 
     // A delivery that fails is the last one: the message goes to the dead letters, and comes back.
     let received = cluster.done(1, &["queue", "receive", "a/b"]);

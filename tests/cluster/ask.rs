@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 /// For an answer that the node itself bounds: reached only by one that does not answer at all.
 const ANSWER: Duration = Duration::from_secs(30);
+/// The term of a session that outlives its test.
+pub(crate) const LONG_TTL_MS: u64 = 600_000;
 
 /// One node's HTTP API.
 #[derive(Clone, Debug)]
@@ -108,11 +110,11 @@ impl Api {
         self.post(&format!("/v1/locks/{lock}/acquire"), json!({"wait_ms": wait_ms, "ttl_ms": ttl_ms})).await
     }
 
-    /// Acquires what must be free. A machine under load may be without a leader for a moment.
+    /// Acquires what must be free, for longer than a test lasts. A machine under load may be without a leader for a moment.
     pub(crate) async fn grant(&self, lock: &str) -> Granted {
         let began = Instant::now();
         loop {
-            let answer = self.acquire(lock, 0, 60_000).await;
+            let answer = self.acquire(lock, 0, LONG_TTL_MS).await;
             if answer.slug() != "no-quorum" || began.elapsed() > ANSWER {
                 return answer.ok().into();
             }

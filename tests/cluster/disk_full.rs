@@ -188,7 +188,7 @@ async fn one_of_three_runs_out_of_disk(mut small: Small, full: usize) {
     small.has_lost_nothing().await;
     // It votes and serves as before: another may be lost now.
     small.cluster.nodes[other].kill();
-    small.cluster.nodes[full].api.acquire("one-more", 30_000, 30_000).await.ok();
+    small.cluster.nodes[full].api.grant("one-more").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

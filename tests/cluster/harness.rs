@@ -390,6 +390,15 @@ impl Cluster {
         .await
     }
 
+    /// Sees to it that a node leads, however often elections come between.
+    pub(crate) async fn led_by(&mut self, nth: usize) {
+        let (peer, began) = (self.nodes[nth].peer_id(), Instant::now());
+        while self.leader().await != nth {
+            let told = self.nodes[nth].cli(&["members", "transfer-leader", &peer]).await;
+            assert!(began.elapsed() < PATIENCE, "{peer} does not lead: {told:?}");
+        }
+    }
+
     /// A running node that does not lead.
     pub(crate) async fn follower(&mut self) -> usize {
         let leader = self.leader().await;

@@ -20,6 +20,9 @@ use crate::{
     stranger::{Manners, PROTOCOLS, Stranger},
 };
 
+/// So that a leader that gets no processor time beside what the tests do is not replaced for that.
+const PATIENT: [(&str, &str); 2] = [("ELECTION_TIMEOUT_MIN", "3s"), ("ELECTION_TIMEOUT_MAX", "6s")];
+
 /// Bytes that look random, the same in each run.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -236,7 +239,7 @@ fn resident_mb(node: &crate::harness::NodeProcess) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nonsense_under_every_protocol_is_refused_and_changes_nothing() {
-    let mut cluster = Cluster::of(3).await;
+    let mut cluster = Cluster::with(3, &PATIENT).await;
     let apis: Vec<_> = cluster.nodes.iter().map(|node| node.api.clone()).collect();
     let before = cluster.nodes[0].api.cluster().await;
     let load = Load::start(apis, 3);
@@ -340,7 +343,7 @@ fn standing(view: &serde_json::Value) -> Vec<(serde_json::Value, serde_json::Val
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_member_that_goes_on_talking_is_heard_by_nobody() {
-    let mut cluster = Cluster::of(3).await;
+    let mut cluster = Cluster::with(3, &PATIENT).await;
     let victim = cluster.follower().await;
     let other = (victim + 1) % 3;
     let peer = cluster.nodes[victim].peer_id();

@@ -69,8 +69,7 @@ async fn from_three_to_five_voters_and_back() {
     assert_eq!(cluster.nodes[0].api.holder("printer").await, Some(held));
     // Three voters again: one of them may be lost.
     cluster.nodes[2].kill();
-    let answer = cluster.nodes[0].api.acquire("another", 10_000, 30_000).await;
-    assert!(answer.is_ok(), "{answer:?}");
+    cluster.nodes[0].api.grant("another").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,7 +180,7 @@ async fn who_is_asked_to_leave_says_whether_it_has_or_why_not() {
     // The answer waits where it is asked to: another node is asked about the one that leaves.
     let peer = cluster.nodes[1].peer_id();
     let path = format!("/v1/cluster/members/{peer}/leave");
-    let answer = cluster.nodes[0].api.post(&path, serde_json::json!({"wait_ms": 60_000})).await;
+    let answer = cluster.nodes[0].api.post(&path, serde_json::json!({"wait_ms": 25_000})).await;
     assert_eq!(answer.status, 204, "{answer:?}");
     assert_eq!(cluster.nodes[1].ended().await.code(), Some(0));
 

@@ -63,11 +63,18 @@ pub(crate) async fn all(project: &Project) {
 
 /// A container of each service: the leader or another lock manager, and any of the others.
 async fn chosen(project: &Project, which: Which) -> BTreeMap<&'static str, String> {
-    let leader = cluster(&project.gateway.api).await.unwrap()["leader"].as_str().unwrap().to_owned();
+    let mut leader = None;
+    settles("somebody leads", async || {
+        let seen = cluster(&project.gateway.api).await?;
+        leader = seen["leader"].as_str().map(str::to_owned);
+        holds(leader.is_some(), seen)
+    })
+    .await;
     let mut chosen = BTreeMap::new();
     for service in SCALED {
         let peers = project.peers(service).await;
-        let is_so = |peer: &String| service != "lock-manager" || (*peer == leader) == (which == Which::Leader);
+        let is_so =
+            |peer: &String| service != "lock-manager" || (Some(peer) == leader.as_ref()) == (which == Which::Leader);
         let (_, container) = peers.into_iter().find(|(peer, _)| is_so(peer)).expect("it is there");
         chosen.insert(service, container);
     }

@@ -66,6 +66,7 @@ pub(crate) fn is_whole(cluster: &Value, count: usize) -> Result<(), String> {
     }
     holds(voters(cluster).len() == count, format!("{} vote", voters(cluster).len()))?;
     holds(cluster["queue"]["moving"] == 0, format!("partitions move: {}", cluster["queue"]["moving"]))?;
+    holds(cluster["cache"]["moving"] == 0, format!("slots move: {}", cluster["cache"]["moving"]))?;
     let keepers = up(cluster, "queue-node");
     let mut primaries = BTreeSet::new();
     for partition in cluster["queue"]["partitions"].as_array().unwrap() {
@@ -98,8 +99,10 @@ impl Project {
             holds(ready.status == 200, &ready.body)?;
             let cluster = cluster(self.api()).await?;
             is_whole(&cluster, count).map_err(|why| format!("{why} of {}", cluster["members"]))?;
-            let caches = self.api().get("/v1/cache").await.ok()["nodes"].as_array().unwrap().len();
-            holds(caches == count, format!("{caches} caches answer"))
+            let caches =
+                self.api().call(reqwest::Method::GET, "/v1/cache", None).await.map_err(|error| error.to_string())?;
+            let answer = caches.body["nodes"].as_array().map(Vec::len);
+            holds(answer == Some(count), format!("{answer:?} caches answer: {}", caches.body))
         })
         .await;
         self.is_healthy().await;

@@ -13,10 +13,7 @@ mod killed_owner;
 mod moved;
 mod paused;
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use self::{
     api::{Answer, Ask, Record},
@@ -28,8 +25,6 @@ use crate::harness::{Cluster, NodeProcess, eventually, holds};
 const LEASE: Duration = Duration::from_secs(2);
 /// Of all nodes.
 const ROLES: (&str, &str) = ("NODE_ROLES", "lock-manager,cache-node");
-/// Homes that have been the same for so long have settled: a move takes less from one step to the next.
-const CALM: Duration = Duration::from_secs(1);
 /// Keys by which it is seen where homes are: so many that each node is home to some.
 const SAMPLES: usize = 64;
 /// So many names are tried until one has the home that is wanted.
@@ -52,22 +47,39 @@ async fn home_of(asked: &NodeProcess, key: &str) -> Option<String> {
     asked.api.whereabouts(key).await["home"].as_str().map(str::to_owned)
 }
 
-/// Waits until homes stay where they are, and each of these nodes is one.
+/// Waits until no slot is to move any more, each of these nodes is home to some, and all of them know that.
 async fn settled(nodes: &[NodeProcess]) {
-    let running = || nodes.iter().filter(|node| node.runs());
-    let peers: BTreeSet<String> = running().map(NodeProcess::peer_id).collect();
-    let (mut known, mut since) = (Vec::new(), Instant::now());
+    let running: Vec<&NodeProcess> = nodes.iter().filter(|node| node.runs()).collect();
+    let peers: BTreeSet<String> = running.iter().map(|node| node.peer_id()).collect();
     eventually("the homes have settled", async || {
-        let asked = running().next().expect("one runs");
-        let mut homes = Vec::new();
-        for nth in 0..SAMPLES {
-            homes.push(home_of(asked, &format!("sample-{nth}")).await);
-        }
-        if homes != known {
-            (known, since) = (homes, Instant::now());
-        }
+        let cluster = running[0].api.cluster().await;
+        holds(cluster["cache"]["moving"] == 0, &cluster["cache"])?;
+        let known = homes(running[0]).await;
         let of_all: BTreeSet<String> = known.iter().flatten().cloned().collect();
-        holds(of_all == peers && since.elapsed() > CALM, format!("homes: {known:?}, nodes: {peers:?}"))
+        holds(of_all == peers, format!("homes: {known:?}, nodes: {peers:?}"))?;
+        for node in &running[1..] {
+            let others = homes(node).await;
+            holds(others == known, format!("{}: {others:?}, not {known:?}", node.name))?;
+        }
+        Ok::<_, String>(())
+    })
+    .await;
+}
+
+/// Who is home to each of the samples, as a node knows.
+async fn homes(asked: &NodeProcess) -> Vec<Option<String>> {
+    let mut homes = Vec::new();
+    for nth in 0..SAMPLES {
+        homes.push(home_of(asked, &format!("sample-{nth}")).await);
+    }
+    homes
+}
+
+/// Reads until it is a hit, so that the node shares the line now: one without processor time for a while loses its lines.
+async fn shares(history: &History, node: &NodeProcess, key: &str) {
+    eventually("the node shares the line", async || {
+        let record = read(history, node, key).await;
+        holds(matches!(record.answer, Answer::Read { hit: true, .. }), format!("{record:?}"))
     })
     .await;
 }

@@ -20,7 +20,7 @@ use super::{
     history::History,
     key_at,
     load::Load,
-    read, settled, stored, waited,
+    read, settled, shares, stored, waited,
 };
 use crate::{
     ask::Api,
@@ -33,8 +33,8 @@ const WAITING: usize = 16;
 const IMPATIENT: usize = 4;
 const HURRY: Duration = Duration::from_millis(1_500);
 /// What a write may take beyond the leases that it waits for: a question that was lost is asked again after a quarter of a
-/// lease at the latest, and tasks of a busy machine run late by as much.
-const MARGIN: Duration = Duration::from_secs(1);
+/// lease at the latest, and tasks of a busy machine run late.
+const MARGIN: Duration = Duration::from_secs(2);
 /// Pauses of nodes under load: within a lease, about as long, and so long that the node is down meanwhile.
 const PAUSES_MS: [u64; 4] = [400, 1_900, 2_100, 4_000];
 
@@ -145,13 +145,12 @@ async fn a_sharer_and_owner_sleeps(cluster: &mut Cluster, protocol: &str) {
         stored(&history, sleeper, key, old).await;
     }
     let peer = sleeper.peer_id();
+    let shown = writer.api.whereabouts(&owned).await;
+    assert_eq!(shown["directory"]["owner"], peer.as_str(), "the node owns the line: {shown}");
+    shares(&history, sleeper, &shared).await;
     let shown = writer.api.whereabouts(&shared).await;
     check_shown(&shown, &shared, home, &[]);
     assert!(peers_of(&shown["lines"]).contains(&peer.as_str()), "the node shares the line: {shown}");
-    let shown = writer.api.whereabouts(&owned).await;
-    assert_eq!(shown["directory"]["owner"], peer.as_str(), "the node owns the line: {shown}");
-    let hit = read(&history, sleeper, &shared).await;
-    assert!(matches!(hit.answer, Answer::Read { hit: true, .. }), "{hit:?}");
 
     sleeper.signal(Signal::STOP);
     let stopped = Instant::now();

@@ -23,26 +23,16 @@ async fn killed_and_back(cluster: &mut Cluster, load: &Load, victim: usize, who:
     cluster.whole(other, 2).await;
 }
 
-/// Sees to it that a node leads the lock managers.
-async fn lead(cluster: &mut Cluster, nth: usize) {
-    if cluster.leader().await != nth {
-        let peer = cluster.nodes[nth].peer_id();
-        let done = cluster.nodes[nth].cli(&["members", "transfer-leader", &peer]).await;
-        assert_eq!(done.code, 0, "{done:?}");
-        assert_eq!(cluster.leader().await, nth);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_with_a_primary_whether_or_not_it_leads_the_lock_managers_too() {
     let mut cluster = cluster_of(3, &[]).await;
     let partition = cluster.queues(&["load"]).await[0];
     let load = Load::start(apis(&cluster.nodes), &["load"], Consumers::FromTheStart);
     let (primary, backup) = cluster.copies(0, partition).await;
-    lead(&mut cluster, backup).await;
+    cluster.led_by(backup).await;
     killed_and_back(&mut cluster, &load, primary, "the primary").await;
     let (primary, _) = cluster.copies(0, partition).await;
-    lead(&mut cluster, primary).await;
+    cluster.led_by(primary).await;
     killed_and_back(&mut cluster, &load, primary, "the primary, which leads the lock managers").await;
     load.checked("kill -9 of the primary, twice", Memories::Kept).await;
 }

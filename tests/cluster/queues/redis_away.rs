@@ -9,7 +9,7 @@ use super::{
     warnings,
 };
 use crate::{
-    harness::{NodeProcess, eventually},
+    harness::{NodeProcess, eventually, holds},
     redis_server::RedisServer,
 };
 
@@ -58,11 +58,14 @@ async fn without_the_redis_that_all_share_publishes_are_refused_until_it_is_back
     let load = Load::start(apis(&cluster.nodes), &["load"], Consumers::FromTheStart);
     load.works_after(Instant::now()).await;
 
-    let killed = Instant::now();
     redis.kill();
+    let killed = Instant::now();
     let first = load.is_refused_after(killed).await;
-    let health = cluster.nodes[0].cli(&["health", "--ready"]).await;
-    assert!(health.code == 1 && health.stdout.contains("Redis at"), "{health:?}");
+    eventually("a node tells that it is not ready, and why", async || {
+        let health = cluster.nodes[0].cli(&["health", "--ready"]).await;
+        holds(health.code == 1 && health.stdout.contains("Redis at"), format!("{health:?}"))
+    })
+    .await;
     let listed = cluster.nodes[0].api.call(reqwest::Method::GET, "/v1/queues", None).await.unwrap();
     assert!(listed.is_ok() || listed.slug() == "unavailable", "of what is served, if anything is: {listed:?}");
     let back = Instant::now();
