@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use super::{Cluster, eventually, get, key, put, value};
+use super::{Cluster, eventually, get, get_once, key, put, value};
 use crate::{
     config::CacheCutOff,
     error::ErrorCode,
@@ -45,7 +45,7 @@ impl Watch {
             tasks.spawn(async move {
                 while !stop.load(Ordering::SeqCst) {
                     let least = acknowledged.load(Ordering::SeqCst);
-                    if let Ok(Some(text)) = get(&reader, &k).await {
+                    if let Ok(Some(text)) = get_once(&reader, &k).await {
                         let read: u64 = text.parse().unwrap();
                         assert!(read >= least, "read {read} when {least} was acknowledged");
                     }
@@ -110,7 +110,7 @@ async fn when_an_owner_dies_its_value_is_gone_and_never_older() {
     put(&cluster.at(1), &k, "old").await;
     put(&cluster.at(3), &k, "new").await;
     cluster.kill(3).await;
-    let read = async || get(&cluster.at(1), &k).await;
+    let read = async || get_once(&cluster.at(1), &k).await;
     eventually("the key can be read", async || read().await.is_ok()).await;
     assert_ne!(read().await.unwrap().as_deref(), Some("old"));
     put(&cluster.at(1), &k, "newest").await;
@@ -166,7 +166,7 @@ async fn a_node_that_is_started_again_is_home_to_nothing_until_an_epoch_says_so(
     cluster.ready().await;
     put(&cluster.at(1), &k, "new").await;
     for index in 0..3 {
-        let reads = async || get(&cluster.at(index), &k).await.is_ok_and(|read| read.as_deref() == Some("new"));
+        let reads = async || get_once(&cluster.at(index), &k).await.is_ok_and(|read| read.as_deref() == Some("new"));
         eventually("the new value is read", reads).await;
     }
 }
@@ -186,7 +186,7 @@ async fn without_a_quorum_homes_stop_and_reads_get_what_was_chosen() {
     eventually("reads are refused", async || {
         let refused =
             |read: Result<Option<String>, crate::error::Error>| read.is_err_and(|e| e.code == ErrorCode::Unavailable);
-        refused(get(&at, &own).await) && refused(get(&at, &others).await)
+        refused(get_once(&at, &own).await) && refused(get_once(&at, &others).await)
     })
     .await;
     let refused = at.put(own.clone(), value("c")).await.unwrap_err();
@@ -197,7 +197,7 @@ async fn without_a_quorum_homes_stop_and_reads_get_what_was_chosen() {
     cluster.ready().await;
     put(&cluster.at(1), &own, "d").await;
     eventually("the new value is read", async || {
-        get(&cluster.at(0), &own).await.is_ok_and(|read| read.as_deref() == Some("d"))
+        get_once(&cluster.at(0), &own).await.is_ok_and(|read| read.as_deref() == Some("d"))
     })
     .await;
 }

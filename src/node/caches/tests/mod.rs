@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Caches, Only, Put};
 use crate::{
     config::{Config, Switch},
-    error::Error,
+    error::{Error, ErrorCode},
     ids::{CacheKey, NodeId, Role},
     machine::cache::{SlotId, Version},
     node::Node,
@@ -201,8 +201,19 @@ async fn put(cache: &Caches, key: &CacheKey, body: &str) -> Version {
     }
 }
 
-/// What is read, as text.
+/// What is read, as text, as soon as it can be: a machine that is held up may be without a leader, and homes, for a while.
 async fn get(cache: &Caches, key: &CacheKey) -> Result<Option<String>, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match get_once(cache, key).await {
+            Err(error) if error.code == ErrorCode::Unavailable && Instant::now() < deadline => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// What is read now, as text.
+async fn get_once(cache: &Caches, key: &CacheKey) -> Result<Option<String>, Error> {
     let read = cache.get(key.clone()).await?;
     Ok(read.map(|read| String::from_utf8(read.body.to_vec()).unwrap()))
 }

@@ -80,7 +80,7 @@ async fn conditions_counters_and_times_to_live_hold_on_every_node() {
     adding.join_all().await;
     assert_eq!(get(&cluster.at(0), &counter).await.unwrap().as_deref(), Some("60"));
 
-    let short = Put { ttl_ms: Some(300), ..value("soon gone") };
+    let short = Put { ttl_ms: Some(3_000), ..value("soon gone") };
     cluster.at(0).put(key("short"), short).await.unwrap();
     assert!(get(&cluster.at(1), &key("short")).await.unwrap().is_some());
     for index in 0..3 {
