@@ -43,8 +43,8 @@ pub(super) enum DebugCommand {
     ///
     /// The node at --url gives its settings with secrets redacted, /v1/node, /v1/cluster, /v1/queues, /v1/cache, /readyz,
     /// /metrics and the last lines of its log, and asks every other member that is up what it says of itself and what it
-    /// has logged. No message, no cached value, no token, no password and no key is in it; names of locks, queues, nodes
-    /// and addresses are: look before you publish it. What could not be collected stands in MISSING.txt and on stderr.
+    /// has logged. No message, no cached value, no token, no password and no cluster key is in it; names of locks, queues
+    /// and nodes, addresses, and names of keys whose cached values were lost are: look before you publish it. What could not be collected stands in MISSING.txt and on stderr.
     Bundle(Bundle),
 }
 

@@ -58,7 +58,8 @@ async fn run(config: Config, resolved: Vec<Resolved>) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let served = tokio::select! {
         served = Served::start(config, resolved) => served.map_err(anyhow::Error::new)?,
-        () = signals.next() => return Err(Failure::Exit(INTERRUPTED)),
+        // There is nothing to drain yet.
+        () = signals.next() => return Ok(()),
     };
     let node = served.node.clone();
     let code = tokio::select! {

@@ -48,11 +48,7 @@ impl Remote {
     pub(super) fn print<T: DeserializeOwned>(&self, body: &str, text: impl FnOnce(T) -> String) -> Result<(), Failure> {
         match self.output.format() {
             Format::Json => self.output.raw(format!("{body}\n").as_bytes()),
-            Format::Text => {
-                let value = serde_json::from_str(body)
-                    .map_err(|error| Error::internal(format!("the answer has another shape: {error}")))?;
-                self.output.text(&text(value))
-            }
+            Format::Text => self.output.text(&text(parse(body)?)),
         }
     }
 
@@ -119,9 +115,9 @@ impl Remote {
     }
 }
 
-fn parse(body: &str) -> Result<Value, Failure> {
-    serde_json::from_str(body)
-        .map_err(|error| Failure::Other(anyhow::Error::new(error).context("the answer is no JSON")))
+/// The body of an answer.
+pub(super) fn parse<T: DeserializeOwned>(body: &str) -> Result<T, Failure> {
+    serde_json::from_str(body).map_err(|error| Error::internal(format!("the answer has another shape: {error}")).into())
 }
 
 /// The data of an event with its name in it.

@@ -387,7 +387,8 @@ pub(super) fn warning(code: &str, detail: impl Into<String>) -> Warning {
 fn down_warnings<'a>(members: impl Iterator<Item = &'a Member>, warnings: &mut Vec<Warning>) {
     for member in members.filter(|member| member.liveness == Liveness::Down) {
         let detail = format!(
-            "{} is down since {}: start it again, or remove it with `syncmesh members remove {0}`",
+            "{} is down since {}: start it again. One that was stopped for good is listed no longer after \
+             MEMBER_FORGET_TIMEOUT; `syncmesh members remove {0}` takes it out now, and bars it until it is admitted again",
             member.joiner.node,
             rfc3339(member.since)
         );

@@ -111,7 +111,7 @@ pub(super) async fn start(config: Config) -> Result<Node, StartError> {
         leader: LeaderSettings {
             failure_timeout: config.failure_timeout,
             member_dead_timeout: config.member_dead_timeout,
-            member_forget_timeout: forget_after(&config),
+            member_forget_timeout: forget_after(&config, record.as_ref()),
             queue_replicas: usize::try_from(config.queue_replicas).unwrap_or(usize::MAX),
         },
         reads: reads(&config),
@@ -169,8 +169,9 @@ fn cache_terms(config: &Config) -> CacheTerms {
 
 /// A member that is gone stays listed for as long as a session of its cache may be alive, however short
 /// `MEMBER_FORGET_TIMEOUT` is: a new home asks, or outlives, those who are listed.
-fn forget_after(config: &Config) -> Duration {
-    let CacheTerms { lease_ms, member_lease_ms, .. } = cache_terms(config);
+fn forget_after(config: &Config, record: Option<&ClusterRecord>) -> Duration {
+    let CacheTerms { lease_ms, member_lease_ms, .. } =
+        record.map_or_else(|| cache_terms(config), |record| record.cache.clone());
     config.member_forget_timeout.max(Duration::from_millis(member_lease_ms + 2 * lease_ms))
 }
 
@@ -254,6 +255,15 @@ fn check_record(record: &ClusterRecord, config: &Config, dir: &Path) -> Result<(
             "CACHE_LEASE={} is ignored: the cluster was founded with {} ms",
             millis(config.cache_lease),
             record.cache.lease_ms
+        );
+    }
+    let member_lease_ms = cache_terms(config).member_lease_ms;
+    if record.cache.member_lease_ms != member_lease_ms {
+        warn!(
+            "FAILURE_TIMEOUT={} tells when others are down; the lease of this node as a member stays as the cluster was founded: \
+             {} ms, not {member_lease_ms}",
+            millis(config.failure_timeout),
+            record.cache.member_lease_ms
         );
     }
     if record.queue_partitions != config.queue_partitions {

@@ -20,8 +20,10 @@ use harness::{Cluster, eventually, holds};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// How soon something that was done elsewhere is to be seen: the page asks every second, and a node that is busy may refuse.
-const SOON: Duration = Duration::from_secs(6);
+/// How soon something that was done elsewhere is to be seen, at least once in so many times: the page asks every second, and a
+/// node that is busy may refuse.
+const SOON: Duration = Duration::from_secs(2);
+const TIMES: usize = 5;
 
 /// The verdict that a healthy cluster gets.
 const WELL: &str = "All is well";
@@ -72,15 +74,21 @@ async fn what_is_done_elsewhere_is_seen_at_once() {
     assert_eq!(browser.run(drawn).await, 3, "each member is in the picture");
     browser.shows("#mesh-picture", " ms").await;
 
-    let session = elsewhere.grant("taken-elsewhere").await.session;
-    let taken = Instant::now();
-    browser.shows("#locks-rows", "taken-elsewhere").await;
-    let seen_after = taken.elapsed();
-    println!("a lock taken elsewhere is seen after {seen_after:?}");
-    assert!(seen_after < SOON, "a lock taken elsewhere is seen after {seen_after:?}");
-    browser.shows("#tile-locks", "1 held").await;
-    elsewhere.release("taken-elsewhere", &session).await.ok();
-    browser.shows("#locks-empty", "No lock is held").await;
+    let mut soonest = Duration::MAX;
+    for _ in 0..TIMES {
+        let session = elsewhere.grant("taken-elsewhere").await.session;
+        let taken = Instant::now();
+        browser.shows("#locks-rows", "taken-elsewhere").await;
+        soonest = soonest.min(taken.elapsed());
+        browser.shows("#tile-locks", "1 held").await;
+        elsewhere.release("taken-elsewhere", &session).await.ok();
+        browser.shows("#locks-empty", "No lock is held").await;
+        if soonest < SOON {
+            break;
+        }
+    }
+    println!("a lock taken elsewhere is seen after {soonest:?}");
+    assert!(soonest < SOON, "a lock taken elsewhere is seen after {soonest:?} at the soonest");
 
     for nth in 0..40 {
         let answer = elsewhere.post("/v1/queues/filling/messages", json!({ "nth": nth })).await;

@@ -92,6 +92,7 @@ pub(crate) async fn all(project: &Project) {
     told("down, up", down + up, project).await;
     kept.is_there(api).await;
     let (old_id, old_peers) = (kept.cluster_id.clone(), kept.peers.clone());
+    let (old_token, old_session) = (kept.token, kept.lock.session.clone());
     kept.must_be_given_back(api).await;
 
     let down = project.compose(&["down", "--volumes"]).await;
@@ -103,6 +104,10 @@ pub(crate) async fn all(project: &Project) {
     for queue in QUEUES {
         assert_eq!(api.get(&format!("/v1/queues/{queue}")).await.slug(), "not-found");
     }
+    assert_eq!(api.keep_alive(&old_session).await.slug(), "session-expired");
+    let granted = api.grant("another").await;
+    assert!(granted.token > old_token, "{granted:?} after {old_token}");
+    api.release("another", &granted.session).await.ok();
 }
 
 async fn told(what: &str, took: std::time::Duration, project: &Project) {

@@ -7,8 +7,13 @@ use std::{ffi::OsString, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use serde_json::Value;
 
-use super::{Context, Failure, OnInterrupt, output::Format, remote::Remote};
+use super::{
+    Context, Failure, OnInterrupt,
+    output::Format,
+    remote::{Remote, parse},
+};
 use crate::{
     api::{
         cache_bodies::{HIT, InvalidatedBody, REMOTE},
@@ -16,8 +21,8 @@ use crate::{
     },
     client::{Call, RemoteRead, StoreIf, StoreOptions},
     config::suffixed_duration,
-    error::{Error, ErrorCode},
-    ids::CacheKey,
+    error::{Error, ErrorCode, Outcome},
+    ids::{CacheKey, NodeId},
     node::caches::Which,
 };
 
@@ -203,8 +208,20 @@ impl Invalidate {
     }
 
     async fn call(self, remote: &Remote) -> Result<(), Failure> {
-        remote.show(&Call::invalidate(&self.which()?), |body: InvalidatedBody| text::invalidated(&body)).await
+        let text = remote.client.text(&Call::invalidate(&self.which()?)).await?;
+        let body: InvalidatedBody = parse(&text)?;
+        remote.print(&text, |_: Value| text::invalidated(&body))?;
+        if body.unanswered.is_empty() { Ok(()) } else { Err(incomplete(&body.unanswered).into()) }
     }
+}
+
+/// Whose keys may not be gone.
+fn incomplete(unanswered: &[NodeId]) -> Error {
+    let nodes = unanswered.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
+    let detail = format!(
+        "{nodes} did not answer: keys that are at home there may not be gone. Run it again when `syncmesh status` shows them up"
+    );
+    Error::unavailable(Outcome::Unknown, detail)
 }
 
 #[cfg(test)]

@@ -9,7 +9,10 @@ use std::{ops::RangeInclusive, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use super::{Context, Failure, OnInterrupt, remote::Remote};
+use super::{
+    Context, Failure, OnInterrupt,
+    remote::{Remote, parse},
+};
 use crate::{
     api::queue_bodies::{MessageList, PurgedBody, QueueList, ReceiptsAnswer, RedrivenBody},
     client::Call,
@@ -250,7 +253,7 @@ impl List {
     async fn call(self, remote: &Remote) -> Result<(), Failure> {
         let page = |after: Option<&str>| Call::queues(self.prefix.as_deref(), after);
         let body = remote.pages("queues", page).await?;
-        let list: QueueList = parsed(&body)?;
+        let list: QueueList = parse(&body)?;
         let unserved = list.unserved.clone();
         remote.print(&body, |_: Value| text::queues(list))?;
         if unserved.is_empty() { Ok(()) } else { Err(incomplete(&unserved).into()) }
@@ -269,7 +272,7 @@ fn incomplete(unserved: &[PartitionId]) -> Error {
 /// Prints messages; none is exit code 3.
 async fn messages(remote: &Remote, call: &Call, none: &str) -> Result<(), Failure> {
     let body = remote.client.text(call).await?;
-    let list: MessageList = parsed(&body)?;
+    let list: MessageList = parse(&body)?;
     let is_empty = list.messages.is_empty();
     if is_empty {
         remote.output.note(none);
@@ -281,14 +284,10 @@ async fn messages(remote: &Remote, call: &Call, none: &str) -> Result<(), Failur
 /// Prints what came of receipts; one that failed is exit code 4.
 async fn settle(remote: &Remote, call: &Call, done: &str) -> Result<(), Failure> {
     let body = remote.client.text(call).await?;
-    let answer: ReceiptsAnswer = parsed(&body)?;
+    let answer: ReceiptsAnswer = parse(&body)?;
     let all_in_time = answer.failed.is_empty();
     remote.print(&body, |_: Value| text::receipts(answer, done))?;
     if all_in_time { Ok(()) } else { Err(Failure::Exit(4)) }
-}
-
-fn parsed<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, Failure> {
-    serde_json::from_str(body).map_err(|error| Error::internal(format!("the answer has another shape: {error}")).into())
 }
 
 impl Configure {

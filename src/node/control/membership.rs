@@ -1,6 +1,6 @@
 //! What the task tells the leader, and what it hears from it: joining, heartbeats, views.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{debug, error, info};
@@ -9,13 +9,19 @@ use super::{ControlTask, Done, MemberLease, Standing, VERSION, reply};
 use crate::{
     codec::encode,
     ids::{NodeId, Tick},
-    machine::{cache::believed_ms, membership::Joiner},
+    machine::{
+        cache::believed_ms,
+        membership::{ClusterRecord, Joiner},
+    },
     net::{CallError, Lane, Mesh, Protocol},
     node::{
         authority::Authority,
         wire::{ControlCall, ControlReply, Leader, Refused},
     },
 };
+
+/// A node heartbeats so many times within its lease as a member, however great its own `FAILURE_TIMEOUT` is.
+const HEARTBEATS_PER_LEASE: u32 = 3;
 
 /// What was told to a leader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +51,7 @@ impl ControlTask {
         let draining = self.parts.draining.is_cancelled();
         let joined = self.joined_as.as_ref().is_some_and(|joined| draining || *joined == joiner);
         let (call, told) = if joined {
-            if self.told_at.elapsed() < self.parts.settings.heartbeat {
+            if self.told_at.elapsed() < self.heartbeat() {
                 return;
             }
             let view = self.parts.route.view().version;
@@ -61,7 +67,7 @@ impl ControlTask {
         let (me, authority) = (self.me(), self.parts.authority.clone());
         let mesh = Arc::clone(&self.parts.mesh);
         let sent = self.parts.clock.now();
-        let (route, patience) = (self.parts.route.clone(), self.parts.settings.heartbeat * 2);
+        let (route, patience) = (self.parts.route.clone(), self.heartbeat() * 2);
         self.work.spawn(async move {
             // A leader that is silent must not keep this node from telling the next one.
             let outcome = tokio::select! {
@@ -121,6 +127,11 @@ impl ControlTask {
         }
     }
 
+    /// How often this node heartbeats.
+    fn heartbeat(&self) -> Duration {
+        heartbeat(self.parts.settings.heartbeat, self.founding.record())
+    }
+
     /// The leader has renewed this node's lease as a member: from when the heartbeat was sent, and only as far as the
     /// view is known that the leader knew.
     fn extend_lease(&self, sent: Tick, version: u64) {
@@ -174,6 +185,12 @@ impl ControlTask {
     }
 }
 
+/// How often a node heartbeats that is set to do so every `set`: the lease that it renews is as the cluster was founded.
+fn heartbeat(set: Duration, record: Option<&ClusterRecord>) -> Duration {
+    let lease = record.map(|record| Duration::from_millis(record.cache.member_lease_ms));
+    lease.map_or(set, |lease| set.min(lease / HEARTBEATS_PER_LEASE))
+}
+
 /// Tells the leader something, be it this node itself or a peer.
 pub(crate) async fn tell(
     mesh: &dyn Mesh,
@@ -185,5 +202,28 @@ pub(crate) async fn tell(
     match authority {
         Some(authority) if leader == me => Ok(authority.control(me, call).await),
         _ => reply(mesh.call(leader, Protocol::Control, Lane::End, encode(&call)).await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ids::ClusterId, machine::membership::CacheTerms};
+
+    #[test]
+    fn a_node_with_a_greater_failure_timeout_than_its_cluster_was_founded_with_keeps_its_lease() {
+        let record = ClusterRecord {
+            cluster_id: ClusterId(1),
+            cluster_name: "default".into(),
+            founders: Vec::new(),
+            queue_partitions: 64,
+            cache_protocol: "MESI".into(),
+            cache: CacheTerms { member_lease_ms: 1_300, ..CacheTerms::default() },
+            founded_at: Tick(0),
+        };
+        let every = |set_ms, record| heartbeat(Duration::from_millis(set_ms), record).as_millis();
+        assert_eq!(every(400, Some(&record)), 400, "the default of both");
+        assert_eq!(every(1_200, Some(&record)), 433, "a third of the lease");
+        assert_eq!(every(1_200, None), 1_200);
     }
 }
