@@ -210,10 +210,10 @@ impl Gateway {
             Err(AskError::TooManyOpen | AskError::Overloaded | AskError::Call(CallError::Busy(_))) => Asked::Crowded,
             Err(AskError::Call(CallError::Refused(_))) => Asked::Refused,
             Err(AskError::Call(error)) if !error.may_have_arrived() => Asked::Undelivered,
-            Err(AskError::AlreadyOpen | AskError::Stopped) => Asked::Undelivered,
+            Err(AskError::AlreadyOpen) => Asked::Undelivered,
             Err(AskError::Lost(_)) => Asked::Lost,
-            // Also what was refused may have been begun.
-            Err(AskError::Call(_) | AskError::Refused) => Asked::Unanswered,
+            // Also what was refused, or open when this node stopped, may have been begun.
+            Err(AskError::Call(_) | AskError::Refused | AskError::Stopped) => Asked::Unanswered,
         }
     }
 

@@ -109,10 +109,11 @@ impl Forward {
             Ok(Err(AskError::Call(error))) if !error.may_have_arrived() && error != CallError::Refused(node) => {
                 Asked::Undelivered
             }
-            Ok(Err(AskError::TooManyOpen | AskError::Overloaded | AskError::AlreadyOpen | AskError::Stopped)) => {
-                Asked::Undelivered
+            Ok(Err(AskError::TooManyOpen | AskError::Overloaded | AskError::AlreadyOpen)) => Asked::Undelivered,
+            // Also what was open when this node stopped may have been done.
+            Ok(Err(AskError::Call(_) | AskError::Lost(_) | AskError::Refused | AskError::Stopped)) | Err(_) => {
+                Asked::Unanswered
             }
-            Ok(Err(AskError::Call(_) | AskError::Lost(_) | AskError::Refused)) | Err(_) => Asked::Unanswered,
         }
     }
 

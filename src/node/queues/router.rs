@@ -175,9 +175,9 @@ impl Router {
             Ok(bytes) => decode(&bytes).map_or(Asked::Unanswered, Asked::Answered),
             Err(AskError::TooManyOpen | AskError::Overloaded | AskError::Call(CallError::Busy(_))) => Asked::Crowded,
             Err(AskError::Call(error)) if !error.may_have_arrived() => Asked::Undelivered,
-            Err(AskError::AlreadyOpen | AskError::Stopped) => Asked::Undelivered,
-            // Also what was refused may have been begun.
-            Err(AskError::Call(_) | AskError::Lost(_) | AskError::Refused) => Asked::Unanswered,
+            Err(AskError::AlreadyOpen) => Asked::Undelivered,
+            // Also what was refused, or open when this node stopped, may have been begun.
+            Err(AskError::Call(_) | AskError::Lost(_) | AskError::Refused | AskError::Stopped) => Asked::Unanswered,
         }
     }
 

@@ -93,6 +93,8 @@ pub struct EntryView {
     pub sharers: Vec<NodeId>,
     /// Whether the home has a copy of its own, current or not.
     pub has_copy: bool,
+    /// Whether it is on its way out: copies are being recalled, and the value goes.
+    pub is_leaving: bool,
 }
 
 impl Home {
@@ -146,6 +148,7 @@ impl Home {
             owner: entry.owner.map(|owner| owner.node),
             sharers: entry.sharers.keys().copied().collect(),
             has_copy: entry.copy.is_some(),
+            is_leaving: entry.busy.as_ref().is_some_and(|busy| busy.asked.what == What::Evict),
         })
     }
 

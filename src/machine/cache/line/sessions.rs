@@ -3,6 +3,7 @@
 use super::{
     Effect, Lines, Outcome,
     entry::{Held, Line},
+    slots::is_lost_with,
 };
 use crate::{
     ids::{CacheKey, Tick},
@@ -114,9 +115,7 @@ impl Lines {
     fn end_holding(&mut self, now: Tick, key: &CacheKey, home: HomeId, effects: &mut Vec<Effect>) {
         let Some(entry) = self.keys.get_mut(key) else { return };
         // A stranded line counts only while its session is alive.
-        let lost = entry.buffer.values().any(|kept| {
-            kept.held.home == home && kept.put_at.is_none() && kept.dirty && !kept.released && kept.offered.is_none()
-        });
+        let lost = entry.buffer.values().any(|kept| kept.held.home == home && is_lost_with(kept));
         entry.buffer.retain(|_, kept| kept.held.home != home || kept.put_at.is_some());
         entry.buffer.values_mut().filter(|kept| kept.held.home == home).for_each(|kept| kept.put_at = Some(now));
         if lost {

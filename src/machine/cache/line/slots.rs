@@ -1,11 +1,20 @@
 //! Slots that get another home: nothing of an older epoch is read or written any more (R8); what was owned is kept for
 //! the new home, which may ask for it (R6, R12).
 
-use super::{Effect, Lines, entry::Awaiting, sessions};
+use super::{
+    Effect, Lines,
+    entry::{Awaiting, Buffered},
+    sessions,
+};
 use crate::{
     ids::{CacheKey, Epoch, Tick},
     machine::cache::{CacheAnswer, HomeId, Moved, Placed, RecoveredLine, SlotId, rules::Rule},
 };
+
+/// Whether an acknowledged value goes with a line that waited to be asked for by the next home.
+pub(super) fn is_lost_with(kept: &Buffered) -> bool {
+    kept.put_at.is_none() && kept.dirty && !kept.released && kept.offered.is_none()
+}
 
 impl Lines {
     /// Installs an epoch of a slot, if it is a newer one.
@@ -44,8 +53,17 @@ impl Lines {
         for wanted in entry.deferred.extract_if(.., |wanted| is_over(wanted)) {
             effects.push(Effect::Answer { call: wanted.call, answer: CacheAnswer::Noted });
         }
-        // A home that was told of it may have granted it to others before it died: nobody else may be told.
-        entry.buffer.retain(|_, kept| kept.held.epoch >= before || kept.offered.is_none_or(|to| to >= before));
+        // A home that was told of it may have granted it to others before it died, and the one that was to be told first may
+        // have served without it, while this session lived on with a home that only gave the slot up.
+        let may_be_told = |kept: &Buffered| match kept.offered {
+            Some(to) => to >= before,
+            None => kept.held.epoch.next() >= before,
+        };
+        let goes = |kept: &Buffered| kept.held.epoch < before && !may_be_told(kept);
+        if entry.buffer.values().any(|kept| goes(kept) && is_lost_with(kept)) {
+            effects.push(Effect::DirtyLost { key: key.clone() });
+        }
+        entry.buffer.retain(|_, kept| !goes(kept));
         let older = entry.buffer.values_mut().filter(|kept| kept.held.epoch < before);
         older.for_each(|kept| kept.put_at = None);
         if entry.open.as_ref().is_some_and(|open| open.held.epoch < before) {

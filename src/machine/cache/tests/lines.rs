@@ -435,3 +435,36 @@ fn what_was_owned_is_told_to_nobody_once_the_session_with_the_old_home_is_over()
         ]
     );
 }
+
+/// Who is told of a line of the first epoch by a cache that hears of these epochs, one after the other.
+fn told_after(epochs: &[u64]) -> (Vec<Effect>, CacheAnswer) {
+    let mut cache = Cache::with_dirty_line(Protocol::Mesi);
+    let slot = SlotId::of(&key());
+    let mut effects = Vec::new();
+    for epoch in epochs {
+        let home = home_id(usize::try_from(*epoch).unwrap());
+        effects.extend(cache.hears(Input::Placed(Placed { slot, epoch: Epoch(*epoch), home: Some(home) })));
+    }
+    let last = *epochs.last().unwrap();
+    let home = home_id(usize::try_from(last).unwrap());
+    let body = CacheRequest::Recover { slot, epoch: Epoch(last), after: None, before: None };
+    let message = FromHome { home, put_acks: vec![], body };
+    let mut told = cache.hears(Input::FromHome { from: home.node, call: 7, message });
+    match told.pop() {
+        Some(Effect::Answer { answer, .. }) if told.is_empty() => (effects, answer),
+        other => panic!("{told:?}, {other:?}"),
+    }
+}
+
+#[test]
+fn what_the_next_home_did_not_ask_for_is_told_to_none_after_it_however_long_the_session_lives() {
+    let told = |lines: &CacheAnswer| matches!(lines, CacheAnswer::Recovered { lines, .. } if lines.len() == 1);
+    let (effects, answer) = told_after(&[2]);
+    assert!(effects == [drop_line()] && told(&answer), "{effects:?}, {answer:?}");
+    let (effects, answer) = told_after(&[2, 3]);
+    assert_eq!(effects, [drop_line(), Effect::DirtyLost { key: key() }]);
+    assert!(!told(&answer), "the second home may have served without it: {answer:?}");
+    // Who gave the slot up says so with every extension of the session, so that the home between has not served yet.
+    let (effects, answer) = told_after(&[3]);
+    assert!(effects == [drop_line()] && told(&answer), "{effects:?}, {answer:?}");
+}

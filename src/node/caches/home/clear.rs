@@ -1,7 +1,8 @@
 //! An operator's invalidation: all entries of this home that it names go, and every copy with them.
 //!
 //! Slot by slot, for as long as one answer may take: whoever asked asks for the rest then, and so hears that it goes on.
-//! A slot's keys are noted when it is its turn, so that nobody who goes on writing keeps it from its end.
+//! A slot's keys are noted when it is its turn, so that keys that are new do not keep it from its end. One that several
+//! nodes go on writing without a pause may: then this home is named as one that did not answer.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 use super::HomeTask;
 use crate::{
     ids::{CacheKey, Tick},
-    machine::cache::{EntryState, HomeInput, SlotId, Version},
+    machine::cache::{EntryState, HomeInput, SlotId},
     node::caches::{types::Which, wire::Cleared},
 };
 
@@ -45,8 +46,8 @@ struct Clear {
 enum Phase {
     /// Somebody else is busy with it.
     Wanted,
-    /// Its copies are being recalled, under this version.
-    Begun(Version),
+    /// Its copies are being recalled.
+    Begun,
     /// It is gone.
     Over,
 }
@@ -91,10 +92,11 @@ impl HomeTask {
         }
     }
 
-    /// Notes the keys of the next slots, until there is enough to do. One that is recovering is waited for.
+    /// Notes the keys of the next slots, until there is enough to do. One that is recovering is waited for, and so is the
+    /// lease: outside it another home may have keys that are not known here.
     fn note_keys(&self, clear: &mut Clear) {
         while clear.todo.len() < AT_ONCE
-            && self.parts.clock.now() < clear.until
+            && self.parts.clock.now() < clear.until.min(self.lease_until)
             && let Some(slot) = clear.slots.first().copied().filter(|slot| self.home.is_serving(*slot))
         {
             let keys = self.home.keys_of(slot).filter(|key| clear.which.names(key));
@@ -128,23 +130,25 @@ impl HomeTask {
     }
 
     fn phase_after(&mut self, key: &CacheKey, before: Phase) -> Phase {
-        if before == Phase::Wanted {
-            let Some(view) = self.home.view(key) else { return Phase::Over };
-            if view.state == EntryState::Busy {
-                return Phase::Wanted;
-            }
-            self.step(HomeInput::Evict { key: key.clone() });
-            return match self.home.view(key) {
-                Some(after) if after.stamp == view.stamp => Phase::Wanted,
-                Some(after) if after.state == EntryState::Busy => Phase::Begun(after.stamp),
-                _ => Phase::Over,
-            };
+        if !self.home.is_serving(SlotId::of(key)) {
+            // It is on its way to another home with all that is known of it, or comes back.
+            return Phase::Wanted;
         }
-        let Phase::Begun(version) = before else { return before };
-        match self.home.view(key) {
+        let view = self.home.view(key);
+        match (before, view) {
+            (_, None) | (Phase::Over, _) => Phase::Over,
             // One transaction at a time: another one says that this one is over.
-            Some(view) if view.state == EntryState::Busy && view.stamp == version => before,
-            _ => Phase::Over,
+            (Phase::Begun, Some(view)) if view.is_leaving => Phase::Begun,
+            (Phase::Begun, Some(_)) => Phase::Over,
+            (Phase::Wanted, Some(view)) if view.state == EntryState::Busy => Phase::Wanted,
+            (Phase::Wanted, Some(view)) => {
+                self.step(HomeInput::Evict { key: key.clone() });
+                match self.home.view(key) {
+                    Some(after) if after.is_leaving => Phase::Begun,
+                    Some(after) if after.stamp == view.stamp => Phase::Wanted,
+                    _ => Phase::Over,
+                }
+            }
         }
     }
 }

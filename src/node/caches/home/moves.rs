@@ -137,6 +137,7 @@ impl HomeTask {
     pub(super) fn hand_over(&mut self, over: HandOver) {
         let (slot, epoch) = (over.slot, over.epoch);
         let Some((_, to)) = self.moves.to_go.remove(&slot) else { return };
+        over.entries.iter().for_each(|entry| self.room.forgotten(&entry.key));
         let parts = in_parts(over);
         self.moves.hold(self.parts.clock.now(), &parts);
         debug!(slot = slot.0, epoch = epoch.0, to = %to.node, parts = parts.len(), "hands a slot over");
