@@ -1,15 +1,17 @@
 //! Hints that the view has changed: the leader broadcasts them, and who is behind asks it at once.
 //!
 //! One task on every node. Without it each node would hear of a change with its next heartbeat, as it
-//! does where a hint is lost; nothing depends on one. What a hint claims is not believed: the view
+//! does where all hints are lost; nothing depends on one. A broadcast may be lost, so the last hint is told
+//! again when nothing changes any more. What a hint claims is not believed: the view
 //! comes from the answer to a heartbeat, which only a leader with a quorum gives.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinSet,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -28,6 +30,9 @@ use crate::{
 
 /// Hints that may wait; what is lost comes with the next heartbeat.
 pub(super) const INBOX: usize = 16;
+
+/// After a change a hint is told at once, and again after so long each, unless there is another change.
+const REPEATS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 
 /// A hint and its author, whom the mesh vouches for.
 pub(super) type Hinted = (NodeId, Bytes);
@@ -61,11 +66,20 @@ impl ViewHints {
         let mut asking = JoinSet::new();
         // The latest one that came while an answer was awaited.
         let mut next = None;
+        let mut repeats = VecDeque::new();
         loop {
+            let repeat_at = repeats.front().copied();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                Ok(()) = views.changed() => self.tell_others(),
+                Ok(()) = views.changed() => {
+                    self.tell_others();
+                    repeats = REPEATS.map(|after| Instant::now() + after).into();
+                }
+                () = sleep_until(repeat_at.unwrap_or_else(Instant::now)), if repeat_at.is_some() => {
+                    repeats.pop_front();
+                    self.tell_others();
+                }
                 Some(_) = asking.join_next() => {}
                 Some((from, body)) = hints.recv() => next = self.read(from, &body).or(next),
                 () = self.pull.0.notified(), if asking.is_empty() => {
@@ -203,7 +217,9 @@ mod tests {
         running.route.set(Term(3), Some(node(1)));
         running.route.install(view(7));
         tokio::time::sleep(Duration::from_millis(1)).await;
-        let hint = encode(&ViewHint { term: Term(3), version: 7 });
-        assert_eq!(*running.mesh.told.lock().unwrap(), [(Topic::View, hint)]);
+        let hint = (Topic::View, encode(&ViewHint { term: Term(3), version: 7 }));
+        assert_eq!(*running.mesh.told.lock().unwrap(), [hint.clone()]);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(*running.mesh.told.lock().unwrap(), [hint.clone(), hint.clone(), hint], "it may have been lost");
     }
 }
