@@ -7,7 +7,7 @@ use crate::{
     engine::docker,
     harness::{holds, voters},
     load::Load,
-    serving::{cluster, settles, up},
+    serving::{COPIES, cluster, peers, settles, up},
 };
 
 const COUNT: usize = 3;
@@ -152,10 +152,9 @@ async fn the_dead_are_done_without(project: &Project, load: &Load<'_>) {
         holds(voters(&cluster).len() == COUNT - 1, format!("{} vote", voters(&cluster).len()))?;
         let keepers = up(&cluster, "queue-node");
         for partition in cluster["queue"]["partitions"].as_array().unwrap() {
-            let replicas = partition["replicas"].as_array().unwrap();
-            let is_so = replicas.len() == 2
-                && replicas == partition["in_sync"].as_array().unwrap()
-                && replicas.iter().all(|peer| keepers.contains(peer.as_str().unwrap()));
+            let replicas = peers(partition, "replicas");
+            let is_so =
+                replicas.len() == COPIES && replicas == peers(partition, "in_sync") && replicas.is_subset(&keepers);
             holds(is_so, partition)?;
         }
         Ok(())

@@ -18,7 +18,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(250);
 /// Copies of each partition, the default.
-const COPIES: usize = 2;
+pub(crate) const COPIES: usize = 2;
 
 /// Waits until `look` has what is wanted, and says how long that took.
 #[track_caller]
@@ -51,6 +51,12 @@ pub(crate) fn up(cluster: &Value, role: &str) -> BTreeSet<String> {
     members.filter(is_so).map(|member| member["peer_id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// The peers of a list of a partition, whose order means nothing here.
+pub(crate) fn peers(partition: &Value, list: &str) -> BTreeSet<String> {
+    let peers = partition[list].as_array().unwrap().iter();
+    peers.map(|peer| peer.as_str().unwrap().to_owned()).collect()
+}
+
 /// Whether so many of each scaled service serve with all that they should have.
 pub(crate) fn is_whole(cluster: &Value, count: usize) -> Result<(), String> {
     let warnings = cluster["warnings"].as_array().unwrap().iter();
@@ -70,14 +76,10 @@ pub(crate) fn is_whole(cluster: &Value, count: usize) -> Result<(), String> {
     let keepers = up(cluster, "queue-node");
     let mut primaries = BTreeSet::new();
     for partition in cluster["queue"]["partitions"].as_array().unwrap() {
-        let peers = |field: &str| -> BTreeSet<String> {
-            let peers = partition[field].as_array().unwrap().iter();
-            peers.map(|peer| peer.as_str().unwrap().to_owned()).collect()
-        };
-        let in_sync = peers("in_sync");
+        let in_sync = peers(partition, "in_sync");
         let is_so = partition["status"] == "serving"
             && in_sync.len() == COPIES
-            && in_sync == peers("replicas")
+            && in_sync == peers(partition, "replicas")
             && in_sync.is_subset(&keepers);
         holds(is_so, partition)?;
         primaries.insert(partition["primary"].as_str().unwrap().to_owned());
