@@ -119,9 +119,6 @@ fn signals_are_passed_on_to_the_command() {
     }
 }
 
-/// What it may take until an end is seen.
-const LATE: Duration = Duration::from_secs(1);
-
 #[test]
 fn the_command_ends_before_the_lease_does_when_keep_alives_fail() {
     let node = FakeNode::granting();
@@ -132,8 +129,7 @@ fn the_command_ends_before_the_lease_does_when_keep_alives_fail() {
     node.fail_keep_alives();
     eventually("the end of the command", || !is_running(pid(&straggler)));
     let ended = node.since_last_keep_alive();
-    // Found ended when it was looked for, some time later on a busy machine: when it is to end is tested beside the code.
-    assert!(ended < ttl + LATE, "the command ran {ended:?} after the last keep-alive, the lease lasts {ttl:?}");
+    assert!(ended < ttl, "the command ran {ended:?} after the last keep-alive, the lease lasts {ttl:?}");
     assert!(ended > ttl / 2, "the command was ended after {ended:?}, before keep-alives had their chance");
     assert_eq!(child.wait().unwrap().code(), Some(125));
     let mut stderr = String::new();

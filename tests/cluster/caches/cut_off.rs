@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What a write may take beyond the leases that it waits for: as in [`paused`](super::paused).
-const MARGIN: Duration = Duration::from_secs(2);
+const MARGIN: Duration = Duration::from_secs(1);
 /// From the end of its lease on, a node that is cut off is looked at for so long.
 const LOOKED_AT: Duration = Duration::from_millis(1_500);
 /// A read may look for a home until the node knows that it is cut off, and one that has begun before may take a little more.

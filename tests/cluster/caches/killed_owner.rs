@@ -17,7 +17,7 @@ const GONE: &str = "a value is gone that only its owner had";
 /// Values that only the one that is killed has.
 const DIRTY: usize = 4;
 /// What a read may take beyond the lease of an owner that is dead.
-const MARGIN: Duration = Duration::from_secs(2);
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// A cluster, and which of its nodes is home, does nothing but ask, and will be killed.
 struct Case {

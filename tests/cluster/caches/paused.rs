@@ -33,8 +33,8 @@ const WAITING: usize = 16;
 const IMPATIENT: usize = 4;
 const HURRY: Duration = Duration::from_millis(1_500);
 /// What a write may take beyond the leases that it waits for: a question that was lost is asked again after a quarter of a
-/// lease at the latest, and tasks of a busy machine run late.
-const MARGIN: Duration = Duration::from_secs(2);
+/// lease at the latest, and tasks of a busy machine run late by as much.
+const MARGIN: Duration = Duration::from_secs(1);
 /// Pauses of nodes under load: within a lease, about as long, and so long that the node is down meanwhile.
 const PAUSES_MS: [u64; 4] = [400, 1_900, 2_100, 4_000];
 
