@@ -19,5 +19,5 @@ use crate::machine::checker::check;
 /// A world with caches that will do these things with the first key.
 fn world(protocol: Protocol, policy: WritePolicy, plans: &[&[Kind]], budget: Budget, without: &[Rule]) -> World {
     let plans = plans.iter().map(|plan| plan.iter().map(|kind| kind.on(0)).collect()).collect();
-    World::new(Begin { protocol, policy, plans, budget }, without)
+    World::new(Begin { protocol, policy, plans, budget, apart: false }, without)
 }

@@ -53,12 +53,18 @@ pub(super) enum Rule {
     JoinWithinSession,
     /// Beyond the first specification: until the grant of an Upgrade arrives, an owner owns the line as before.
     UpgradeKeepsGrant,
+    /// Beyond the first specification: what no home asked for is told to the next home only, not to one after that.
+    UntoldForNextHome,
+    /// Beyond the first specification: what an owner had that its home had not is owed after its Upgrade too.
+    UpgradeKeepsDirty,
+    /// R14, as what is remembered is bounded: what an entry served of a cache counts, not what was forgotten of other keys.
+    EntryKnowsServed,
 }
 
 #[cfg(test)]
 impl Rule {
     /// All of them.
-    pub(super) const ALL: [Self; 24] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::SharersAcknowledge,
         Self::LeaseFromSending,
         Self::DataNotBelowInv,
@@ -83,6 +89,9 @@ impl Rule {
         Self::DirtyIsSurrendered,
         Self::JoinWithinSession,
         Self::UpgradeKeepsGrant,
+        Self::UntoldForNextHome,
+        Self::UpgradeKeepsDirty,
+        Self::EntryKnowsServed,
     ];
 }
 

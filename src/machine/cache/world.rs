@@ -42,33 +42,33 @@ const MEMBER_LEASE_MS: u64 = 450;
 /// When everything begins.
 const BEGIN: Tick = Tick(1_000_000);
 
-/// The keys of a world; both are in one slot, so that all that is not of a key is shared.
+/// The keys of a world. Both are in one slot, so that all that is not of a key is shared; or they are apart: the second one
+/// is in a slot that stays with the first home, so that sessions with that live on when the other slot has moved.
 pub(super) const KEYS: usize = 2;
 /// The homes of a world, one after the other.
 pub(super) const HOMES: usize = 3;
 
-fn keys() -> &'static [CacheKey; KEYS] {
-    static NAMED: OnceLock<[CacheKey; KEYS]> = OnceLock::new();
+/// The first key, the second where it is in the same slot, the second where it is apart.
+fn keys() -> &'static [CacheKey; KEYS + 1] {
+    static NAMED: OnceLock<[CacheKey; KEYS + 1]> = OnceLock::new();
     NAMED.get_or_init(|| {
         let named = |name: &str| CacheKey::new(name).expect("a short name is a key");
         let first = named("k");
-        let mut others = (0..).map(|n| named(&format!("k{n}"))).filter(|key| SlotId::of(key) == SlotId::of(&first));
-        [first.clone(), others.next().expect("a slot has many keys")]
+        let other = |is_apart: bool| {
+            let mut others = (0..).map(|n| named(&format!("k{n}")));
+            others.find(|key| (SlotId::of(key) != SlotId::of(&first)) == is_apart).expect("a slot has many keys")
+        };
+        [first.clone(), other(false), other(true)]
     })
 }
 
 /// The first key.
 pub(super) fn key() -> CacheKey {
-    nth_key(0)
-}
-
-/// The key with this number.
-pub(super) fn nth_key(index: usize) -> CacheKey {
-    keys()[index].clone()
+    keys()[0].clone()
 }
 
 fn index_of(key: &CacheKey) -> usize {
-    keys().iter().position(|known| known == key).expect("a key of this world")
+    keys().iter().position(|known| known == key).expect("a key of this world").min(KEYS - 1)
 }
 
 pub(super) fn node(index: usize) -> NodeId {
@@ -134,13 +134,16 @@ pub(super) struct World {
     rules: Rules,
     /// The epoch that was committed last.
     epoch: Epoch,
-    /// The home of now is no member any more: its lease is not extended.
-    deposed: bool,
+    /// Which homes are no members any more: their leases are not extended. One that handed its slot over stays a member, as
+    /// if it were home to others: sessions with it live on.
+    deposed: [bool; HOMES],
     /// When the own leases of the homes end, or have ended.
     leases: [Tick; HOMES],
     /// When the home of now stopped, and with what.
     over: Option<(Tick, HandOver)>,
     ops: u64,
+    /// Whether the second key is in a slot of its own.
+    apart: bool,
     /// Whether a line that is in no directory is wrong, too, or only what comes of it.
     pub(super) looks_at_directory: bool,
     truths: [Truth; KEYS],
@@ -157,6 +160,8 @@ pub(super) struct Begin {
     /// What each cache will do.
     pub(super) plans: Vec<Vec<Deed>>,
     pub(super) budget: Budget,
+    /// Whether the second key is in a slot of its own, which stays with the first home.
+    pub(super) apart: bool,
 }
 
 impl checker::World for World {
@@ -190,10 +195,11 @@ impl World {
             budget: begin.budget,
             rules: rules.clone(),
             epoch: Epoch(1),
-            deposed: false,
+            deposed: [false; HOMES],
             leases: [BEGIN; HOMES],
             over: None,
             ops: 0,
+            apart: begin.apart,
             looks_at_directory: true,
             truths: Default::default(),
             sent: None,
@@ -207,7 +213,8 @@ impl World {
             max_waiting: 8,
             busy_retry_ms: STEP_MS,
             max_sessions: 8,
-            max_forgotten: 8,
+            // Of what is forgotten only a bound is remembered.
+            max_forgotten: 0,
         };
         for index in 0..HOMES {
             let mut home = Home::new(home_id(index), settings);
@@ -231,11 +238,18 @@ impl World {
             let machine = Kept::new(lines);
             let sessions = BTreeMap::new();
             world.caches.push(Cache { machine, incarnation: 1, table: Default::default(), sessions, plan });
-            world.cache_hears(index, Input::Placed(world.placed(1)));
+            world.cache_begins(index);
         }
-        world.extend_lease();
-        world.home_hears(0, HomeInput::Begin { placed: world.placed(1), start: Start::Founded });
+        world.extend_leases();
+        for placed in world.founded() {
+            world.home_hears(0, HomeInput::Begin { placed, start: Start::Founded });
+        }
         world
+    }
+
+    /// The key with this number.
+    pub(super) fn nth_key(&self, index: usize) -> CacheKey {
+        keys()[if self.apart && index > 0 { KEYS } else { index }].clone()
     }
 
     pub(super) fn slot() -> SlotId {
@@ -248,16 +262,43 @@ impl World {
         Placed { slot: Self::slot(), epoch: Epoch(epoch), home: Some(home_id(index)) }
     }
 
+    /// What the first home has at first.
+    fn founded(&self) -> Vec<Placed> {
+        let first = self.placed(1);
+        let aside = Placed { slot: SlotId::of(&keys()[KEYS]), ..first };
+        if self.apart { vec![first, aside] } else { vec![first] }
+    }
+
+    /// Which home a key has now.
+    fn home_of(&self, key: usize) -> usize {
+        if self.apart && key > 0 { 0 } else { self.home_now() }
+    }
+
+    /// A cache that has just started hears of slots. It may hear of the newest epoch late.
+    fn cache_begins(&mut self, index: usize) {
+        for placed in self.founded() {
+            self.cache_hears(index, Input::Placed(placed));
+        }
+    }
+
     /// Which home has the epoch that was committed last.
     fn home_now(&self) -> usize {
         usize::try_from(self.epoch.0 - 1).expect("few epochs")
     }
 
-    /// The home of now is a member, and hears so.
-    fn extend_lease(&mut self) {
-        let (home, until) = (self.home_now(), self.now.plus_ms(MEMBER_LEASE_MS));
-        self.leases[home] = until;
-        self.home_hears(home, HomeInput::Lease { until });
+    /// The home of now, and those before that are members, hear so.
+    fn extend_leases(&mut self) {
+        let until = self.now.plus_ms(MEMBER_LEASE_MS);
+        for home in 0..=self.home_now() {
+            if !self.deposed[home] {
+                self.leases[home] = until;
+                self.home_hears(home, HomeInput::Lease { until });
+            }
+        }
+    }
+
+    fn is_deposed(&self) -> bool {
+        self.deposed[self.home_now()]
     }
 
     /// Something has happened after which any value may be gone.
@@ -330,7 +371,7 @@ impl World {
     /// A cache does the next thing of its plan.
     fn start(&mut self, index: usize) {
         let deed = self.caches[index].plan.remove(0);
-        let key = nth_key(deed.key);
+        let key = self.nth_key(deed.key);
         if deed.kind == Kind::Evict {
             self.cache_hears(index, Input::Evict { key });
             return;
@@ -361,11 +402,7 @@ impl World {
         (*session == line.session && self.now < *until).then_some(line)
     }
 
-    pub(super) fn home(&self, index: usize) -> &Home {
-        self.homes[index].as_deref().expect("it runs")
-    }
-
-    /// The homes that grant now, by their own account.
+    /// The homes that grant lines of the slot that moves now, by their own account.
     fn serving(&self) -> BTreeSet<usize> {
         (0..self.homes.len())
             .filter(|index| self.homes[*index].as_ref().is_some_and(|home| home.is_serving(Self::slot())))

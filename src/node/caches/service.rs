@@ -301,7 +301,7 @@ impl Caches {
     }
 
     /// Whether this node has heard of no leader for so long that it would be no home any more.
-    fn is_cut_off(&self) -> bool {
+    pub(in crate::node) fn is_cut_off(&self) -> bool {
         let until = self.inner.lease.borrow().until;
         until > Tick(0) && self.inner.clock.now() >= until
     }

@@ -59,7 +59,7 @@ pub(super) enum What {
         held: Option<Nonce>,
         need_value: bool,
     },
-    /// The entry has to make room. Asked by nobody: the rest of the request means nothing.
+    /// The entry goes. Asked by no cache: the rest of the request means nothing.
     Evict,
 }
 
@@ -157,6 +157,12 @@ impl Entry {
             (None, None) if self.sharers.is_empty() => EntryState::I,
             (None, None) => EntryState::S,
         }
+    }
+
+    /// Whether it goes, now or in its turn.
+    pub(super) fn is_leaving(&self) -> bool {
+        let under_way = self.busy.as_ref().map(|busy| &busy.asked);
+        under_way.into_iter().chain(&self.waiting).any(|asked| asked.what == What::Evict)
     }
 
     /// Whether nothing is lost by forgetting it, but for who was served last.

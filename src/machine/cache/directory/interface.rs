@@ -151,10 +151,12 @@ pub enum HomeInput {
         /// The answer.
         answer: Option<CacheAnswer>,
     },
-    /// This entry has to make room: all copies are recalled, and the value is gone.
+    /// This entry goes: all copies are recalled, and the value is gone.
     Evict {
         /// The key.
         key: CacheKey,
+        /// Whether it waits for its turn where a transaction is under way, or is left alone.
+        in_turn: bool,
     },
     /// [`Home::deadline`](super::Home::deadline) has passed.
     Tick,

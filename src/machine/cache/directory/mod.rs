@@ -93,7 +93,7 @@ pub struct EntryView {
     pub sharers: Vec<NodeId>,
     /// Whether the home has a copy of its own, current or not.
     pub has_copy: bool,
-    /// Whether it is on its way out: copies are being recalled, and the value goes.
+    /// Whether it is on its way out: copies are being recalled, or will be in its turn, and the value goes.
     pub is_leaving: bool,
 }
 
@@ -126,7 +126,7 @@ impl Home {
             HomeInput::Forget { node } => self.forget_session(now, &node),
             HomeInput::FromCache { from, call, message } => self.heard(now, from, call, message, effects),
             HomeInput::Answered { call, answer } => self.answered(now, call, answer, effects),
-            HomeInput::Evict { key } => self.evict(now, &key, effects),
+            HomeInput::Evict { key, in_turn } => self.evict(now, &key, in_turn, effects),
             HomeInput::Tick => {}
         }
         if self.is_inside_lease(now) {
@@ -148,7 +148,7 @@ impl Home {
             owner: entry.owner.map(|owner| owner.node),
             sharers: entry.sharers.keys().copied().collect(),
             has_copy: entry.copy.is_some(),
-            is_leaving: entry.busy.as_ref().is_some_and(|busy| busy.asked.what == What::Evict),
+            is_leaving: entry.is_leaving(),
         })
     }
 

@@ -69,7 +69,11 @@ impl Home {
         let entry = self.slots.get(&SlotId::of(key)).and_then(|slot| slot.entries.get(key));
         let served = entry.and_then(|entry| entry.served.get(&asked.from).copied());
         let remembered = self.sessions.get(&asked.from).map(|session| session.nonces.highest(key));
-        match served.max(remembered) {
+        // The first that an entry serves is above all that is remembered. From then on what was forgotten of other keys says
+        // nothing of this one: else what was served, and is asked again, would pass for what never was.
+        let highest =
+            if self.rules.keep(Rule::EntryKnowsServed) { served.or(remembered) } else { served.max(remembered) };
+        match highest {
             Some(before) if asked.nonce < before => Order::Late,
             Some(before) if asked.nonce == before && served == Some(before) => Order::Again,
             Some(before) if asked.nonce == before => Order::Late,

@@ -58,7 +58,8 @@ impl Home {
         let defers = entry_act(protocol, entry.state(), asked.event()) == Some(EntryAct::Defer);
         let is_open = !defers || (!keep_order && matches!(asked.what, What::Read { .. }));
         // What this cache asked before it has given up; what it asks now takes that place in the line.
-        let given_up = entry.waiting.iter_mut().find(|waiting| waiting.from == asked.from);
+        let mut before = entry.waiting.iter_mut().filter(|waiting| waiting.what != What::Evict);
+        let given_up = before.find(|waiting| waiting.from == asked.from);
         let given_up = given_up.map(|waiting| std::mem::replace(waiting, asked));
         if given_up.is_none() && !is_open && entry.waiting.len() >= most {
             self.busy_answer(&asked, effects);

@@ -30,7 +30,8 @@ impl Home {
         effects: &mut Vec<HomeEffect>,
     ) {
         let Some(question) = self.open.remove(&call) else { return };
-        if !self.is_inside_lease(now) {
+        // What a slot begins with is taken at any time: nothing is granted of it before the lease is back.
+        if !self.is_inside_lease(now) && !matches!(question, Question::Recover { .. }) {
             return;
         }
         match (question, answer) {

@@ -164,15 +164,19 @@ impl Home {
         self.forget_if_idle(now, key);
     }
 
-    /// The entry has to make room: whoever has the line gives it up, and the value is gone.
-    pub(super) fn evict(&mut self, now: Tick, key: &CacheKey, effects: &mut Vec<HomeEffect>) {
-        let me = self.me.node;
-        let Some(entry) = self.entry(key).filter(|entry| entry.state() != EntryState::Busy) else { return };
-        let is_waiting = !entry.waiting.is_empty();
+    /// The entry goes: whoever has the line gives it up, and the value is gone. What is busy goes in its turn, or stays.
+    pub(super) fn evict(&mut self, now: Tick, key: &CacheKey, in_turn: bool, effects: &mut Vec<HomeEffect>) {
+        if !self.is_inside_lease(now) || !self.is_serving(super::SlotId::of(key)) {
+            return;
+        }
         let (session, nonce) = (Nonce::default(), Nonce::default());
-        if !is_waiting && self.is_inside_lease(now) && self.is_serving(super::SlotId::of(key)) {
-            self.serve(now, key, Asked { from: me, call: 0, session, nonce, what: What::Evict }, effects);
+        let asked = Asked { from: self.me.node, call: 0, session, nonce, what: What::Evict };
+        let Some(entry) = self.entry(key).filter(|entry| !entry.is_leaving()) else { return };
+        if entry.state() != EntryState::Busy {
+            self.serve(now, key, asked, effects);
             self.forget_if_idle(now, key);
+        } else if in_turn {
+            entry.waiting.push_back(asked);
         }
     }
 }

@@ -63,9 +63,12 @@ impl Lines {
             HomeAnswer::Stored { grant, stamp, taken } => self.store_answered(key, grant, stamp, taken, effects),
             HomeAnswer::Busy { nonce, retry_ms } => self.put_off(now, key, nonce, retry_ms),
             HomeAnswer::Again { nonce } => {
-                // The home says that it never served this nonce and never will.
+                // The home says that it never served this nonce and never will, or that what came of it is over.
                 if self.open_nonce(key) == Some(nonce) {
-                    self.close(key);
+                    let was_upgrade = self.close(key).is_some_and(|open| open.wish != Wish::Read);
+                    if was_upgrade {
+                        self.drop_shared(key, effects);
+                    }
                 }
             }
             HomeAnswer::NotHome { epoch } => {
@@ -132,26 +135,32 @@ impl Lines {
         }
         let Some(entry) = self.keys.get(key) else { return };
         let Some(open) = entry.open.clone() else { return };
-        let held = entry.line.as_ref().map(|line| line.value.clone());
-        let value = match previous {
-            Previous::Held => held,
-            Previous::Was(value) => Some(Stored::arrived(value, sent)),
-            Previous::Unsaid => None,
+        let held = entry.line.as_ref().map(|line| (line.value.clone(), line.dirty));
+        // What an owner had not brought back yet it still owes, whether a store follows or not.
+        let keep_dirty = self.rules.keep(Rule::UpgradeKeepsDirty);
+        let (value, dirty) = match previous {
+            Previous::Held => held.map_or((None, false), |(value, dirty)| (Some(value), dirty && keep_dirty)),
+            Previous::Was(value) => (Some(Stored::arrived(value, sent)), false),
+            Previous::Unsaid => (None, false),
         };
         self.close(key);
         let is_blind = self.keys.get(key).is_some_and(|entry| entry.begins_blind());
         // A grant that cannot be used is as one that never came: the home hears so when it recalls it.
         if !self.is_alive(now, &open.held) || (value.is_none() && !is_blind) {
-            // Whoever was granted the line shares it no more: nobody would invalidate what is here.
-            if self.keys.get(key).and_then(|entry| entry.line.as_ref()).is_some_and(|line| line.state == LineState::S) {
-                drop(self.drop_line(key, effects));
-            }
+            self.drop_shared(key, effects);
             return;
         }
         let unknown = value.is_none();
         let value = value.unwrap_or(Stored { version: stamp, body: None, expires: None });
-        let line = Line { unknown, fresh: true, ..Line::installed(LineState::M, stamp, value, &open) };
+        let line = Line { unknown, dirty, fresh: true, ..Line::installed(LineState::M, stamp, value, &open) };
         self.set_line(key, line);
+    }
+
+    /// Whoever was granted a line, or may have been, shares it no more: nobody would invalidate what is here.
+    fn drop_shared(&mut self, key: &CacheKey, effects: &mut Vec<Effect>) {
+        if self.keys.get(key).and_then(|entry| entry.line.as_ref()).is_some_and(|line| line.state == LineState::S) {
+            drop(self.drop_line(key, effects));
+        }
     }
 
     fn redirected(

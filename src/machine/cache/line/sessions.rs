@@ -10,6 +10,9 @@ use crate::{
     machine::cache::{HomeId, HomeReply, HomeRequest, Nonce, believed_ms, rules::Rule},
 };
 
+/// For so many leases the next home of a slot may still ask what this node was granted by the one before.
+const FORGET_AFTER_LEASES: u64 = 64;
+
 /// A session with one home.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Session {
@@ -82,6 +85,17 @@ impl Lines {
         let over = self.homes.iter().filter(|(_, session)| session.until.is_some_and(|until| until <= now));
         let over: Vec<HomeId> = over.map(|(home, _)| *home).collect();
         over.into_iter().for_each(|home| self.session_over(now, home, effects));
+        self.forget_unanswered(now);
+    }
+
+    /// Sessions of which nothing was heard for many leases, with homes that have no slot any more, are forgotten.
+    fn forget_unanswered(&mut self, now: Tick) {
+        let patience_ms = FORGET_AFTER_LEASES.saturating_mul(self.settings.lease_ms);
+        let is_old = |session: &Session| {
+            session.until.is_none() && session.uses == 0 && session.renew_at.plus_ms(patience_ms) <= now
+        };
+        let slots = &self.slots;
+        self.homes.retain(|home, session| !is_old(session) || slots.values().any(|placed| placed.home == Some(*home)));
     }
 
     /// The home does not take that session any more.

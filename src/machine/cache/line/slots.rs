@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     ids::{CacheKey, Epoch, Tick},
-    machine::cache::{CacheAnswer, HomeId, Moved, Placed, RecoveredLine, SlotId, rules::Rule},
+    machine::cache::{CacheAnswer, HomeId, Moved, Nonce, Placed, RecoveredLine, SlotId, rules::Rule},
 };
 
 /// Whether an acknowledged value goes with a line that waited to be asked for by the next home.
@@ -53,19 +53,6 @@ impl Lines {
         for wanted in entry.deferred.extract_if(.., |wanted| is_over(wanted)) {
             effects.push(Effect::Answer { call: wanted.call, answer: CacheAnswer::Noted });
         }
-        // A home that was told of it may have granted it to others before it died, and the one that was to be told first may
-        // have served without it, while this session lived on with a home that only gave the slot up.
-        let may_be_told = |kept: &Buffered| match kept.offered {
-            Some(to) => to >= before,
-            None => kept.held.epoch.next() >= before,
-        };
-        let goes = |kept: &Buffered| kept.held.epoch < before && !may_be_told(kept);
-        if entry.buffer.values().any(|kept| goes(kept) && is_lost_with(kept)) {
-            effects.push(Effect::DirtyLost { key: key.clone() });
-        }
-        entry.buffer.retain(|_, kept| !goes(kept));
-        let older = entry.buffer.values_mut().filter(|kept| kept.held.epoch < before);
-        older.for_each(|kept| kept.put_at = None);
         if entry.open.as_ref().is_some_and(|open| open.held.epoch < before) {
             self.close(key);
         }
@@ -76,6 +63,43 @@ impl Lines {
             self.keep_in_buffer(key, &line, None);
             sessions::unknown(line, effects);
         }
+        self.strand(key, before, effects);
+    }
+
+    /// What is in the buffer of an older epoch is kept for the home of this one to ask for, or goes.
+    fn strand(&mut self, key: &CacheKey, before: Epoch, effects: &mut Vec<Effect>) {
+        let Some(entry) = self.keys.get(key) else { return };
+        let gone = entry.buffer.iter().filter(|(_, kept)| kept.held.epoch < before && !self.may_be_told(kept, before));
+        let gone: Vec<(Nonce, bool)> = gone.map(|(grant, kept)| (*grant, self.is_lost_at_end(kept))).collect();
+        if gone.iter().any(|(_, is_lost)| *is_lost) {
+            effects.push(Effect::DirtyLost { key: key.clone() });
+        }
+        let buffer = &mut self.entry(key).buffer;
+        gone.iter().for_each(|(grant, _)| drop(buffer.remove(grant)));
+        buffer.values_mut().filter(|kept| kept.held.epoch < before).for_each(|kept| kept.put_at = None);
+    }
+
+    /// Whether a home of this epoch may be told of what was held of one before. A home that was told of it may have granted
+    /// it to others before it died, and the one that was to be told first may have served without it, while the session lived
+    /// on with a home that only gave the slot up. And nobody is told of what was held under a session that is over.
+    fn may_be_told(&self, kept: &Buffered, epoch: Epoch) -> bool {
+        let any_home = !self.rules.keep(Rule::UntoldForNextHome);
+        let is_next = match kept.offered {
+            Some(to) => to >= epoch,
+            None => any_home || kept.held.epoch.next() >= epoch,
+        };
+        is_next && (self.is_of_this_session(kept) || !self.rules.keep(Rule::RecoverInsideSession))
+    }
+
+    fn is_of_this_session(&self, kept: &Buffered) -> bool {
+        self.newest_session(kept.held.home) == Some(kept.held.session)
+    }
+
+    /// Whether an acknowledged value goes with what goes at the end of an epoch. A Put that had no answer when its session
+    /// ended went to a home that is gone, as a rule.
+    fn is_lost_at_end(&self, kept: &Buffered) -> bool {
+        let is_owed = kept.dirty && !kept.surrendered && kept.offered.is_none();
+        is_owed && (!kept.released || !self.is_of_this_session(kept))
     }
 
     /// Tells the new home of the lines that were owned here, while the session with the old one is alive: until then

@@ -1,5 +1,6 @@
-//! Two keys of one slot, which share sessions, calls, nonces and what a successor is told; and homes that follow one
-//! another twice. Most begin where something is held already, since it takes too many steps to get there.
+//! Two keys of one slot, which share sessions, calls, nonces and what a successor is told, or of two slots, which share the
+//! sessions; and homes that follow one another twice. Most begin where something is held already, since it takes too
+//! many steps to get there.
 
 use super::{
     Budget, Deed,
@@ -15,9 +16,9 @@ const MOST: usize = 100_000;
 const MOST_OF_A_SUCCESSION: usize = 10_000;
 
 /// Two caches that did this, one thing after the other.
-fn after(protocol: Protocol, policy: WritePolicy, before: &[(usize, Deed)]) -> World {
-    let plans = vec![vec![]; 2];
-    let mut world = World::new(Begin { protocol, policy, plans, budget: Budget { gossip: true, ..CALM } }, &[]);
+fn after(protocol: Protocol, policy: WritePolicy, before: &[(usize, Deed)], apart: bool) -> World {
+    let (plans, budget) = (vec![vec![]; 2], Budget { gossip: true, ..CALM });
+    let mut world = World::new(Begin { protocol, policy, plans, budget, apart }, &[]);
     before.iter().for_each(|(cache, deed)| world.does_all_of(*cache, *deed));
     world
 }
@@ -31,7 +32,7 @@ const OWNED: [(usize, Deed); 2] = [(0, Store.on(0)), (1, Load.on(0))];
 /// A story of worlds: its name, what was done before, what the caches do, and what befalls them.
 type Story = (&'static str, &'static [(usize, Deed)], &'static [&'static [Deed]], Budget);
 
-const STORIES: [Story; 10] = [
+const STORIES: [Story; 11] = [
     (
         "two keys beside each other",
         &[],
@@ -71,7 +72,24 @@ const STORIES: [Story; 10] = [
         &[&[Store.on(0)], &[Load.on(0)]],
         Budget { passes: 1, abandonments: 1, ..CALM },
     ),
+    (
+        "an owner upgrades for nothing, and evicts",
+        &OWNED,
+        &[&[Store.on(0), Evict.on(0)], &[Load.on(0)]],
+        Budget { abandonments: 1, duplicates: 1, ..CALM },
+    ),
     ("an owner upgrades, a planned move", &OWNED, &[&[Store.on(0)], &[Load.on(0)]], Budget { moves: 1, ..CALM }),
+];
+
+/// Keys of two slots, of which one stays with the first home.
+const APART: [Story; 2] = [
+    (
+        "two slots beside each other",
+        &OWNED_AND_SHARED,
+        &[&[Load.on(1), Evict.on(0)], &[Store.on(1), Load.on(0)]],
+        Budget { duplicates: 1, ..CALM },
+    ),
+    ("two slots, a planned move", &OWNED_AND_SHARED, &[&[Load.on(1)], &[Load.on(0)]], Budget { moves: 1, ..CALM }),
 ];
 
 /// How a slot came to its third home, or to its second one: what is done about homes before the checker looks, with time
@@ -90,11 +108,13 @@ enum Step {
     Settle,
     /// The same, but nothing arrives at this cache, or is heard of it.
     Deaf(usize),
+    /// This cache hears of the newest epoch, and renews its session with the first home.
+    Renew(usize),
 }
 
-use Step::{Deaf, Depose, Half, Settle, Stop, Succeed};
+use Step::{Deaf, Depose, Half, Renew, Settle, Stop, Succeed};
 
-const SUCCESSIONS: [Succession; 6] = [
+const SUCCESSIONS: [Succession; 8] = [
     ("a successor that has waited", &[Depose, Succeed, Half], &[&[Load.on(0)], &[Store.on(1), Load.on(0)]], CALM),
     (
         "a successor while time passes",
@@ -121,6 +141,50 @@ const SUCCESSIONS: [Succession; 6] = [
         CALM,
     ),
     (
+        "a planned move whose new home does not reach a cache, and is deposed",
+        &[
+            Stop,
+            Succeed,
+            Deaf(0),
+            Half,
+            Renew(0),
+            Deaf(0),
+            Half,
+            Renew(0),
+            Deaf(0),
+            Half,
+            Renew(0),
+            Deaf(0),
+            Depose,
+            Succeed,
+            Half,
+            Renew(0),
+        ],
+        &[&[Load.on(0)], &[Store.on(1), Load.on(0)]],
+        CALM,
+    ),
+    (
+        "two planned moves, and the first new home does not reach a cache",
+        &[
+            Stop,
+            Succeed,
+            Deaf(0),
+            Half,
+            Renew(0),
+            Deaf(0),
+            Half,
+            Renew(0),
+            Deaf(0),
+            Half,
+            Renew(0),
+            Deaf(0),
+            Stop,
+            Succeed,
+        ],
+        &[&[Load.on(0)], &[Store.on(1), Load.on(0)]],
+        CALM,
+    ),
+    (
         "a successor that hands over",
         &[Depose, Succeed, Half, Settle, Stop, Succeed],
         &[&[Load.on(0)], &[Store.on(1)]],
@@ -138,23 +202,37 @@ fn exhaust(name: &str, protocol: Protocol, policy: WritePolicy, world: World) {
 fn exhaust_all(protocol: Protocol) {
     for policy in [WritePolicy::Back, WritePolicy::Through] {
         for (name, before, plans, budget) in STORIES {
-            let world = after(protocol, policy, before).with_deeds(budget, plans);
+            let world = after(protocol, policy, before, false).with_deeds(budget, plans);
+            exhaust(name, protocol, policy, world);
+        }
+        for (name, before, plans, budget) in APART {
+            let world = after(protocol, policy, before, true).with_deeds(budget, plans);
             exhaust(name, protocol, policy, world);
         }
     }
 }
 
-/// Looks at the successions up to so many states.
+/// Looks at the successions up to so many states, with both keys in the slot that moves, or, where its first home hands
+/// over, with the second one in another slot.
 fn follow_all(protocol: Protocol, policy: WritePolicy, most: usize) {
     for (name, steps, plans, budget) in SUCCESSIONS {
-        let mut world = after(protocol, policy, &OWNED_AND_SHARED);
-        steps.iter().for_each(|step| happen(&mut world, *step));
-        assert_eq!(world.wrong, None, "{name}");
-        let found = check(world.with_deeds(budget, plans), most);
-        let end = if found.exhausted { "to the end" } else { "not to the end" };
-        eprintln!("{protocol:?} {policy:?}, {name}: {} states, depth {}, {end}", found.states, found.depth);
-        assert_eq!(found.wrong, None, "{protocol:?}, {policy:?}, {name}: {found:#?}");
-        assert!(found.exhausted || found.states > most / 10, "{name}: only {} states", found.states);
+        for apart in [false, true] {
+            if apart && matches!(steps[0], Depose) {
+                continue;
+            }
+            let mut world = after(protocol, policy, &OWNED_AND_SHARED, apart);
+            steps.iter().for_each(|step| happen(&mut world, *step));
+            assert_eq!(world.wrong, None, "{name}");
+            let found = check(world.with_deeds(budget.clone(), plans), most);
+            let end = if found.exhausted { "to the end" } else { "not to the end" };
+            let slots = if apart { "two slots" } else { "one slot" };
+            eprintln!(
+                "{protocol:?} {policy:?}, {name}, {slots}: {} states, depth {}, {end}",
+                found.states, found.depth
+            );
+            assert_eq!(found.wrong, None, "{protocol:?}, {policy:?}, {name}, {slots}: {found:#?}");
+            assert!(found.exhausted || found.states > most / 10, "{name}, {slots}: only {} states", found.states);
+        }
     }
 }
 
@@ -165,6 +243,10 @@ fn happen(world: &mut World, step: Step) {
         Succeed => world.happen(&Action::Succeed),
         Half => world.time_passes(1),
         Settle => world.settle_homes(|_| true),
+        Renew(cache) => {
+            world.happen(&Action::View { cache });
+            world.renews(cache);
+        }
         Deaf(cache) => world.settle_homes(|envelope| envelope.between() != Some(cache)),
     }
 }

@@ -214,8 +214,70 @@ fn stored_over_a_newer_one(without: &[Rule]) -> World {
         .with(Budget { passes: 1, ..calm() }, &[&[], &[Store], &[Load]])
 }
 
+/// A home hands over, and stays a member. The next one cannot ask an owner, which renews its session with the first, and
+/// serves without it; then that one is deposed.
+fn told_to_the_home_after_the_next(without: &[Rule]) -> World {
+    let mut world = after(Mesi, 2, &[(0, Store)], without);
+    world.happen(&Action::Stop);
+    world.happen(&Action::Succeed);
+    (0..2).for_each(|cache| world.happen(&Action::View { cache }));
+    for _ in 0..3 {
+        world.settle_homes(|envelope| envelope.between() != Some(0));
+        world.time_passes(1);
+        world.renews(0);
+    }
+    world.settle_homes(|envelope| envelope.between() != Some(0));
+    [Store, Evict].into_iter().for_each(|kind| world.does_all(1, kind));
+    world.happen(&Action::Depose);
+    world.happen(&Action::Succeed);
+    world.time_passes(1);
+    world.renews(0);
+    world.with(calm(), &[&[], &[Load]])
+}
+
+/// The same, but the owner hears of the first new home not before it hears of the second, while the first is inside its lease.
+fn told_of_two_homes_at_once(without: &[Rule]) -> World {
+    let mut world = after(Mesi, 2, &[(0, Store)], without);
+    world.happen(&Action::Stop);
+    world.happen(&Action::Succeed);
+    world.happen(&Action::View { cache: 1 });
+    for _ in 0..3 {
+        world.settle_homes(|envelope| envelope.between() != Some(0));
+        world.time_passes(1);
+        world.renews(0);
+    }
+    world.happen(&Action::Depose);
+    world.happen(&Action::Succeed);
+    world.happen(&Action::View { cache: 0 });
+    world.settle_homes(|envelope| envelope.between() != Some(0));
+    [Store, Evict].into_iter().for_each(|kind| world.does_all(1, kind));
+    world.time_passes(1);
+    world.renews(0);
+    world.with(calm(), &[&[], &[Load]])
+}
+
+/// An owner has a newer value than its home, and nobody waits any more for the store that its Upgrade is for.
+fn upgrade_without_a_store(without: &[Rule]) -> World {
+    let before = [(1, Store), (0, Store), (1, Load)];
+    after(Mosi, 2, &before, without).with(Budget { abandonments: 1, ..calm() }, &[&[Store, Evict], &[Load]])
+}
+
+/// An owner has a newer value than its home, and its Upgrade waits for a sharer. Its cache reads another key meanwhile, of which
+/// there is nothing; nobody waits for the store any more, and the Upgrade is asked for again.
+fn upgrade_behind_what_was_forgotten(without: &[Rule]) -> World {
+    let is_ack = |envelope: &Envelope| matches!(envelope, Envelope::ToHome { message, .. } if matches!(message.body, HomeRequest::InvAck { .. }));
+    let mut world = after(Mosi, 2, &[(1, Store), (0, Store), (1, Load)], without);
+    world.does(0, Store);
+    world.settle_but(is_ack);
+    world.starts(0, Load.on(1));
+    world.settle_but(is_ack);
+    world.happen(&Action::Abandon { cache: 0 });
+    world.time_passes(1);
+    world.with(calm(), &[&[Evict], &[Load]])
+}
+
 /// The rules without which something goes wrong, where that shows, and what it is.
-const NEEDED: [(Rule, Begin, &str); 24] = [
+const NEEDED: [(Rule, Begin, &str); 28] = [
     (Rule::SharersAcknowledge, two_share, TWO_WRITERS),
     (Rule::LeaseFromSending, read_for_long_while_written, STALE),
     (Rule::DataNotBelowInv, read_while_written, STALE),
@@ -240,6 +302,10 @@ const NEEDED: [(Rule, Begin, &str); 24] = [
     (Rule::DirtyIsSurrendered, stored_over_a_newer_one, OLDER),
     (Rule::JoinWithinSession, read_over_two_sessions, OLDER),
     (Rule::UpgradeKeepsGrant, upgrade_of_an_owner, GONE),
+    (Rule::UntoldForNextHome, told_to_the_home_after_the_next, OLDER),
+    (Rule::UntoldForNextHome, told_of_two_homes_at_once, OLDER),
+    (Rule::UpgradeKeepsDirty, upgrade_without_a_store, OLDER),
+    (Rule::EntryKnowsServed, upgrade_behind_what_was_forgotten, OLDER),
 ];
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! `CACHE_MODEL="MOESI back SE,L passes=1 gossip" cargo test --release --lib explore -- --ignored --nocapture` looks at
 //! any other one: the protocol, the policy, what each cache does (Store, Put if absent, Load, Evict, Delete, of the first
-//! key; with small letters of the second), and how often what befalls them.
+//! key; with small letters of the second), and how often what befalls them; `apart` puts the second key into a slot of its own.
 
 use super::{
     Begin, Budget, Deed,
@@ -118,7 +118,7 @@ fn explore() {
     };
     let policy = if words.next() == Some("through") { WritePolicy::Through } else { WritePolicy::Back };
     let plans: Vec<Vec<Deed>> = words.next().unwrap_or("S,L").split(',').map(plan).collect();
-    let mut budget = Budget::default();
+    let (mut budget, mut apart) = (Budget::default(), false);
     for word in words {
         let (name, count) = word.split_once('=').unwrap_or((word, "1"));
         let count: u8 = count.parse().expect("a count is a number");
@@ -132,11 +132,12 @@ fn explore() {
             "abandonments" => budget.abandonments = count,
             "renewals" => budget.renewals = count,
             "gossip" => budget.gossip = true,
+            "apart" => apart = true,
             other => panic!("{other} does not befall anybody"),
         }
     }
     let most = std::env::var("CACHE_MODEL_STATES").ok().and_then(|most| most.parse().ok());
-    let found = check(World::new(Begin { protocol, policy, plans, budget }, &[]), most.unwrap_or(10_000_000));
+    let found = check(World::new(Begin { protocol, policy, plans, budget, apart }, &[]), most.unwrap_or(10_000_000));
     eprintln!("{text}: {found:#?}");
     assert_eq!(found.wrong, None);
 }

@@ -21,17 +21,18 @@ fn begins() -> impl Strategy<Value = Begin> {
     let plans = proptest::collection::vec(proptest::collection::vec(deeds, 1..8), 3);
     let protocol = prop_oneof![Just(Protocol::Mesi), Just(Protocol::Mosi), Just(Protocol::Moesi)];
     let policy = prop_oneof![Just(WritePolicy::Back), Just(WritePolicy::Through)];
-    (protocol, policy, plans, budgets()).prop_map(|(protocol, policy, plans, budget)| Begin {
+    (protocol, policy, plans, budgets(), any::<bool>()).prop_map(|(protocol, policy, plans, budget, apart)| Begin {
         protocol,
         policy,
         plans,
         budget,
+        apart,
     })
 }
 
 fn budgets() -> impl Strategy<Value = Budget> {
     let often = (0..4_u8, 0..8_u8, 0..3_u8, 0..3_u8, 0..3_u8);
-    let once = (0..3_u8, 0..2_u8, 0..2_u8, any::<bool>());
+    let once = (0..3_u8, 0..3_u8, 0..2_u8, any::<bool>());
     (often, once).prop_map(|((duplicates, passes, crashes, abandonments, renewals), once)| {
         let (deposals, moves, home_evictions, gossip) = once;
         Budget { duplicates, passes, crashes, deposals, moves, home_evictions, abandonments, renewals, gossip }

@@ -11,7 +11,7 @@ use Sent::{Broadcast, Exchange, Notice, Value};
 /// Three caches that have done nothing, and gossip.
 fn world(protocol: Protocol, policy: WritePolicy) -> World {
     let budget = Budget { gossip: true, ..Budget::default() };
-    let mut world = World::new(Begin { protocol, policy, plans: vec![vec![]; 3], budget }, &[]);
+    let mut world = World::new(Begin { protocol, policy, plans: vec![vec![]; 3], budget, apart: false }, &[]);
     world.sent = Some(vec![]);
     world
 }

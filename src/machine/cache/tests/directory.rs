@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::{
-    ids::{Epoch, Incarnation, NodeId, Tick},
+    ids::{CacheKey, Epoch, Incarnation, NodeId, Tick},
     machine::cache::{
         CacheAnswer, CacheRequest, EntryState, FromHome, HandOver, HandedEntry, HandedOwner, Home, HomeAnswer,
         HomeEffect, HomeInput, HomeReply, HomeRequest, HomeSettings, Inv, LineId, Moved, Nonce, NotOwner, Placed,
@@ -536,9 +536,77 @@ fn what_was_given_up_counts_only_where_the_directory_says_who_owned_it() {
 fn an_entry_that_has_to_make_room_recalls_its_copies_first() {
     let mut tested = Tested::with_sharers();
     let inv = Inv { writer: None, ..inv(2, 0) };
-    assert_eq!(tested.hears(HomeInput::Evict { key: key() }), [HomeEffect::Broadcast { inv }]);
+    assert_eq!(tested.hears(HomeInput::Evict { key: key(), in_turn: false }), [HomeEffect::Broadcast { inv }]);
     tested.said(0, HomeRequest::InvAck { line: line(), version: version(2, 0) });
     assert_eq!(tested.said(1, HomeRequest::InvAck { line: line(), version: version(2, 0) }), []);
     assert_eq!(tested.state(), None);
     assert_eq!(tested.said(3, get_s(2)), [answer(23, HomeAnswer::Miss { nonce: nonce(2) })]);
+}
+
+#[test]
+fn what_an_entry_served_is_known_however_much_is_forgotten_of_others() {
+    let mut tested = Tested::new(Protocol::Mesi, WritePolicy::Back);
+    let settings = HomeSettings { lease_ms: LEASE_MS, max_forgotten: 1, ..HomeSettings::default() };
+    tested.home = Home::new(home_id(0), settings);
+    tested.hears(HomeInput::Lease { until: Tick(u64::MAX) });
+    tested.hears(HomeInput::Begin { placed: placed(1, 0), start: Start::Founded });
+    tested.said(0, get_m(2));
+    // The second one waits for the first, and misses others meanwhile.
+    tested.said(1, get_m(2));
+    let others =
+        (0..).map(|n| CacheKey::new(format!("other-{n}")).unwrap()).filter(|other| SlotId::of(other) == slot());
+    for (count, key) in (3..6).zip(others) {
+        let line = LineId { key, epoch: Epoch(1) };
+        let effects = tested.said(1, HomeRequest::GetS { line, nonce: nonce(count), refused: None });
+        assert_eq!(effects, [answer(tested.calls, HomeAnswer::Miss { nonce: nonce(count) })]);
+    }
+    let retry_ms = HomeSettings::default().busy_retry_ms;
+    let busy = refuse(2, HomeAnswer::Busy { nonce: nonce(2), retry_ms });
+    assert_eq!(tested.said(1, get_m(2)), [busy], "it is the same request, and will be answered");
+}
+
+#[test]
+fn a_busy_entry_goes_in_its_turn() {
+    let mut tested = Tested::with_sharers();
+    let is_leaving = |tested: &Tested| tested.home.view(&key()).is_some_and(|view| view.is_leaving);
+    let owner = |tested: &Tested| tested.home.view(&key()).and_then(|view| view.owner);
+    let recall = CacheRequest::Recall { line: line(), grant: nonce(2), to: RecallTo::Invalid };
+    let surrender = |seq| CacheAnswer::Surrender { stamp: version(seq, 1), value: Some(value(seq, 1, "b")) };
+    tested.said(2, get_m(2));
+    tested.said(3, get_m(2));
+    assert_eq!(tested.hears(HomeInput::Evict { key: key(), in_turn: false }), []);
+    assert!(!is_leaving(&tested), "it was not to wait");
+    for _ in 0..2 {
+        assert_eq!(tested.hears(HomeInput::Evict { key: key(), in_turn: true }), []);
+        assert!(is_leaving(&tested), "behind two writers");
+    }
+    (0..2).for_each(|sharer| drop(tested.said(sharer, HomeRequest::InvAck { line: line(), version: version(2, 0) })));
+    assert_eq!((owner(&tested), is_leaving(&tested)), (Some(node(2)), true));
+    let effects = tested.answered(1, surrender(2));
+    assert_eq!((owner(&tested), is_leaving(&tested)), (Some(node(3)), true));
+    assert_eq!(effects.last(), Some(&ask(3, 2, recall)), "its own turn has come: {effects:?}");
+    tested.said(2, get_s(3));
+    let effects = tested.answered(2, surrender(3));
+    assert_eq!(tested.state(), None, "nobody has anything: {effects:?}");
+    let is_a_miss = |effect: &HomeEffect| matches!(effect, HomeEffect::Answer { reply, .. } if matches!(reply.body, HomeAnswer::Miss { .. }));
+    assert!(effects.iter().any(is_a_miss), "who asked later finds nothing: {effects:?}");
+}
+
+#[test]
+fn what_a_slot_begins_with_is_taken_outside_the_lease_too() {
+    let mut home = Home::new(home_id(1), HomeSettings { lease_ms: LEASE_MS, ..HomeSettings::default() });
+    let mut effects = vec![];
+    home.step(BEGIN, HomeInput::Lease { until: BEGIN.plus_ms(10) }, &mut effects);
+    let start = Start::Fresh { caches: vec![node(0)], old_lease_over_ms: 0 };
+    home.step(BEGIN, HomeInput::Begin { placed: placed(2, 1), start }, &mut effects);
+    let [HomeEffect::Ask { call, .. }] = effects[..] else { panic!("it asks the cache: {effects:?}") };
+    effects.clear();
+    let lines = vec![RecoveredLine { key: key(), grant: nonce(2), released: false, value: value(1, 1, "a") }];
+    let answer = Some(CacheAnswer::Recovered { lines, session: None });
+    home.step(BEGIN.plus_ms(20), HomeInput::Answered { call, answer }, &mut effects);
+    assert_eq!(effects, [], "outside its lease it asks and grants nothing");
+    let long_after = BEGIN.plus_ms(10 * LEASE_MS);
+    home.step(long_after, HomeInput::Lease { until: Tick(u64::MAX) }, &mut effects);
+    assert_eq!(effects, [HomeEffect::Serving { slot: slot(), epoch: Epoch(2) }]);
+    assert!(home.view(&key()).is_some_and(|view| view.has_copy), "what was told is there");
 }

@@ -1,6 +1,6 @@
 //! All that can happen in a world, and how often.
 
-use super::{BEGIN, Cache, HOMES, KEYS, Kind, LEASE_MS, STEP_MS, World, node, nth_key};
+use super::{BEGIN, Cache, HOMES, KEYS, Kind, LEASE_MS, STEP_MS, World, node};
 use crate::{
     ids::{Epoch, Incarnation},
     machine::{
@@ -100,7 +100,9 @@ impl World {
         if self.budget.home_evictions > 0 {
             let has = |key: &usize| {
                 *key == 0
-                    || self.homes[self.home_now()].as_ref().is_some_and(|home| home.view(&nth_key(*key)).is_some())
+                    || self.homes[self.home_of(*key)]
+                        .as_ref()
+                        .is_some_and(|home| home.view(&self.nth_key(*key)).is_some())
             };
             actions.extend((0..KEYS).filter(has).map(|key| Action::EvictHome { key }));
         }
@@ -136,14 +138,15 @@ impl World {
         if now + 1 == HOMES {
             return;
         }
-        if self.deposed || self.over.is_some() {
+        if self.is_deposed() || self.over.is_some() {
             actions.push(Action::Succeed);
         }
-        if self.deposed && self.homes[now].is_some() {
+        if self.is_deposed() && self.homes[now].is_some() {
             actions.push(Action::CrashHome);
         }
-        if !self.deposed && self.over.is_none() {
-            if self.budget.deposals > 0 {
+        if !self.is_deposed() && self.over.is_none() {
+            // A slot that stays where it is needs its home.
+            if self.budget.deposals > 0 && !(self.apart && now == 0) {
                 actions.push(Action::Depose);
             }
             if self.budget.moves > 0 {
@@ -173,13 +176,14 @@ impl World {
             Action::EvictHome { key } => {
                 self.budget.home_evictions = self.budget.home_evictions.saturating_sub(1);
                 self.truths[*key].may_be_gone = true;
-                self.home_hears(self.home_now(), HomeInput::Evict { key: nth_key(*key) });
+                let evict = HomeInput::Evict { key: self.nth_key(*key), in_turn: true };
+                self.home_hears(self.home_of(*key), evict);
             }
             Action::Abandon { cache } => {
                 self.budget.abandonments = self.budget.abandonments.saturating_sub(1);
                 let (op, key) = self.oldest(*cache).expect("something is under way");
                 self.truths[key].forget(op);
-                self.cache_hears(*cache, Input::Abandon { op, key: nth_key(key) });
+                self.cache_hears(*cache, Input::Abandon { op, key: self.nth_key(key) });
             }
             Action::Renew { cache } => {
                 self.budget.renewals = self.budget.renewals.saturating_sub(1);
@@ -200,7 +204,7 @@ impl World {
             }
             Action::Depose => {
                 self.budget.deposals = self.budget.deposals.saturating_sub(1);
-                self.deposed = true;
+                self.deposed[self.home_now()] = true;
             }
             Action::Stop => {
                 self.budget.moves = self.budget.moves.saturating_sub(1);
@@ -216,27 +220,25 @@ impl World {
     /// The next epoch is committed, and its home hears of it at once.
     fn succeed(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
-        self.deposed = false;
         let home = self.home_now();
         let start = match self.over.take() {
             Some((stopped, over)) => Start::Handed { over, stopped_ms_ago: self.now.ms_since(stopped) },
             None => {
                 self.all_may_be_gone();
-                let over = self.leases[..home].iter().max().expect("there was a home before");
+                let before = (0..home).filter(|home| self.deposed[*home]).map(|home| self.leases[home]);
+                let over = before.max().expect("there was a home before");
                 let old_lease_over_ms = over.ms_since(self.now);
                 Start::Fresh { caches: self.all_caches(), old_lease_over_ms }
             }
         };
-        self.extend_lease();
+        self.extend_leases();
         self.home_hears(home, HomeInput::Begin { placed: self.placed(self.epoch.0), start });
     }
 
     fn pass(&mut self) {
         self.budget.passes = self.budget.passes.saturating_sub(1);
         self.now = self.now.plus_ms(STEP_MS);
-        if !self.deposed {
-            self.extend_lease();
-        }
+        self.extend_leases();
         // Somebody's session may have ended, or may end by the time something arrives.
         let is_over = |cache: &Cache| cache.sessions.values().any(|(_, until)| *until <= self.now);
         if self.now >= BEGIN.plus_ms(LEASE_MS) || self.caches.iter().any(is_over) {
@@ -249,14 +251,12 @@ impl World {
         self.budget.crashes = self.budget.crashes.saturating_sub(1);
         self.all_may_be_gone();
         self.truths.iter_mut().for_each(|truth| truth.forget_pending(cache));
-        // It may hear of the newest epoch late.
-        let placed = self.placed(1);
         let of = &mut self.caches[cache];
         of.incarnation += 1;
         let mut machine = Lines::new(node(cache), Incarnation(of.incarnation), of.machine.settings());
         machine.rules = self.rules.clone();
         of.machine = Kept::new(machine);
         (of.table, of.sessions) = (Default::default(), BTreeMap::new());
-        self.cache_hears(cache, Input::Placed(placed));
+        self.cache_begins(cache);
     }
 }

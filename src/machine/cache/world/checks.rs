@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Deed, Kind, World, nth_key};
-use crate::machine::cache::{LineState, Outcome, Version};
+use super::{Deed, Kind, World};
+use crate::machine::cache::{LineState, Outcome, SlotId, Version};
 
 /// What was promised to whom.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -172,12 +172,12 @@ impl World {
 
     /// Who can read is known to the home of now, once that grants.
     fn check_directory(&mut self, key: usize, readable: &[(usize, LineState, Version, bool)]) {
-        let home = self.home_now();
-        let is_inside_lease = self.now < self.leases[home];
-        if !self.looks_at_directory || readable.is_empty() || !is_inside_lease || !self.serving().contains(&home) {
+        let (home, name) = (self.home_of(key), self.nth_key(key));
+        if !self.looks_at_directory || readable.is_empty() || self.now >= self.leases[home] {
             return;
         }
-        let view = self.home(home).view(&nth_key(key));
+        let Some(home) = self.homes[home].as_ref().filter(|home| home.is_serving(SlotId::of(&name))) else { return };
+        let view = home.view(&name);
         for (cache, ..) in readable {
             let node = super::node(*cache);
             let is_known = view.as_ref().is_some_and(|view| view.owner == Some(node) || view.sharers.contains(&node));

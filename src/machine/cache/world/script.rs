@@ -1,6 +1,7 @@
 //! Shorthands to bring a [`World`] to where something is to begin.
 
 use super::{Action, Deed, Envelope, Kind, Sent, World};
+use crate::machine::cache::{HomeAnswer, HomeRequest};
 
 impl World {
     /// Whatever is under way arrives, until nothing is left but waiting.
@@ -40,7 +41,8 @@ impl World {
         self.starts(cache, kind.on(0));
     }
 
-    fn starts(&mut self, cache: usize, deed: Deed) {
+    /// The same with any key.
+    pub(in super::super) fn starts(&mut self, cache: usize, deed: Deed) {
         self.caches[cache].plan.insert(0, deed);
         self.happen(&Action::Start { cache });
     }
@@ -93,6 +95,21 @@ impl World {
             self.happen(&Action::Deliver { envelope: *envelope });
         }
         self.lose(|_| true);
+    }
+
+    /// A cache renews its session with the first home; nothing else arrives.
+    pub(in super::super) fn renews(&mut self, cache: usize) {
+        self.budget.renewals += 1;
+        self.happen(&Action::Renew { cache });
+        let is_of_first = |envelope: &Envelope| match envelope {
+            Envelope::ToHome { from, message, .. } => {
+                *from == cache && message.home == super::home_id(0) && matches!(message.body, HomeRequest::Renew)
+            }
+            Envelope::HomeReply { to, reply, .. } => *to == cache && matches!(reply.body, HomeAnswer::Renewed),
+            _ => false,
+        };
+        self.arrive(is_of_first);
+        self.arrive(is_of_first);
     }
 
     pub(in super::super) fn home_ticks(&mut self) {

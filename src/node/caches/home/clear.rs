@@ -1,8 +1,8 @@
 //! An operator's invalidation: all entries of this home that it names go, and every copy with them.
 //!
 //! Slot by slot, for as long as one answer may take: whoever asked asks for the rest then, and so hears that it goes on.
-//! A slot's keys are noted when it is its turn, so that keys that are new do not keep it from its end. One that several
-//! nodes go on writing without a pause may: then this home is named as one that did not answer.
+//! A slot's keys are noted when it is its turn, so that keys that are new do not keep it from its end; and a key that is
+//! written without a pause goes in its turn.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::HomeTask;
 use crate::{
     ids::{CacheKey, Tick},
-    machine::cache::{EntryState, HomeInput, SlotId},
+    machine::cache::{HomeInput, SlotId},
     node::caches::{types::Which, wire::Cleared},
 };
 
@@ -44,9 +44,9 @@ struct Clear {
 /// How far a key has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// Somebody else is busy with it.
+    /// It is to go.
     Wanted,
-    /// Its copies are being recalled.
+    /// Its copies are being recalled, or will be in its turn.
     Begun,
     /// It is gone.
     Over,
@@ -134,21 +134,15 @@ impl HomeTask {
             // It is on its way to another home with all that is known of it, or comes back.
             return Phase::Wanted;
         }
-        let view = self.home.view(key);
-        match (before, view) {
-            (_, None) | (Phase::Over, _) => Phase::Over,
-            // One transaction at a time: another one says that this one is over.
-            (Phase::Begun, Some(view)) if view.is_leaving => Phase::Begun,
-            (Phase::Begun, Some(_)) => Phase::Over,
-            (Phase::Wanted, Some(view)) if view.state == EntryState::Busy => Phase::Wanted,
-            (Phase::Wanted, Some(view)) => {
-                self.step(HomeInput::Evict { key: key.clone() });
-                match self.home.view(key) {
-                    Some(after) if after.is_leaving => Phase::Begun,
-                    Some(after) if after.stamp == view.stamp => Phase::Wanted,
-                    _ => Phase::Over,
-                }
-            }
+        if before == Phase::Wanted {
+            self.step(HomeInput::Evict { key: key.clone(), in_turn: true });
+        }
+        match self.home.view(key) {
+            Some(view) if view.is_leaving => Phase::Begun,
+            // It is still there: outside the lease nothing goes.
+            Some(_) if before == Phase::Wanted => Phase::Wanted,
+            // What is there came after it.
+            _ => Phase::Over,
         }
     }
 }

@@ -192,7 +192,11 @@ impl HomeTask {
         let now = self.parts.clock.now();
         let handed = match slot.came {
             Came::Handed(by) => self.moves.take(placed.slot, placed.epoch, by),
-            Came::Founded | Came::Lost => None,
+            Came::Founded | Came::Lost => {
+                // What was to become of an epoch before is void.
+                self.moves.is_elsewhere(placed.slot);
+                None
+            }
         };
         let start = match (slot.came, handed) {
             (Came::Founded, _) => Start::Founded,
@@ -296,7 +300,11 @@ impl HomeTask {
             HomeEffect::Ask { to, call, message } => self.ask(to, call, message),
             HomeEffect::Broadcast { inv } => self.spread(inv),
             HomeEffect::Stopped { over } => self.hand_over(over),
-            HomeEffect::Serving { slot, epoch } => debug!(slot = slot.0, epoch = epoch.0, "serves a slot"),
+            HomeEffect::Serving { slot, epoch } => {
+                debug!(slot = slot.0, epoch = epoch.0, "serves a slot");
+                // Who waited for it may have made entries.
+                self.home.keys_of(slot).for_each(|key| self.room.used(key));
+            }
             HomeEffect::DirtyLost { key, owner } => {
                 self.parts.counters.dirty_lost.add(1);
                 info!(%key, peer = %owner, "a value is gone that only its owner had: it died, or was away for too long");

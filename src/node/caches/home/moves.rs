@@ -127,8 +127,11 @@ impl HomeTask {
         if self.moves.to_go.is_empty() {
             return;
         }
-        let slots: Vec<SlotId> = self.moves.to_go.keys().copied().collect();
-        for slot in slots.into_iter().filter(|slot| self.home.is_serving(*slot)).collect::<Vec<_>>() {
+        let is_due = |(slot, (epoch, _)): &(&SlotId, &(Epoch, HomeId))| {
+            self.home.is_serving(**slot) && self.heeded.slot(**slot).epoch == *epoch
+        };
+        let slots: Vec<SlotId> = self.moves.to_go.iter().filter(is_due).map(|(slot, _)| *slot).collect();
+        for slot in slots {
             self.step(HomeInput::Stop { slot });
         }
     }

@@ -80,7 +80,7 @@ impl HomeTask {
             }
             let Some(key) = self.victim() else { return };
             self.parts.counters.directory_evictions.add(1);
-            self.step(HomeInput::Evict { key: key.clone() });
+            self.step(HomeInput::Evict { key: key.clone(), in_turn: false });
             if self.home.view(&key).is_some() {
                 self.room.leaving.push_back(key);
             }

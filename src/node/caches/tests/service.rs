@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use tokio::task::JoinSet;
+
 use super::{Cluster, PATIENCE, eventually, get, key, put, value};
 use crate::{
     config::{CacheProtocol, CacheWritePolicy},
@@ -18,6 +20,9 @@ async fn what_one_node_stores_all_others_read_and_a_hit_needs_no_message() {
     let k = cluster.key_at(home, "k");
     let version = put(&cluster.at(1), &k, "a").await;
     for index in 0..3 {
+        let ready = cluster.node(index).readiness().await;
+        let check = ready.checks.iter().find(|check| check.name == "cache").expect("it is a cache node");
+        assert!(check.ok && check.detail.starts_with("256 of 256 slots of the cache have a home, "), "{check:?}");
         let read = cluster.at(index).get(k.clone()).await.unwrap().unwrap();
         assert_eq!((read.version, &read.body[..]), (version, &b"a"[..]));
     }
@@ -206,4 +211,26 @@ async fn a_node_with_another_protocol_or_policy_is_refused_and_told_the_cure() {
         assert!(why.contains(cure), "{why}");
         cluster.node(index).stop(Duration::from_secs(1)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_all_nodes_write_without_a_pause_is_invalidated() {
+    let cluster = Cluster::calm(3).await;
+    let k = cluster.key_at(0, "k");
+    let mut writers = JoinSet::new();
+    for index in [0, 0, 1, 1, 2, 2] {
+        let (cache, k) = (cluster.at(index), k.clone());
+        writers.spawn(async move {
+            loop {
+                put(&cache, &k, "a").await;
+            }
+        });
+    }
+    for _ in 0..5 {
+        put(&cluster.at(1), &k, "b").await;
+        let gone = cluster.at(2).invalidate(Which::Key(k.clone())).await.unwrap();
+        assert_eq!((gone.invalidated, gone.unanswered), (1, vec![]));
+    }
+    assert!(writers.try_join_next().is_none(), "they go on writing");
+    writers.shutdown().await;
 }
