@@ -3,9 +3,9 @@
 //! Stateless but for its handles; what must be remembered between requests is owned by the
 //! [leader task](super::leader). On a node that does not lead, everything is answered `NotLeader`.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
 use super::{
     backup::exports::Exports,
@@ -39,6 +39,8 @@ pub(crate) struct Authority {
     reads: ReadPolicy,
     exports: Exports,
     bounds: Bounds,
+    /// Held from the look at who can be done without until that is decided: of two at once neither would know of the other.
+    removals: Arc<Mutex<()>>,
 }
 
 impl Authority {
@@ -50,7 +52,7 @@ impl Authority {
         reads: ReadPolicy,
         bounds: Bounds,
     ) -> Self {
-        Self { raft, leader, reads, exports, bounds }
+        Self { raft, leader, reads, exports, bounds, removals: Arc::default() }
     }
 
     fn not_leader(&self) -> Option<Leader> {
@@ -114,11 +116,16 @@ impl Authority {
     }
 
     async fn change(&self, change: Change, parking: &Parking) -> ClientReply {
-        if let ChangeBody::Member(MemberChange::Remove(node)) = &change.body
-            && !self.can_do_without(*node)
-        {
-            return ClientReply::Failed(needed(*node));
-        }
+        let _one_at_a_time = match &change.body {
+            ChangeBody::Member(MemberChange::Remove(node)) => {
+                let removals = self.removals.lock().await;
+                if !self.can_do_without(*node) {
+                    return ClientReply::Failed(needed(*node));
+                }
+                Some(removals)
+            }
+            _ => None,
+        };
         let request = change.request;
         let may_wait = matches!(&change.body, ChangeBody::Lock(LockRequest::Acquire(acquire)) if acquire.wait_ms > 0);
         // Registered before it is proposed, so that no grant can come before somebody listens.

@@ -151,12 +151,22 @@ impl DiskLog {
             }
             _ => RaftStorageError::corrupt(&wal_dir, error),
         })?;
-        Ok(Self {
+        let log = Self {
             wal: Arc::new(Mutex::new(wal)),
             dir: dir.to_owned(),
             failure: Arc::default(),
             metrics: RaftMetrics::default(),
-        })
+        };
+        log.sync_what_was_found().map_err(RaftStorageError::io(&wal_dir))?;
+        Ok(log)
+    }
+
+    /// What a process wrote that was killed before it synced is read from memory, and not on disk yet. Raft takes what it
+    /// finds for durable, and acknowledges it when a leader sends it again.
+    fn sync_what_was_found(&self) -> io::Result<()> {
+        let (done, on_disk) = std::sync::mpsc::channel();
+        self.write(|wal| wal.flush(true, Some(OnFlushed::new(move |result| _ = done.send(result)))))?;
+        on_disk.recv().unwrap_or_else(|_| Err(io::Error::other("the log was closed")))
     }
 
     /// Counts there from now on.

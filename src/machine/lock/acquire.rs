@@ -72,10 +72,11 @@ impl LockTable {
         within(self.sessions.len() + 1, MAX_SESSIONS, Bound::Sessions)
     }
 
-    /// A lock that is held already needs no more room, unless in a line.
+    /// A lock that is held already needs no more room, unless in a line. One that is closed takes the room of the hold that
+    /// was lost.
     fn room_for_claims(&self, session: SessionKey, added: usize) -> Result<(), Refusal> {
         let own = self.sessions.get(&session).map_or(0, |row| row.claims as usize);
-        within(self.holds.len() + self.places + added, MAX_LOCKS_HELD, Bound::LocksHeld)?;
+        within(self.holds.len() + self.places + self.closed.len() + added, MAX_LOCKS_HELD, Bound::LocksHeld)?;
         within(own + added, MAX_LOCKS_PER_SESSION, Bound::LocksOfASession)
     }
 

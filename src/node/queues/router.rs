@@ -20,7 +20,7 @@ use crate::{
     ids::{Epoch, NodeId, PartitionId},
     machine::{
         placement::{Partition, PartitionStatus, partition_of},
-        queue::Op,
+        queue::{Op, OpAnswer, QueueRefusal},
         replication::Replica,
     },
     net::{
@@ -135,6 +135,10 @@ impl Router {
                     pause = (pause * 2).min(LAST_PAUSE);
                 }
                 Asked::Answered(QueueReply::Failed(error)) => return Err(honest(error, perhaps)),
+                // The room may be taken by what an earlier try has stored.
+                Asked::Answered(QueueReply::Done(OpAnswer::Refused(
+                    QueueRefusal::QueueFull | QueueRefusal::PartitionFull,
+                ))) if perhaps => return Err(silent(partition, primary.node, perhaps)),
                 Asked::Answered(reply) => return Ok(reply),
                 Asked::Crowded => return Err(crowded(perhaps)),
                 Asked::Superseded => patience = patience.max(Instant::now() + PATIENCE / 2),

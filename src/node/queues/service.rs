@@ -33,6 +33,9 @@ use crate::{
     time::rfc3339,
 };
 
+/// Deliveries that come so much later than they were to be waited for may be of before a pause of this process.
+const LATE_MS: u64 = 1_000;
+
 /// The queue service. Cheap to clone.
 ///
 /// Each operation fails with `unavailable` where the primary of the queue's partition does not answer in time;
@@ -97,20 +100,33 @@ impl Queues {
         let _timed = self.metrics.operation("receive");
         let attempt = Attempt::begin(&self.router, partition, &queue);
         let Receive { max, wait_ms, visibility_ms } = receive;
+        let asked = self.clock.now();
         let ask = PartitionAsk::Receive { queue: queue.clone(), max, visibility_ms, wait_ms, attempt: attempt.number };
         let reply = self.router.ask(partition, ask).await;
+        if let Ok(QueueReply::Delivered(deliveries)) = &reply
+            && self.is_over(deliveries, visibility_ms, self.clock.now().ms_since(asked).saturating_sub(wait_ms))
+        {
+            // What is not over after all is given back.
+            return Ok(Vec::new());
+        }
         if !reply.as_ref().is_err_and(|error| error.code == ErrorCode::Unavailable) {
             // It arrived, or there was nothing.
             attempt.settled();
         }
         match reply? {
-            QueueReply::Delivered(deliveries) => {
-                let now = self.clock.wall();
-                // Somebody else may have it by now.
-                let lasts = |delivery: &Delivery| delivery.visible_at > now || visibility_ms == Some(0);
-                Ok(deliveries.into_iter().filter(lasts).map(message).collect())
-            }
+            QueueReply::Delivered(deliveries) => Ok(deliveries.into_iter().map(message).collect()),
             reply => Err(mistaken(&reply)),
+        }
+    }
+
+    /// Whether deliveries that came so late may be over by now, so that somebody else has them: this process was paused, say.
+    /// By this node's own time, since the wall clock of the primary, which counts them, may differ. Only where nobody here
+    /// knows for how long they are, and they came later than any exchange takes, does it have to do.
+    fn is_over(&self, deliveries: &[Delivery], visibility_ms: Option<u64>, late_ms: u64) -> bool {
+        match visibility_ms {
+            Some(0) => false,
+            Some(visibility) => late_ms >= visibility,
+            None => late_ms >= LATE_MS && deliveries.iter().any(|delivery| delivery.visible_at <= self.clock.wall()),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -132,7 +132,12 @@ fn read(place: &Place, number: u64, path: PathBuf, is_last: bool, replay: &mut R
                 }
                 at = end;
             }
-            Next::Frame { kind: Kind::Seal, end, .. } if at > 0 && end == bytes.len() => {
+            Next::Frame { kind: Kind::Seal, end, .. } if at > 0 && bytes[end..].iter().all(|byte| *byte == 0) => {
+                if end < bytes.len() {
+                    // A crash came before the space was given back that had been reserved.
+                    let file = OpenOptions::new().write(true).open(&path).map_err(disk)?;
+                    cut(&file, end).map_err(disk)?;
+                }
                 return Ok(Read::Sealed(Sealed { number, greatest }));
             }
             Next::Frame { kind, .. } => {
@@ -156,9 +161,13 @@ fn open(number: u64, path: PathBuf, salt: frame::Salt, (at, greatest): (usize, u
     let file = OpenOptions::new().read(true).write(true).open(&path)?;
     if torn {
         tracing::info!("cuts off what a crash left half written in {}, after offset {at}", Path::display(&path));
-        file.set_len(at as u64)?;
-        file.sync_all()?;
+        cut(&file, at)?;
     }
     let reserved = usize::try_from(file.metadata()?.len()).expect("it was read into memory");
     Ok(Active { number, salt, file: Arc::new(file), path, at, reserved, greatest })
+}
+
+fn cut(file: &File, at: usize) -> io::Result<()> {
+    file.set_len(at as u64)?;
+    file.sync_all()
 }

@@ -144,6 +144,31 @@ async fn a_missing_file_is_noticed() {
 }
 
 #[tokio::test]
+async fn a_segment_is_sealed_though_a_crash_came_before_its_reserved_space_was_given_back() {
+    let site = OnDisk::new();
+    let store = site.file_store().await;
+    let big = |seqs: std::ops::RangeInclusive<u64>| {
+        let bodies = records(1, seqs).into_iter();
+        bodies.map(|record| Record { body: vec![7; 3 << 20].into(), ..record }).collect::<Vec<_>>()
+    };
+    let mut opened = store.open(PARTITION).await.unwrap();
+    for seq in 1..=4 {
+        opened.journal.append(big(seq..=seq)).await.unwrap();
+    }
+    drop(opened);
+    let sealed = site.file("segment-00000001");
+    let whole = fs::metadata(&sealed).unwrap().len();
+    let reserved = OpenOptions::new().write(true).open(&sealed).unwrap();
+    reserved.set_len(whole + 4_096).unwrap();
+    holds(&store, None, big(1..=4)).await;
+    assert_eq!(fs::metadata(&sealed).unwrap().len(), whole, "it is given back now");
+    reserved.set_len(whole + 4_096).unwrap();
+    reserved.write_at(b"x", whole + 100).unwrap();
+    let error = store.open(PARTITION).await.unwrap_err();
+    assert!(error.to_string().contains("segment-00000001"), "anything else is damage: {error}");
+}
+
+#[tokio::test]
 async fn what_a_crash_leaves_between_the_steps_of_a_checkpoint_costs_nothing() {
     let site = OnDisk::new();
     let store = site.file_store().await;

@@ -56,7 +56,7 @@ use crate::{
     clock::Clock,
     ids::{Epoch, PartitionId, Tick},
     machine::{
-        placement::Partition,
+        placement::{Partition, PartitionStatus},
         queue::Queues,
         replication::{ChangeOutcome, Effect, Input, Position, Replica, Replication, Reply, RoleView, Settings},
     },
@@ -295,8 +295,16 @@ impl PartitionTask {
         if self.placed.as_ref().is_some_and(|known| known.epoch >= placed.epoch) {
             return;
         }
-        self.placed = Some(placed.clone());
+        self.knows(&placed);
         self.step(Input::Placed(placed));
+    }
+
+    /// Who is in sync in this run, where the partition is served, was filled up, or an operator has accepted what it has.
+    fn knows(&mut self, placed: &Partition) {
+        if placed.status == PartitionStatus::Serving && placed.in_sync.contains(&self.replication.me()) {
+            self.shortened = false;
+        }
+        self.placed = Some(placed.clone());
     }
 
     fn on_peer(&mut self, call: PeerCall) {
@@ -327,7 +335,7 @@ impl PartitionTask {
                 if let ChangeOutcome::Done(placed) | ChangeOutcome::Void(placed) = &outcome {
                     self.changes.remove(&ask);
                     if self.placed.as_ref().is_none_or(|known| known.epoch < placed.epoch) {
-                        self.placed = Some(placed.clone());
+                        self.knows(placed);
                         // The rest of this node hears of it with the view.
                         self.shared.pull.pull();
                     }
