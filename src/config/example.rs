@@ -19,10 +19,15 @@ const COMPOSE_COUNTS: [OfCompose; 3] = [
 ];
 
 /// What else docker-compose reads: comments, because few need it.
-const COMPOSE_OTHERS: [OfCompose; 5] = [
+const COMPOSE_OTHERS: [OfCompose; 6] = [
     ("API_PORT", "8080", "port on 127.0.0.1 where the API and the dashboard of the service bootstrap are published"),
     ("NODE_MEMORY", "0", "most memory of each container of a node, such as 512m; 0 is no limit"),
     ("NODE_CPUS", "0", "most processors that each container of a node takes, such as 1.5; 0 is no limit"),
+    (
+        "REDIS_MAXMEMORY",
+        "0",
+        "memory at which the service redis refuses to write, such as 2gb; publishes are refused then; 0 is no limit",
+    ),
     ("SYNCMESH_IMAGE", "syncmesh", "name of the image that the containers of nodes run, and that --build makes"),
     (
         "REVISION",

@@ -179,6 +179,27 @@ impl Observer {
         Some(Check { name: "queues".into(), ok, detail })
     }
 
+    /// Whether a cache node is inside its lease, without which it is home to nothing, and slots of the cache have homes.
+    fn slots_check(&self) -> Option<Check> {
+        if !self.fixed.roles.contains(&Role::CacheNode) {
+            return None;
+        }
+        let view = self.route.view();
+        let homes = view.slots.values().filter_map(|slot| slot.home);
+        let here = homes.clone().filter(|home| home.node == self.mesh.local()).count();
+        let placed = homes.count();
+        let (ok, detail) = if self.caches.is_cut_off() {
+            let detail = "outside its lease, and so home to nothing: no leader was heard of for longer than that lasts";
+            (false, detail.to_owned())
+        } else {
+            (
+                placed > 0,
+                format!("{placed} of {} slots of the cache have a home, {here} of them here", view.slots.len()),
+            )
+        };
+        Some(Check { name: "cache".into(), ok, detail })
+    }
+
     /// Whether this run of a queue node has given partitions up: no line where it has not.
     fn given_up_check(&self) -> Option<Check> {
         let journals = self.journals.borrow();
@@ -224,10 +245,10 @@ impl Observer {
         // A gateway's work is to be found, also by those who found the cluster: what becomes of the
         // cluster is told, and does not count.
         let mut checks = vec![mesh, cluster];
-        let queues = [self.journal_check(), self.placement_check(), self.given_up_check()];
+        let roles = [self.journal_check(), self.placement_check(), self.given_up_check(), self.slots_check()];
         let ready =
-            checks[0].ok && (checks[1].ok || self.is_pure_gateway()) && queues.iter().flatten().all(|check| check.ok);
-        checks.extend(queues.into_iter().flatten());
+            checks[0].ok && (checks[1].ok || self.is_pure_gateway()) && roles.iter().flatten().all(|check| check.ok);
+        checks.extend(roles.into_iter().flatten());
         Readiness { ready, checks }
     }
 

@@ -46,9 +46,10 @@ pub(super) enum CacheCommand {
     Delete(Key),
     /// Add to a value that is an integer; an absent key counts as 0.
     Increment(Increment),
-    /// Make keys absent at all nodes, and return when every copy is gone or its lease is over.
+    /// Make keys absent at all nodes, and return when every copy is gone or its lease is over; exit code 5 if a home did
+    /// not answer.
     ///
-    /// For when what the values were made from has changed behind their back. Values that were stored and not
+    /// Such a home is named, and what the others had is gone: say it again once `syncmesh status` shows nobody missing. For when what the values were made from has changed behind their back. Values that were stored and not
     /// written elsewhere are gone too.
     Invalidate(Invalidate),
     /// Where a key is: its home, what that knows of it, and the line of each node.

@@ -11,6 +11,7 @@ use crate::{
     clock::Clock,
     ids::{PartitionId, Tick},
     machine::{
+        cache::SlotId,
         membership::{Liveness, Member},
         placement::Partition,
     },
@@ -46,6 +47,7 @@ pub(crate) async fn follow(
         let view = views.borrow_and_update().clone();
         tell_members(&events, &metrics, clock.wall(), &known, &view);
         tell_placement(&events, clock.wall(), &known, &view);
+        tell_slots(&events, clock.wall(), &known, &view);
         known = view;
         leaders.mark_unchanged();
         match route.leader() {
@@ -145,12 +147,32 @@ fn tell_placement(events: &Events, at: Tick, before: &View, after: &View) {
     events.push(at, EventKind::PlacementChanged, data);
 }
 
+/// One event for all slots of the cache that have another home, or none any more.
+fn tell_slots(events: &Events, at: Tick, before: &View, after: &View) {
+    if Arc::ptr_eq(&before.slots, &after.slots) {
+        return;
+    }
+    let home_before = |id: &SlotId| before.slots.get(id).and_then(|slot| slot.home);
+    let changed = after.slots.iter().filter(|(id, slot)| home_before(id) != slot.home).count();
+    if changed > 0 {
+        let homeless = after.slots.values().filter(|slot| slot.home.is_none()).count();
+        let data = json!({ "epoch": after.version, "changed": changed, "homeless": homeless });
+        events.push(at, EventKind::SlotsChanged, data);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         ids::{Epoch, Incarnation, JournalId, NodeId},
-        machine::{membership::Joiner, placement::PartitionStatus, replication::Replica},
+        machine::{
+            cache::HomeId,
+            membership::Joiner,
+            placement::PartitionStatus,
+            replication::Replica,
+            slots::{self, Came, Slot},
+        },
         node::ResumeFrom,
         telemetry::Metrics,
     };
@@ -225,5 +247,27 @@ mod tests {
         assert!(stream.try_recv().is_err(), "nothing else has changed");
         assert_eq!((told[0].event.as_str(), &told[0].data["changed"]), ("placement-changed", &json!(2)));
         assert_eq!((&told[1].data["partition"], &told[1].data["serving"]), (&json!(1), &json!(2)));
+    }
+
+    #[tokio::test]
+    async fn slots_that_have_another_home_are_one_event_and_those_that_lost_theirs_are_counted() {
+        let events = events(&Metrics::new());
+        let mut stream = events.stream(ResumeFrom::Now).events;
+        let home = |byte| Some(HomeId { node: NodeId::from_bytes([byte; 32]), incarnation: Incarnation(1), group: 0 });
+        let view = |version, homes: [Option<HomeId>; 3]| {
+            let slot = |home| Slot { epoch: Epoch(version), home, came: Came::Founded, to: None };
+            View { version, slots: slots::table((0..).map(SlotId).zip(homes.map(slot))), ..View::default() }
+        };
+        let homeless = view(1, [None; 3]);
+        tell_slots(&events, Tick(0), &View::default(), &homeless);
+        let placed = view(2, [home(1), home(1), home(2)]);
+        tell_slots(&events, Tick(0), &homeless, &placed);
+        tell_slots(&events, Tick(0), &placed, &view(3, [home(1), home(1), home(2)]));
+        tell_slots(&events, Tick(0), &placed, &view(4, [home(1), home(3), None]));
+        let told = [stream.recv().await.expect("the first"), stream.recv().await.expect("the second")];
+        assert!(stream.try_recv().is_err(), "nothing else has changed");
+        let figures = told.map(|told| (told.event, told.data["changed"].clone(), told.data["homeless"].clone()));
+        let expected = |changed, homeless| ("slots-changed".to_owned(), json!(changed), json!(homeless));
+        assert_eq!(figures, [expected(3, 0), expected(2, 1)]);
     }
 }

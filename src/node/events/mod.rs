@@ -40,6 +40,7 @@ pub(crate) enum EventKind {
     VotersChanged,
     LeaderChanged,
     PlacementChanged,
+    SlotsChanged,
     PartitionNoticed,
     PartitionHealed,
     JournalAway,
@@ -50,7 +51,7 @@ pub(crate) enum EventKind {
 
 impl EventKind {
     /// All of them.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::MemberUp,
         Self::MemberDraining,
         Self::MemberDown,
@@ -58,6 +59,7 @@ impl EventKind {
         Self::VotersChanged,
         Self::LeaderChanged,
         Self::PlacementChanged,
+        Self::SlotsChanged,
         Self::PartitionNoticed,
         Self::PartitionHealed,
         Self::JournalAway,
@@ -76,6 +78,7 @@ impl EventKind {
             Self::VotersChanged => "voters-changed",
             Self::LeaderChanged => "leader-changed",
             Self::PlacementChanged => "placement-changed",
+            Self::SlotsChanged => "slots-changed",
             Self::PartitionNoticed => "partition-noticed",
             Self::PartitionHealed => "partition-healed",
             Self::JournalAway => "journal-away",

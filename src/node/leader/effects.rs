@@ -39,8 +39,8 @@ impl LeaderTask {
                         Effect::Restored => restored = true,
                     }
                 }
-                events.iter().for_each(|event| self.count(event));
                 if self.is_news(index) {
+                    events.iter().for_each(|event| self.count(event));
                     self.tell_broken(&events);
                 }
                 self.events.push(index, events);
