@@ -10,8 +10,8 @@ use super::{
 };
 use crate::machine::cache::world::{Action, Begin};
 
-/// More states than any of the worlds with two keys has.
-const MOST: usize = 100_000;
+/// More states than any of the worlds with two keys generates.
+const MOST: usize = 200_000;
 /// So many are looked at where homes follow one another: these worlds have more.
 const MOST_OF_A_SUCCESSION: usize = 10_000;
 
