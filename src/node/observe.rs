@@ -189,7 +189,8 @@ impl Observer {
         let here = homes.clone().filter(|home| home.node == self.mesh.local()).count();
         let placed = homes.count();
         let (ok, detail) = if self.caches.is_cut_off() {
-            let detail = "outside its lease, and so home to nothing: no leader was heard of for longer than that lasts";
+            let detail = "outside its lease, and so home to nothing, since no leader was heard of for longer than that lasts: \
+                          `syncmesh status` shows who is missing";
             (false, detail.to_owned())
         } else {
             (

@@ -49,8 +49,9 @@ pub(super) enum CacheCommand {
     /// Make keys absent at all nodes, and return when every copy is gone or its lease is over; exit code 5 if a home did
     /// not answer.
     ///
-    /// Such a home is named, and what the others had is gone: say it again once `syncmesh status` shows nobody missing. For when what the values were made from has changed behind their back. Values that were stored and not
-    /// written elsewhere are gone too.
+    /// For when what the values were made from has changed behind their back. Values that were stored and not
+    /// written elsewhere are gone too. A home that did not answer is named, and what the others had is gone: say it again
+    /// once `syncmesh status` shows nobody missing.
     Invalidate(Invalidate),
     /// Where a key is: its home, what that knows of it, and the line of each node.
     ///

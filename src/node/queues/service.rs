@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Error, ErrorCode, Outcome},
-    ids::{MessageId, PartitionId, QueueName},
+    ids::{MessageId, PartitionId, QueueName, Tick},
     machine::queue::{Delivery, NewMessage, Op, OpAnswer, Published, QueueConfig, QueueRefusal, Receipt},
     node::{
         gateway::Gateway,
@@ -104,7 +104,8 @@ impl Queues {
         let ask = PartitionAsk::Receive { queue: queue.clone(), max, visibility_ms, wait_ms, attempt: attempt.number };
         let reply = self.router.ask(partition, ask).await;
         if let Ok(QueueReply::Delivered(deliveries)) = &reply
-            && self.is_over(deliveries, visibility_ms, self.clock.now().ms_since(asked).saturating_sub(wait_ms))
+            && let late_ms = self.clock.now().ms_since(asked).saturating_sub(wait_ms)
+            && is_over(deliveries.iter().map(|delivery| delivery.visible_at), visibility_ms, late_ms, self.clock.wall())
         {
             // What is not over after all is given back.
             return Ok(Vec::new());
@@ -116,17 +117,6 @@ impl Queues {
         match reply? {
             QueueReply::Delivered(deliveries) => Ok(deliveries.into_iter().map(message).collect()),
             reply => Err(mistaken(&reply)),
-        }
-    }
-
-    /// Whether deliveries that came so late may be over by now, so that somebody else has them: this process was paused, say.
-    /// By this node's own time, since the wall clock of the primary, which counts them, may differ. Only where nobody here
-    /// knows for how long they are, and they came later than any exchange takes, does it have to do.
-    fn is_over(&self, deliveries: &[Delivery], visibility_ms: Option<u64>, late_ms: u64) -> bool {
-        match visibility_ms {
-            Some(0) => false,
-            Some(visibility) => late_ms >= visibility,
-            None => late_ms >= LATE_MS && deliveries.iter().any(|delivery| delivery.visible_at <= self.clock.wall()),
         }
     }
 
@@ -410,6 +400,17 @@ fn new_message(publish: Publish) -> NewMessage {
     }
 }
 
+/// Whether deliveries that came so late may be over by now, so that somebody else has them: this process was paused, say.
+/// By this node's own time, since the wall clock of the primary, which counts them, may differ. Only where nobody here
+/// knows for how long they are, and they came later than any exchange takes, does it have to do.
+fn is_over(ends: impl IntoIterator<Item = Tick>, visibility_ms: Option<u64>, late_ms: u64, wall: Tick) -> bool {
+    match visibility_ms {
+        Some(0) => false,
+        Some(visibility) => late_ms >= visibility,
+        None => late_ms >= LATE_MS && ends.into_iter().any(|end| end <= wall),
+    }
+}
+
 fn message(delivery: Delivery) -> Message {
     Message {
         id: delivery.id,
@@ -450,4 +451,19 @@ pub(super) fn no_such_queue(queue: &QueueName) -> Error {
 
 fn mistaken(reply: &QueueReply) -> Error {
     Error::internal(format!("the primary gave an answer to something else: {reply:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_late_may_be_over_and_another_clock_alone_does_not_say_so() {
+        let behind = [Tick(5_000)];
+        let over = |visibility_ms, late_ms| is_over(behind, visibility_ms, late_ms, Tick(60_000));
+        assert!(!over(Some(30_000), 29_999) && over(Some(30_000), 30_000), "by the time that passed here");
+        assert!(!over(Some(0), 1 << 20), "it was never to be invisible");
+        assert!(!over(None, LATE_MS - 1), "the primary's clock is behind, and nothing was late");
+        assert!(over(None, LATE_MS) && !is_over([Tick(60_001)], None, LATE_MS, Tick(60_000)));
+    }
 }

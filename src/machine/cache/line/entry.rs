@@ -140,6 +140,13 @@ pub(super) struct Buffered {
     pub(super) put_at: Option<Tick>,
 }
 
+impl Buffered {
+    /// Whether it has an acknowledged value that no home was ever given.
+    pub(super) fn is_owed(&self) -> bool {
+        self.dirty && !self.released && self.offered.is_none()
+    }
+}
+
 /// A question that waits for the end of the request that it names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Awaiting {

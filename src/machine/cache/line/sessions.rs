@@ -3,7 +3,6 @@
 use super::{
     Effect, Lines, Outcome,
     entry::{Held, Line},
-    slots::is_lost_with,
 };
 use crate::{
     ids::{CacheKey, Tick},
@@ -129,7 +128,7 @@ impl Lines {
     fn end_holding(&mut self, now: Tick, key: &CacheKey, home: HomeId, effects: &mut Vec<Effect>) {
         let Some(entry) = self.keys.get_mut(key) else { return };
         // A stranded line counts only while its session is alive.
-        let lost = entry.buffer.values().any(|kept| kept.held.home == home && is_lost_with(kept));
+        let lost = entry.buffer.values().any(|kept| kept.held.home == home && kept.put_at.is_none() && kept.is_owed());
         entry.buffer.retain(|_, kept| kept.held.home != home || kept.put_at.is_some());
         entry.buffer.values_mut().filter(|kept| kept.held.home == home).for_each(|kept| kept.put_at = Some(now));
         if lost {

@@ -11,11 +11,6 @@ use crate::{
     machine::cache::{CacheAnswer, HomeId, Moved, Nonce, Placed, RecoveredLine, SlotId, rules::Rule},
 };
 
-/// Whether an acknowledged value goes with a line that waited to be asked for by the next home.
-pub(super) fn is_lost_with(kept: &Buffered) -> bool {
-    kept.put_at.is_none() && kept.dirty && !kept.released && kept.offered.is_none()
-}
-
 impl Lines {
     /// Installs an epoch of a slot, if it is a newer one.
     pub(super) fn placed(&mut self, now: Tick, placed: Placed, effects: &mut Vec<Effect>) {
@@ -98,8 +93,8 @@ impl Lines {
     /// Whether an acknowledged value goes with what goes at the end of an epoch. A Put that had no answer when its session
     /// ended went to a home that is gone, as a rule.
     fn is_lost_at_end(&self, kept: &Buffered) -> bool {
-        let is_owed = kept.dirty && !kept.surrendered && kept.offered.is_none();
-        is_owed && (!kept.released || !self.is_of_this_session(kept))
+        let is_put = kept.dirty && !kept.surrendered && kept.offered.is_none();
+        kept.is_owed() || (is_put && !self.is_of_this_session(kept))
     }
 
     /// Tells the new home of the lines that were owned here, while the session with the old one is alive: until then

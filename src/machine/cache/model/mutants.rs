@@ -221,11 +221,7 @@ fn told_to_the_home_after_the_next(without: &[Rule]) -> World {
     world.happen(&Action::Stop);
     world.happen(&Action::Succeed);
     (0..2).for_each(|cache| world.happen(&Action::View { cache }));
-    for _ in 0..3 {
-        world.settle_homes(|envelope| envelope.between() != Some(0));
-        world.time_passes(1);
-        world.renews(0);
-    }
+    world.is_out_of_reach(0);
     world.settle_homes(|envelope| envelope.between() != Some(0));
     [Store, Evict].into_iter().for_each(|kind| world.does_all(1, kind));
     world.happen(&Action::Depose);
@@ -241,11 +237,7 @@ fn told_of_two_homes_at_once(without: &[Rule]) -> World {
     world.happen(&Action::Stop);
     world.happen(&Action::Succeed);
     world.happen(&Action::View { cache: 1 });
-    for _ in 0..3 {
-        world.settle_homes(|envelope| envelope.between() != Some(0));
-        world.time_passes(1);
-        world.renews(0);
-    }
+    world.is_out_of_reach(0);
     world.happen(&Action::Depose);
     world.happen(&Action::Succeed);
     world.happen(&Action::View { cache: 0 });

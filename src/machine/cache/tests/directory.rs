@@ -5,81 +5,80 @@ use bytes::Bytes;
 use crate::{
     ids::{CacheKey, Epoch, Incarnation, NodeId, Tick},
     machine::cache::{
-        CacheAnswer, CacheRequest, EntryState, FromHome, HandOver, HandedEntry, HandedOwner, Home, HomeAnswer,
-        HomeEffect, HomeInput, HomeReply, HomeRequest, HomeSettings, Inv, LineId, Moved, Nonce, NotOwner, Placed,
-        Previous, Protocol, PutAck, RecallTo, RecoveredLine, Refused, Right, SlotId, Start, ToHome, Value, Version,
-        WritePolicy, waited_ms,
+        CacheAnswer, CacheRequest, EntryState, FromHome, Home, HomeAnswer, HomeEffect, HomeInput, HomeReply,
+        HomeRequest, HomeSettings, Inv, LineId, Nonce, NotOwner, Placed, Previous, Protocol, PutAck, RecallTo, Refused,
+        Right, SlotId, Start, ToHome, Value, Version, WritePolicy, waited_ms,
         world::{home_id, key, node},
     },
 };
 
-const LEASE_MS: u64 = 2_000;
-const BEGIN: Tick = Tick(50_000);
+pub(super) const LEASE_MS: u64 = 2_000;
+pub(super) const BEGIN: Tick = Tick(50_000);
 
 /// A home, its clock, and what it is told.
-struct Tested {
-    home: Home,
-    now: Tick,
-    calls: u64,
+pub(super) struct Tested {
+    pub(super) home: Home,
+    pub(super) now: Tick,
+    pub(super) calls: u64,
 }
 
-fn nonce(count: u64) -> Nonce {
+pub(super) fn nonce(count: u64) -> Nonce {
     Nonce { incarnation: Incarnation(1), count }
 }
 
-fn version(seq: u64, n: u64) -> Version {
+pub(super) fn version(seq: u64, n: u64) -> Version {
     Version { epoch: Epoch(1), seq, n }
 }
 
-fn line() -> LineId {
+pub(super) fn line() -> LineId {
     LineId { key: key(), epoch: Epoch(1) }
 }
 
-fn value(seq: u64, n: u64, body: &'static str) -> Value {
+pub(super) fn value(seq: u64, n: u64, body: &'static str) -> Value {
     Value { version: version(seq, n), body: Some(Bytes::from_static(body.as_bytes())), ttl_ms: None }
 }
 
-fn slot() -> SlotId {
+pub(super) fn slot() -> SlotId {
     SlotId::of(&key())
 }
 
-fn placed(epoch: u64, home: usize) -> Placed {
+pub(super) fn placed(epoch: u64, home: usize) -> Placed {
     Placed { slot: slot(), epoch: Epoch(epoch), home: Some(home_id(home)) }
 }
 
-fn get_s(count: u64) -> HomeRequest {
+pub(super) fn get_s(count: u64) -> HomeRequest {
     HomeRequest::GetS { line: line(), nonce: nonce(count), refused: None }
 }
 
-fn get_m(count: u64) -> HomeRequest {
+pub(super) fn get_m(count: u64) -> HomeRequest {
     HomeRequest::GetM { line: line(), nonce: nonce(count), held: None, need_value: true }
 }
 
-fn answer(call: u64, body: HomeAnswer) -> HomeEffect {
+pub(super) fn answer(call: u64, body: HomeAnswer) -> HomeEffect {
     let reply = HomeReply { session: nonce(1), lease_ms: Some(LEASE_MS), moved: vec![], put_acks: vec![], body };
     HomeEffect::Answer { call, reply }
 }
 
 /// An answer that extends nothing.
-fn refuse(call: u64, body: HomeAnswer) -> HomeEffect {
+pub(super) fn refuse(call: u64, body: HomeAnswer) -> HomeEffect {
     let reply = HomeReply { session: nonce(1), lease_ms: None, moved: vec![], put_acks: vec![], body };
     HomeEffect::Answer { call, reply }
 }
 
-fn ask(to: usize, call: u64, body: CacheRequest) -> HomeEffect {
+pub(super) fn ask(to: usize, call: u64, body: CacheRequest) -> HomeEffect {
     HomeEffect::Ask { to: node(to), call, message: FromHome { home: home_id(0), put_acks: vec![], body } }
 }
 
-fn inv(seq: u64, writer: usize) -> Inv {
+pub(super) fn inv(seq: u64, writer: usize) -> Inv {
     Inv { line: line(), version: version(seq, 0), writer: Some(node(writer)), home: home_id(0) }
 }
 
-fn data(count: u64, stamp: Version, value: Value, right: Right) -> HomeAnswer {
+pub(super) fn data(count: u64, stamp: Version, value: Value, right: Right) -> HomeAnswer {
     HomeAnswer::Data { nonce: nonce(count), stamp, value, right }
 }
 
 impl Tested {
-    fn new(protocol: Protocol, policy: WritePolicy) -> Self {
+    pub(super) fn new(protocol: Protocol, policy: WritePolicy) -> Self {
         let settings = HomeSettings { protocol, policy, lease_ms: LEASE_MS, max_waiting: 1, ..HomeSettings::default() };
         let mut tested = Self { home: Home::new(home_id(0), settings), now: BEGIN, calls: 0 };
         tested.hears(HomeInput::Lease { until: Tick(u64::MAX) });
@@ -87,29 +86,29 @@ impl Tested {
         tested
     }
 
-    fn hears(&mut self, input: HomeInput) -> Vec<HomeEffect> {
+    pub(super) fn hears(&mut self, input: HomeInput) -> Vec<HomeEffect> {
         let mut effects = vec![];
         self.home.step(self.now, input, &mut effects);
         effects
     }
 
     /// A cache says this in its first session; calls count from 1.
-    fn said(&mut self, from: usize, body: HomeRequest) -> Vec<HomeEffect> {
+    pub(super) fn said(&mut self, from: usize, body: HomeRequest) -> Vec<HomeEffect> {
         self.said_in(from, nonce(1), body)
     }
 
-    fn said_in(&mut self, from: usize, session: Nonce, body: HomeRequest) -> Vec<HomeEffect> {
+    pub(super) fn said_in(&mut self, from: usize, session: Nonce, body: HomeRequest) -> Vec<HomeEffect> {
         self.calls += 1;
         let message = ToHome { home: home_id(0), session, body };
         self.hears(HomeInput::FromCache { from: node(from), call: self.calls, message })
     }
 
-    fn answered(&mut self, call: u64, answer: CacheAnswer) -> Vec<HomeEffect> {
+    pub(super) fn answered(&mut self, call: u64, answer: CacheAnswer) -> Vec<HomeEffect> {
         self.hears(HomeInput::Answered { call, answer: Some(answer) })
     }
 
     /// A home that has "a", which the last cache stored and returned; three calls were made.
-    fn with_value(protocol: Protocol) -> Self {
+    pub(super) fn with_value(protocol: Protocol) -> Self {
         let mut tested = Self::new(protocol, WritePolicy::Back);
         tested.said(9, get_m(2));
         let body =
@@ -120,7 +119,7 @@ impl Tested {
     }
 
     /// The same, shared by two caches: without E.
-    fn with_sharers() -> Self {
+    pub(super) fn with_sharers() -> Self {
         let mut tested = Self::with_value(Protocol::Mosi);
         tested.said(0, get_s(2));
         tested.said(1, get_s(2));
@@ -128,7 +127,7 @@ impl Tested {
         tested
     }
 
-    fn state(&self) -> Option<(EntryState, Option<NodeId>, Vec<NodeId>)> {
+    pub(super) fn state(&self) -> Option<(EntryState, Option<NodeId>, Vec<NodeId>)> {
         self.home.view(&key()).map(|view| (view.state, view.owner, view.sharers))
     }
 }
@@ -402,137 +401,6 @@ fn nothing_is_served_outside_of_the_lease_of_the_node() {
 }
 
 #[test]
-fn a_slot_is_handed_over_with_its_values_and_owners_and_every_answer_says_so() {
-    let mut tested = Tested::with_value(Protocol::Mesi);
-    let entry = |owner| HandedEntry { key: key(), value: Some(value(1, 0, "a")), owner };
-    let over = |entries| HandOver { slot: slot(), epoch: Epoch(1), home: home_id(0), caches: vec![node(9)], entries };
-    assert_eq!(tested.hears(HomeInput::Stop { slot: slot() }), [HomeEffect::Stopped { over: over(vec![entry(None)]) }]);
-    let not_home = HomeAnswer::NotHome { epoch: Epoch(1) };
-    assert_eq!(tested.said(0, get_s(2)), [refuse(11, not_home)]);
-    let moved = vec![Moved { slot: slot(), epoch: Epoch(1) }];
-    let reply = |call: u64, moved| {
-        let body = HomeAnswer::Renewed;
-        let reply = HomeReply { session: nonce(1), lease_ms: Some(LEASE_MS), moved, put_acks: vec![], body };
-        HomeEffect::Answer { call, reply }
-    };
-    assert_eq!(tested.said(0, HomeRequest::Renew), [reply(12, moved)]);
-    tested.now = BEGIN.plus_ms(waited_ms(LEASE_MS) - 1);
-    tested.said(0, HomeRequest::Renew);
-    tested.now = BEGIN.plus_ms(waited_ms(LEASE_MS));
-    assert_eq!(tested.said(0, HomeRequest::Renew), [reply(14, vec![])], "nobody has a line of it any more");
-}
-
-/// A home that begins after another one.
-fn successor(start: Start) -> (Tested, Vec<HomeEffect>) {
-    let settings = HomeSettings { lease_ms: LEASE_MS, ..HomeSettings::default() };
-    let mut tested = Tested { home: Home::new(home_id(0), settings), now: BEGIN, calls: 0 };
-    tested.hears(HomeInput::Lease { until: Tick(u64::MAX) });
-    let effects = tested.hears(HomeInput::Begin { placed: placed(1, 0), start });
-    (tested, effects)
-}
-
-fn recover(after: bool) -> CacheRequest {
-    CacheRequest::Recover { slot: slot(), epoch: Epoch(1), after: after.then(key), before: None }
-}
-
-fn recovered(lines: Vec<RecoveredLine>) -> CacheAnswer {
-    CacheAnswer::Recovered { lines, session: None }
-}
-
-#[test]
-fn a_successor_waits_for_the_old_lease_and_asks_all_before_it_grants() {
-    let (mut tested, effects) = successor(Start::Fresh { caches: vec![node(0), node(1)], old_lease_over_ms: 300 });
-    assert_eq!(effects, []);
-    assert_eq!(tested.said(2, get_s(2)), [answer(1, HomeAnswer::Miss { nonce: nonce(2) })]);
-    assert_eq!(tested.said(2, get_m(3)), [], "it waits");
-    assert_eq!(tested.home.deadline(), Some(BEGIN.plus_ms(300)));
-    tested.now = BEGIN.plus_ms(300);
-    assert_eq!(tested.hears(HomeInput::Tick), [ask(0, 1, recover(false)), ask(1, 2, recover(false))]);
-    let told = RecoveredLine { key: key(), grant: nonce(7), released: false, value: value(0, 5, "b") };
-    assert_eq!(tested.answered(1, recovered(vec![told])), [ask(0, 3, recover(true))]);
-    assert_eq!(tested.answered(2, recovered(vec![])), []);
-    let serving = HomeEffect::Serving { slot: slot(), epoch: Epoch(1) };
-    let grant = HomeAnswer::Grant { nonce: nonce(3), stamp: version(2, 0), previous: Previous::Was(value(0, 5, "b")) };
-    assert_eq!(tested.answered(3, recovered(vec![])), [serving, answer(2, grant)]);
-}
-
-#[test]
-fn who_does_not_let_go_is_waited_for_as_long_as_the_old_home_may_have_granted() {
-    let (mut tested, _) = successor(Start::Fresh { caches: vec![node(0)], old_lease_over_ms: 300 });
-    tested.now = BEGIN.plus_ms(300 + waited_ms(LEASE_MS) - 1);
-    assert_eq!(tested.hears(HomeInput::Tick), [ask(0, 1, recover(false))]);
-    tested.now = BEGIN.plus_ms(300 + waited_ms(LEASE_MS));
-    assert_eq!(tested.hears(HomeInput::Tick), [HomeEffect::Serving { slot: slot(), epoch: Epoch(1) }]);
-}
-
-#[test]
-fn what_was_given_up_counts_only_where_the_directory_says_who_owned_it() {
-    let told = || RecoveredLine { key: key(), grant: nonce(7), released: true, value: value(0, 5, "b") };
-    let (mut fresh, _) = successor(Start::Fresh { caches: vec![node(0)], old_lease_over_ms: 0 });
-    fresh.answered(1, recovered(vec![told()]));
-    fresh.answered(2, recovered(vec![]));
-    assert!(fresh.home.is_serving(slot()));
-    assert_eq!(fresh.state(), None);
-
-    let owner = HandedOwner { node: node(0), grant: nonce(7), session: nonce(6), before: None };
-    let entry = HandedEntry { key: key(), value: Some(value(0, 1, "a")), owner: Some(owner) };
-    let over =
-        HandOver { slot: slot(), epoch: Epoch(0), home: home_id(1), caches: vec![node(0)], entries: vec![entry] };
-    let (mut handed, effects) = successor(Start::Handed { over: over.clone(), stopped_ms_ago: 0 });
-    let asked = CacheRequest::Recover { slot: slot(), epoch: Epoch(1), after: None, before: Some(home_id(1)) };
-    assert_eq!(effects, [ask(0, 1, asked)]);
-    handed.answered(1, recovered(vec![told()]));
-    handed.answered(2, recovered(vec![]));
-    assert_eq!(handed.said(1, get_s(2)), [answer(1, data(2, version(3, 0), value(0, 5, "b"), Right::Exclusive))]);
-
-    let (mut never, _) = successor(Start::Handed { over: over.clone(), stopped_ms_ago: 0 });
-    never.answered(1, CacheAnswer::Recovered { lines: vec![], session: Some(nonce(6)) });
-    assert_eq!(
-        never.said(1, get_s(2)),
-        [answer(1, data(2, version(2, 0), value(0, 1, "a"), Right::Exclusive))],
-        "the grant never arrived, so what was handed over is current"
-    );
-
-    // An owner is given a lease from now to say what it had; where nobody owns anything, the leases that were granted
-    // before the slot was stopped are all that is waited for.
-    let serving = HomeEffect::Serving { slot: slot(), epoch: Epoch(1) };
-    let (mut silent, _) = successor(Start::Handed { over: over.clone(), stopped_ms_ago: 500 });
-    silent.now = BEGIN.plus_ms(waited_ms(LEASE_MS) - 1);
-    assert!(!silent.hears(HomeInput::Tick).contains(&serving));
-    silent.now = BEGIN.plus_ms(waited_ms(LEASE_MS));
-    let lost = HomeEffect::DirtyLost { key: key(), owner: node(0) };
-    assert_eq!(silent.hears(HomeInput::Tick), [lost, serving.clone()]);
-    assert_eq!(silent.state(), None);
-    // An upgrade that has not arrived: what its owner has is under the grant before, and the copy is older.
-    let upgrade = HandedOwner { grant: nonce(9), before: Some(nonce(7)), ..owner };
-    let entry = HandedEntry { owner: Some(upgrade), ..over.entries[0].clone() };
-    let upgraded =
-        || Start::Handed { over: HandOver { entries: vec![entry.clone()], ..over.clone() }, stopped_ms_ago: 0 };
-    let (mut before, _) = successor(upgraded());
-    before.answered(1, recovered(vec![told()]));
-    before.answered(2, CacheAnswer::Recovered { lines: vec![], session: Some(nonce(6)) });
-    assert_eq!(before.said(1, get_s(2)), [answer(1, data(2, version(3, 0), value(0, 5, "b"), Right::Exclusive))]);
-    let (mut nothing, _) = successor(upgraded());
-    let lost = HomeEffect::DirtyLost { key: key(), owner: node(0) };
-    let answered = nothing.answered(1, CacheAnswer::Recovered { lines: vec![], session: Some(nonce(6)) });
-    assert_eq!(answered, [lost, HomeEffect::Serving { slot: slot(), epoch: Epoch(1) }], "never the copy");
-
-    // Who goes on telling is waited for a lease more.
-    let (mut slow, _) = successor(Start::Handed { over: over.clone(), stopped_ms_ago: 0 });
-    slow.now = BEGIN.plus_ms(waited_ms(LEASE_MS) - 1);
-    slow.answered(1, recovered(vec![told()]));
-    slow.now = BEGIN.plus_ms(waited_ms(LEASE_MS));
-    assert!(!slow.hears(HomeInput::Tick).contains(&serving));
-    slow.now = BEGIN.plus_ms(2 * waited_ms(LEASE_MS) - 1);
-    assert!(slow.hears(HomeInput::Tick).contains(&serving));
-    let shared = HandedEntry { owner: None, ..over.entries[0].clone() };
-    let (mut silent, _) =
-        successor(Start::Handed { over: HandOver { entries: vec![shared], ..over }, stopped_ms_ago: 500 });
-    silent.now = BEGIN.plus_ms(waited_ms(LEASE_MS) - 500);
-    assert_eq!(silent.hears(HomeInput::Tick), [serving]);
-}
-
-#[test]
 fn an_entry_that_has_to_make_room_recalls_its_copies_first() {
     let mut tested = Tested::with_sharers();
     let inv = Inv { writer: None, ..inv(2, 0) };
@@ -590,23 +458,4 @@ fn a_busy_entry_goes_in_its_turn() {
     assert_eq!(tested.state(), None, "nobody has anything: {effects:?}");
     let is_a_miss = |effect: &HomeEffect| matches!(effect, HomeEffect::Answer { reply, .. } if matches!(reply.body, HomeAnswer::Miss { .. }));
     assert!(effects.iter().any(is_a_miss), "who asked later finds nothing: {effects:?}");
-}
-
-#[test]
-fn what_a_slot_begins_with_is_taken_outside_the_lease_too() {
-    let mut home = Home::new(home_id(1), HomeSettings { lease_ms: LEASE_MS, ..HomeSettings::default() });
-    let mut effects = vec![];
-    home.step(BEGIN, HomeInput::Lease { until: BEGIN.plus_ms(10) }, &mut effects);
-    let start = Start::Fresh { caches: vec![node(0)], old_lease_over_ms: 0 };
-    home.step(BEGIN, HomeInput::Begin { placed: placed(2, 1), start }, &mut effects);
-    let [HomeEffect::Ask { call, .. }] = effects[..] else { panic!("it asks the cache: {effects:?}") };
-    effects.clear();
-    let lines = vec![RecoveredLine { key: key(), grant: nonce(2), released: false, value: value(1, 1, "a") }];
-    let answer = Some(CacheAnswer::Recovered { lines, session: None });
-    home.step(BEGIN.plus_ms(20), HomeInput::Answered { call, answer }, &mut effects);
-    assert_eq!(effects, [], "outside its lease it asks and grants nothing");
-    let long_after = BEGIN.plus_ms(10 * LEASE_MS);
-    home.step(long_after, HomeInput::Lease { until: Tick(u64::MAX) }, &mut effects);
-    assert_eq!(effects, [HomeEffect::Serving { slot: slot(), epoch: Epoch(2) }]);
-    assert!(home.view(&key()).is_some_and(|view| view.has_copy), "what was told is there");
 }

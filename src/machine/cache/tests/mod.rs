@@ -4,5 +4,6 @@ mod costs;
 mod directory;
 mod lines;
 mod moves;
+mod successions;
 mod tables;
 mod values;

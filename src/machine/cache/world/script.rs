@@ -112,6 +112,16 @@ impl World {
         self.arrive(is_of_first);
     }
 
+    /// So long that the home of now waits for no session any more, it does not reach this cache, which renews its session with
+    /// the first home.
+    pub(in super::super) fn is_out_of_reach(&mut self, cache: usize) {
+        for _ in 0..3 {
+            self.settle_homes(|envelope| envelope.between() != Some(cache));
+            self.time_passes(1);
+            self.renews(cache);
+        }
+    }
+
     pub(in super::super) fn home_ticks(&mut self) {
         self.happen(&Action::HomeTick { home: 0 });
     }
