@@ -194,6 +194,9 @@ const DRIFT_PERCENT: u64 = 1;
 /// What rounding and the waking of a task may cost.
 const MARGIN_MS: u64 = 10;
 
+/// Owners that go on telling the next home of a slot what they have are waited for at most so many leases.
+pub(super) const MOST_LEASES_TO_TELL: u64 = 16;
+
 /// How long who asked for a lease of so long may believe in it, from the sending of the request (R2).
 pub fn believed_ms(lease_ms: u64) -> u64 {
     (lease_ms - lease_ms * DRIFT_PERCENT / 100).saturating_sub(MARGIN_MS)

@@ -105,6 +105,8 @@ pub(super) struct Recalling {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Asking {
     pub(super) left: VecDeque<(NodeId, Sharer)>,
+    /// Until then the first of them is waited for: what it has may be larger than what its way takes.
+    pub(super) until: Tick,
     pub(super) again: Again,
 }
 

@@ -7,19 +7,24 @@ use super::{
 };
 use crate::{
     ids::{CacheKey, NodeId, Tick},
-    machine::cache::{CacheRequest, Inv, Nonce, RecallTo, SlotId, Stored, rules::Rule},
+    machine::cache::{CacheRequest, Inv, Nonce, RecallTo, SlotId, Stored, rules::Rule, waited_ms},
 };
 
 impl Home {
     /// Asks live sharers for the value of a line whose owner is dead.
     pub(super) fn ask_sharers(&mut self, now: Tick, key: &CacheKey, asked: Asked, effects: &mut Vec<HomeEffect>) {
         let again = Again::first(now, self.settings.repeat_ms * 2);
+        let until = self.patience_with_a_sharer(now);
         let Some(entry) = self.entry(key) else { return };
         let left = entry.sharers.iter().map(|(node, sharer)| (*node, *sharer)).collect();
         if let Some(busy) = self.begin_busy(key, asked) {
-            busy.asking = Some(Asking { left, again });
+            busy.asking = Some(Asking { left, until, again });
             self.ask_next(key, effects);
         }
+    }
+
+    fn patience_with_a_sharer(&self, now: Tick) -> Tick {
+        now.plus_ms(waited_ms(self.settings.lease_ms))
     }
 
     fn ask_next(&mut self, key: &CacheKey, effects: &mut Vec<HomeEffect>) {
@@ -64,10 +69,12 @@ impl Home {
         grant: Nonce,
         effects: &mut Vec<HomeEffect>,
     ) {
+        let until = self.patience_with_a_sharer(now);
         let asking = self.entry(key).and_then(|entry| entry.busy.as_mut()).and_then(|busy| busy.asking.as_mut());
         let Some(asking) = asking else { return };
         if asking.left.front().is_some_and(|(asked, sharer)| (*asked, sharer.nonce) == (node, grant)) {
             asking.left.pop_front();
+            asking.until = until;
             self.ask_next(key, effects);
             self.progress(now, key, effects);
         }
@@ -118,10 +125,12 @@ impl Home {
             busy.recall = None;
         }
         if let Some(asking) = &mut busy.asking {
+            // Who is alive and does not tell its value is passed over, as one that has none.
             while let Some((node, sharer)) = asking.left.front()
-                && !self.is_alive(now, node, sharer.session)
+                && (asking.until <= now || !self.is_alive(now, node, sharer.session))
             {
                 asking.left.pop_front();
+                asking.until = self.patience_with_a_sharer(now);
             }
             if asking.left.is_empty() || owner.is_none() {
                 busy.asking = None;
@@ -195,7 +204,7 @@ impl Home {
             let asking = busy.asking.iter().flat_map(|asking| {
                 let (node, sharer) = asking.left.front().copied().unzip();
                 let ends = node.zip(sharer).and_then(|(node, sharer)| self.alive_until(&node, sharer.session));
-                [Some(asking.again.at), ends]
+                [Some(asking.again.at), Some(asking.until), ends]
             });
             unacked.chain(recall).chain(asking).flatten().collect::<Vec<_>>()
         });

@@ -10,13 +10,10 @@ use super::{
 use crate::{
     ids::{CacheKey, Epoch, NodeId, Tick},
     machine::cache::{
-        CacheRequest, HomeId, Nonce, Placed, RecoveredLine, SlotId, Stored, Version, WritePolicy, rules::Rule,
-        waited_ms,
+        CacheRequest, HomeId, MOST_LEASES_TO_TELL, Nonce, Placed, RecoveredLine, SlotId, Stored, Version, WritePolicy,
+        rules::Rule, waited_ms,
     },
 };
-
-/// Owners that go on telling what they have are waited for at most so many leases.
-const MOST_LEASES: u64 = 16;
 
 /// A slot that another home had before.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -145,7 +142,7 @@ impl Home {
                 && recovering.handed.is_some()
                 && recovering.silent.contains_key(&node)
             {
-                let most = recovering.begin_at.plus_ms(MOST_LEASES.saturating_mul(lease_ms));
+                let most = recovering.begin_at.plus_ms(MOST_LEASES_TO_TELL.saturating_mul(lease_ms));
                 recovering.end_at = recovering.end_at.max(now.plus_ms(lease_ms).min(most));
             }
         }

@@ -22,6 +22,16 @@ pub(super) struct Session {
     pub(super) renew_at: Tick,
     /// How many lines are held, and how many requests are open.
     pub(super) uses: usize,
+    /// Until then it is renewed for the sake of lines whose slots it has given up: they are told to the next homes only
+    /// while it is alive.
+    pub(super) tells_until: Option<Tick>,
+}
+
+impl Session {
+    /// Whether it is renewed when that is due.
+    fn is_used(&self) -> bool {
+        self.uses > 0 || self.tells_until.is_some_and(|until| self.renew_at < until)
+    }
 }
 
 /// A store whose answer will not come any more.
@@ -39,7 +49,7 @@ impl Lines {
         }
         let number = self.next_nonce();
         let renew_at = now.plus_ms(self.settings.renew_ms);
-        self.homes.insert(home, Session { number, until: None, renew_at, uses: 0 });
+        self.homes.insert(home, Session { number, until: None, renew_at, uses: 0, tells_until: None });
         number
     }
 
@@ -107,7 +117,7 @@ impl Lines {
     fn session_over(&mut self, now: Tick, home: HomeId, effects: &mut Vec<Effect>) {
         let number = self.next_nonce();
         let Some(session) = self.homes.get_mut(&home) else { return };
-        (session.number, session.until) = (number, None);
+        (session.number, session.until, session.tells_until) = (number, None, None);
         effects.push(Effect::Session { home, session: number, until: Tick(0) });
         let keys: Vec<CacheKey> = self.keys.iter().map(|(key, _)| key.clone()).collect();
         for key in &keys {
@@ -159,14 +169,14 @@ impl Lines {
     }
 
     pub(super) fn renew_in_time(&mut self, now: Tick, effects: &mut Vec<Effect>) {
-        let due = self.homes.iter().filter(|(_, session)| session.uses > 0 && session.renew_at <= now);
+        let due = self.homes.iter().filter(|(_, session)| session.is_used() && session.renew_at <= now);
         let due: Vec<HomeId> = due.map(|(home, _)| *home).collect();
         due.into_iter().for_each(|home| self.renew(now, home, effects));
     }
 
     pub(super) fn sessions_due(&self) -> Option<Tick> {
         let ends = self.homes.values().filter_map(|session| session.until);
-        let renewals = self.homes.values().filter(|session| session.uses > 0).map(|session| session.renew_at);
+        let renewals = self.homes.values().filter(|session| session.is_used()).map(|session| session.renew_at);
         ends.chain(renewals).min()
     }
 

@@ -8,7 +8,9 @@ use super::{
 };
 use crate::{
     ids::{CacheKey, Epoch, Tick},
-    machine::cache::{CacheAnswer, HomeId, Moved, Nonce, Placed, RecoveredLine, SlotId, rules::Rule},
+    machine::cache::{
+        CacheAnswer, HomeId, MOST_LEASES_TO_TELL, Moved, Nonce, Placed, RecoveredLine, SlotId, rules::Rule,
+    },
 };
 
 impl Lines {
@@ -37,6 +39,7 @@ impl Lines {
         let keys: Vec<CacheKey> = self.keys.of_slot(slot).map(|(key, _)| key.clone()).collect();
         for key in &keys {
             self.end_epoch(key, before, effects);
+            self.live_on_for_what_is_stranded(now, key);
         }
         keys.iter().for_each(|key| self.settle(now, key, effects));
     }
@@ -72,6 +75,17 @@ impl Lines {
         let buffer = &mut self.entry(key).buffer;
         gone.iter().for_each(|(grant, _)| drop(buffer.remove(grant)));
         buffer.values_mut().filter(|kept| kept.held.epoch < before).for_each(|kept| kept.put_at = None);
+    }
+
+    /// The sessions under which lines are kept for the next home are renewed though nothing else may need that.
+    fn live_on_for_what_is_stranded(&mut self, now: Tick, key: &CacheKey) {
+        let until = now.plus_ms(MOST_LEASES_TO_TELL.saturating_mul(self.settings.lease_ms));
+        let Some(entry) = self.keys.get(key) else { return };
+        for kept in entry.buffer.values().filter(|kept| kept.put_at.is_none()) {
+            if let Some(session) = self.homes.get_mut(&kept.held.home) {
+                session.tells_until = Some(until);
+            }
+        }
     }
 
     /// Whether a home of this epoch may be told of what was held of one before. A home that was told of it may have granted

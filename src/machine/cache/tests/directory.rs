@@ -313,6 +313,27 @@ fn a_line_whose_owner_is_dead_comes_from_a_sharer() {
 }
 
 #[test]
+fn a_sharer_that_lives_and_tells_nothing_is_passed_over_after_a_lease() {
+    let mut tested = Tested::with_value(Protocol::Moesi);
+    tested.said(0, get_m(2));
+    tested.said(1, get_s(2));
+    tested.now = BEGIN.plus_ms(1_500);
+    tested.said(1, HomeRequest::Renew);
+    tested.now = BEGIN.plus_ms(waited_ms(LEASE_MS));
+    tested.calls = 20;
+    let mut effects = tested.said(2, get_s(2));
+    let over = tested.now.plus_ms(waited_ms(LEASE_MS));
+    while tested.now < over {
+        assert!(matches!(effects[..], [HomeEffect::Ask { to, .. }] if to == node(1)), "{effects:?}");
+        tested.said(1, HomeRequest::Renew);
+        tested.now = tested.home.deadline().expect("it waits");
+        effects = tested.hears(HomeInput::Tick);
+    }
+    let lost = HomeEffect::DirtyLost { key: key(), owner: node(0) };
+    assert_eq!(effects, [lost, answer(21, HomeAnswer::Miss { nonce: nonce(2) })]);
+}
+
+#[test]
 fn a_grant_that_never_arrived_leaves_the_home_s_copy_as_it_was() {
     let mut tested = Tested::with_value(Protocol::Moesi);
     tested.said(0, get_s(2));

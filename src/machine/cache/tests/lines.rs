@@ -436,6 +436,25 @@ fn what_was_owned_is_told_to_nobody_once_the_session_with_the_old_home_is_over()
     );
 }
 
+#[test]
+fn a_session_is_renewed_for_what_the_next_home_is_to_be_told() {
+    let mut cache = Cache::with_dirty_line(Protocol::Mesi);
+    let slot = SlotId::of(&key());
+    let placed = Placed { slot, epoch: Epoch(2), home: Some(home_id(1)) };
+    assert_eq!(cache.hears(Input::Placed(placed)), [drop_line()]);
+    for call in 2..=10 {
+        cache.now = cache.lines.deadline().expect("the line is kept");
+        assert_eq!(cache.hears(Input::Tick), [ask(call, HomeRequest::Renew)]);
+        assert_eq!(cache.answered(call, HomeAnswer::Renewed), [alive_from(cache.now)]);
+    }
+    assert!(cache.now >= BEGIN.plus_ms(2 * LEASE_MS));
+    let body = CacheRequest::Recover { slot, epoch: Epoch(2), after: None, before: None };
+    let message = FromHome { home: home_id(1), put_acks: vec![], body };
+    let told = cache.hears(Input::FromHome { from: home_id(1).node, call: 7, message });
+    let [Effect::Answer { answer: CacheAnswer::Recovered { lines, .. }, .. }] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(lines.iter().map(|line| line.grant).collect::<Vec<_>>(), [nonce(2)]);
+}
+
 /// Who is told of a line of the first epoch by a cache that hears of these epochs, one after the other.
 fn told_after(epochs: &[u64]) -> (Vec<Effect>, CacheAnswer) {
     let mut cache = Cache::with_dirty_line(Protocol::Mesi);
