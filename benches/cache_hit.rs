@@ -19,6 +19,7 @@ use futures::FutureExt;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use syncmesh::{
     Config, Node,
+    clock::{Clock, SystemClock},
     config::Switch,
     ids::Role,
     node::caches::{Cache, Read},
@@ -69,7 +70,7 @@ impl Bench {
         let cache = bench.node.cache();
         bench.runtime.block_on(async {
             for key in keys {
-                cache.put(key, VALUE).await.expect("it stores");
+                cache.put(key, Bytes::copy_from_slice(VALUE)).await.expect("it stores");
             }
         });
         bench
@@ -124,6 +125,13 @@ fn hits(c: &mut Criterion) {
         keys.iter().for_each(|key| alone.insert(key.clone(), Bytes::copy_from_slice(VALUE)));
         group.bench_function(format!("{lines} lines, quick_cache alone"), |b| {
             b.iter(|| black_box(alone.get(&keys[order[next.next().expect("without end")] as usize])));
+        });
+        // And with a read of the clock, which is what an answer that may not be stale takes at the least.
+        group.bench_function(format!("{lines} lines, quick_cache and the clock"), |b| {
+            b.iter(|| {
+                let value = alone.get(&keys[order[next.next().expect("without end")] as usize]);
+                black_box((value, SystemClock.now()))
+            });
         });
         for threads in [1, 2] {
             let (took, reads) = by_threads(&cache, &keys, threads);

@@ -144,10 +144,14 @@ fn absence() -> Histogram {
 
 /// The metrics of one node, all named `syncmesh_…`. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub struct Metrics(Arc<Families>);
+
+/// Whatever is counted, by what it is about.
+#[derive(Debug)]
+struct Families {
     /// Locked to register and to be scraped only: the handles below do not go through it. The first is
     /// this module's own, the others name their metrics in full.
-    registries: Arc<Mutex<Vec<Registry>>>,
+    registries: Mutex<Vec<Registry>>,
     http_requests: Family<HttpLabels, Counter>,
     http_seconds: Histograms<RouteLabel>,
     bounds: Bounds,
@@ -186,19 +190,19 @@ impl Metrics {
         let raft = RaftMetrics::registered(&mut registry);
         let node = NodeMetrics::registered(&mut registry);
         registry.register_collector(Box::new(process::Process));
-        let registries = Arc::new(Mutex::new(vec![registry]));
-        Self { registries, http_requests, http_seconds, bounds, locks, queues, caches, raft, node }
+        let registries = Mutex::new(vec![registry]);
+        Self(Arc::new(Families { registries, http_requests, http_seconds, bounds, locks, queues, caches, raft, node }))
     }
 
     /// Takes in what others count themselves, such as libp2p, under names of their own.
     pub fn attach(&self, registry: Registry) {
-        self.registries.lock().unwrap_or_else(PoisonError::into_inner).push(registry);
+        self.0.registries.lock().unwrap_or_else(PoisonError::into_inner).push(registry);
     }
 
     /// All metrics in the OpenMetrics text format.
     pub fn encode(&self) -> String {
         let mut out = String::new();
-        for registry in self.registries.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for registry in self.0.registries.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             text::encode_registry(&mut out, registry).expect("writing to a String cannot fail");
         }
         text::encode_eof(&mut out).expect("writing to a String cannot fail");
@@ -209,38 +213,38 @@ impl Metrics {
     /// sent; a method that HTTP does not name counts as `other`.
     pub fn http_request(&self, method: &str, route: &str, status: u16, took: Duration) {
         let method = KNOWN_METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
-        self.http_requests.get_or_create(&HttpLabels { method, route: route.to_owned(), status }).inc();
-        self.http_seconds.get_or_create(&RouteLabel { route: route.to_owned() }).observe(took.as_secs_f64());
+        self.0.http_requests.get_or_create(&HttpLabels { method, route: route.to_owned(), status }).inc();
+        self.0.http_seconds.get_or_create(&RouteLabel { route: route.to_owned() }).observe(took.as_secs_f64());
     }
 
     /// Where each bound that was hit is counted.
     pub fn bounds(&self) -> &Bounds {
-        &self.bounds
+        &self.0.bounds
     }
 
     /// What is counted about locks.
     pub fn locks(&self) -> &LockMetrics {
-        &self.locks
+        &self.0.locks
     }
 
     /// What is counted about queues.
     pub fn queues(&self) -> &QueueMetrics {
-        &self.queues
+        &self.0.queues
     }
 
     /// What is counted about the cache.
     pub fn caches(&self) -> &CacheMetrics {
-        &self.caches
+        &self.0.caches
     }
 
     /// What is counted about Raft.
     pub fn raft(&self) -> &RaftMetrics {
-        &self.raft
+        &self.0.raft
     }
 
     /// What is counted about the node and its place in the cluster.
     pub fn node(&self) -> &NodeMetrics {
-        &self.node
+        &self.0.node
     }
 }
 

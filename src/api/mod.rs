@@ -30,7 +30,7 @@ mod sse;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use axum::{Router, body::Bytes, middleware};
 use tokio_util::sync::CancellationToken;
@@ -91,25 +91,37 @@ impl Default for ApiSettings {
     }
 }
 
-/// What every handler can reach.
+/// The [`Api`], cheap to clone: each layer and each extractor of a request has one of its own.
 #[derive(Clone, Debug)]
-struct ApiState {
+struct ApiState(Arc<Api>);
+
+impl Deref for ApiState {
+    type Target = Api;
+
+    fn deref(&self) -> &Api {
+        &self.0
+    }
+}
+
+/// What every handler can reach.
+#[derive(Debug)]
+struct Api {
     node: Node,
     token: Option<Secret>,
-    config: Arc<Vec<Resolved>>,
+    config: Vec<Resolved>,
     max_json_bytes: usize,
     max_value_bytes: usize,
     max_batch_bytes: usize,
     /// For the bodies of messages and values that are under way.
     room: extract::BodyRoom,
     metrics: Metrics,
-    templates: Arc<extract::RouteTemplates>,
+    templates: extract::RouteTemplates,
     /// The OpenAPI document, written once.
     description: Bytes,
     shutdown: CancellationToken,
 }
 
-impl ApiState {
+impl Api {
     /// The wall clock, for `at` in events of the edge's own.
     fn wall(&self) -> Tick {
         SystemClock.wall()
@@ -135,19 +147,19 @@ fn described_routes() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
 fn router(node: Node, settings: &ApiSettings, shutdown: CancellationToken) -> Router {
     let (routes, document) = described_routes();
     let description = document.to_json().expect("an OpenAPI document is plain JSON");
-    let state = ApiState {
+    let state = ApiState(Arc::new(Api {
         node,
         token: settings.token.clone(),
-        config: Arc::new(settings.config.clone()),
+        config: settings.config.clone(),
         max_json_bytes: settings.max_json_bytes,
         max_value_bytes: settings.max_value_bytes,
         max_batch_bytes: settings.max_batch_bytes,
         room: extract::BodyRoom::of(MAX_BODIES_BYTES.max(settings.max_batch_bytes.saturating_mul(4))),
         metrics: settings.metrics.clone(),
-        templates: Arc::new(extract::RouteTemplates::new(document.paths.paths.keys().map(String::as_str))),
+        templates: extract::RouteTemplates::new(document.paths.paths.keys().map(String::as_str)),
         description: description.into(),
         shutdown,
-    };
+    }));
     routes
         .fallback(gate::unknown_route)
         .layer(middleware::from_fn_with_state(state.clone(), gate::gate))

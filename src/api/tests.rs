@@ -407,19 +407,19 @@ async fn a_handler_that_panics_costs_one_answer_only() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let data_dir = TempDir::new().unwrap();
-    let state = ApiState {
+    let state = ApiState(Arc::new(Api {
         node: waiting_node(data_dir.path()).await,
         token: None,
-        config: Arc::default(),
+        config: Vec::new(),
         max_json_bytes: 1,
         max_value_bytes: 1,
         max_batch_bytes: 1,
         room: extract::BodyRoom::of(1),
         metrics: Metrics::new(),
-        templates: Arc::default(),
+        templates: extract::RouteTemplates::default(),
         description: Bytes::new(),
         shutdown: CancellationToken::new(),
-    };
+    }));
     let app = router.layer(middleware::from_fn_with_state(state.clone(), gate::gate)).with_state(state);
     tokio::spawn(async move { axum::serve(listener, app).await });
     for _ in 0..2 {

@@ -1,7 +1,10 @@
 //! The cache for applications that embed a node.
 
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
 
 use super::{Caches, Counted, Only, Put, Read};
 use crate::{
@@ -28,11 +31,20 @@ impl Cache {
     ///
     /// # Errors
     /// As [`Caches::get`]; `bad-request` where the key is none.
+    #[inline]
     pub async fn get(&self, key: &str) -> Result<Option<Read>, Error> {
         match self.caches.hit(key) {
             Some(read) => Ok(read),
-            // Boxed: a hit is not to move the room that a miss needs.
-            None => self.caches.get(checked(key)?).boxed().await,
+            None => self.miss(key).await,
+        }
+    }
+
+    /// Reads a key that no line here serves. Boxed, and apart: a hit is not to move the room that a miss needs.
+    #[cold]
+    fn miss<'a>(&'a self, key: &str) -> BoxFuture<'a, Result<Option<Read>, Error>> {
+        match checked(key) {
+            Ok(key) => self.caches.get(key).boxed(),
+            Err(error) => ready(Err(error)).boxed(),
         }
     }
 

@@ -65,15 +65,6 @@ impl Lifecycle<CacheKey, Readable> for PutOut {
     }
 }
 
-/// What a reader finds.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Found {
-    /// The value, or that there is none.
-    Hit(Option<Read>),
-    /// Nothing that may be read.
-    Nothing,
-}
-
 /// Counts in so many places that threads do not wait for each other.
 const STRIPES: usize = 16;
 
@@ -130,18 +121,18 @@ impl Table {
         Self { lines, ends: Arc::new(Ends::new()), clock, hits: Hits::default() }
     }
 
-    /// Reads a line, if that needs no message.
-    pub(super) fn read(&self, key: &str) -> Found {
-        let Some(line) = self.lines.get(&Named(key)) else { return Found::Nothing };
+    /// Reads a line, if that needs no message: the value, or that there is none. `None`: nothing that may be read.
+    #[inline]
+    pub(super) fn read(&self, key: &str) -> Option<Option<Read>> {
+        let line = self.lines.get(&Named(key))?;
         let end = self.ends.end(line.session);
         let now = self.clock.now();
         let is_over = now >= end && !mutant::on(Mutant::LinesOutliveSessions);
         if is_over || line.expires.is_some_and(|expires| now >= expires) {
-            return Found::Nothing;
+            return None;
         }
         self.hits.count();
-        let read = |body| Read { version: line.version, body, state: line.state, hit: true };
-        Found::Hit(line.body.map(read))
+        Some(line.body.map(|body| Read { version: line.version, body, state: line.state, hit: true }))
     }
 
     /// How many reads were hits.
@@ -184,10 +175,17 @@ impl TableWriter {
         let Installed { state, version, body, expires, home, session } = line;
         // Of a session that is not known to be alive nothing may be read.
         let session = self.ends.of(&home, session);
-        let mut gone = Vec::new();
+        let (mut gone, lines) = (Vec::new(), &self.table.lines);
         let readable = Readable { state, version, body, expires, session };
         let installed = key.clone();
-        self.table.lines.insert_with_lifecycle(key, readable, &mut gone);
+        // What fills a key that was absent ends the miss that found it so. It is not another use: S3-FIFO would keep keys
+        // that were asked for once as long as those that are asked for again.
+        let is_filled = lines.peek(&key).is_some_and(|line| line.body.is_none());
+        let filled =
+            if is_filled { lines.replace_with_lifecycle(key, readable, true, &mut gone) } else { Err((key, readable)) };
+        if let Err((key, readable)) = filled {
+            lines.insert_with_lifecycle(key, readable, &mut gone);
+        }
         // What was there under this key before is told too, and has only changed.
         if gone.contains(&installed) && self.table.lines.contains_key(&installed) {
             gone.retain(|key| *key != installed);
@@ -265,16 +263,16 @@ mod tests {
         writer.install(key("k"), line(Some("a"), 1));
         writer.install(key("absent"), line(None, 1));
         clock.set(99);
-        assert!(matches!(table.read("k"), Found::Hit(Some(read)) if read.body == "a" && read.hit));
-        assert_eq!(table.read("absent"), Found::Hit(None));
+        assert!(matches!(table.read("k"), Some(Some(read)) if read.body == "a" && read.hit));
+        assert_eq!(table.read("absent"), Some(None));
         clock.set(100);
-        assert_eq!(table.read("k"), Found::Nothing);
+        assert_eq!(table.read("k"), None);
         writer.session(home(), session(1), Tick(200));
-        assert!(matches!(table.read("k"), Found::Hit(Some(_))), "it was extended");
+        assert!(matches!(table.read("k"), Some(Some(_))), "it was extended");
         writer.session(home(), session(2), Tick(300));
-        assert_eq!(table.read("k"), Found::Nothing, "it came under another session");
+        assert_eq!(table.read("k"), None, "it came under another session");
         writer.install(key("k"), line(Some("b"), 1));
-        assert_eq!(table.read("k"), Found::Nothing, "under one that is over");
+        assert_eq!(table.read("k"), None, "under one that is over");
         assert_eq!(table.hits(), 3);
     }
 
@@ -284,12 +282,12 @@ mod tests {
         writer.session(home(), session(1), Tick(100));
         writer.install(key("k"), Installed { expires: Some(Tick(50)), ..line(Some("a"), 1) });
         clock.set(49);
-        assert!(matches!(table.read("k"), Found::Hit(Some(_))));
+        assert!(matches!(table.read("k"), Some(Some(_))));
         clock.set(50);
-        assert_eq!(table.read("k"), Found::Nothing);
+        assert_eq!(table.read("k"), None);
         writer.install(key("k"), line(Some("b"), 1));
         writer.drop_line(&key("k"));
-        assert_eq!(table.read("k"), Found::Nothing);
+        assert_eq!(table.read("k"), None);
     }
 
     #[test]
@@ -299,7 +297,7 @@ mod tests {
             writer.session(home(), session(1), Tick(100));
             for body in ["a", "b", "c"] {
                 assert_eq!(writer.install(key("k"), line(Some(body), 1)), [], "of {capacity}");
-                assert!(matches!(table.read("k"), Found::Hit(Some(read)) if read.body == body));
+                assert!(matches!(table.read("k"), Some(Some(read)) if read.body == body));
             }
         }
     }
