@@ -162,8 +162,8 @@ pub struct Details {
     /// `unavailable`: whether it may have had an effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// `unavailable`, of a publish of one message whose outcome is unknown: its id, under which it can safely be
-    /// published again.
+    /// `unavailable`, of a publish of one message: its id, under which it can safely be published again, whatever the
+    /// outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<MessageId>,
     /// `version-mismatch`: the version that the key has, as a text; `None` where it is absent, which a problem document

@@ -142,7 +142,7 @@ impl FromRequestParts<ApiState> for NoQuery {
 /// What changes nothing has nothing to remember.
 pub(super) fn refuse_key(parts: &Parts) -> Result<(), Error> {
     match parts.headers.contains_key(IDEMPOTENCY_KEY) {
-        true => Err(Error::bad_request("Idempotency-Key", "an Idempotency-Key is for calls that change something")),
+        true => Err(Error::bad_request("Idempotency-Key", "this call takes no Idempotency-Key")),
         false => Ok(()),
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn refuse_name(headers: &HeaderMap) -> Result<(), Error> {
     match headers.contains_key(IDEMPOTENCY_KEY) {
         true => Err(Error::bad_request(
             "Idempotency-Key",
-            "this call takes no Idempotency-Key: only the publish of one message does, as the id of the message",
+            "this call takes no Idempotency-Key (of the queues' calls, the publish of one message does, as the id of the message)",
         )),
         false => Ok(()),
     }

@@ -97,7 +97,7 @@ async fn run(config: Config, resolved: Vec<Resolved>) -> Result<(), Failure> {
     match (code, stopped) {
         (0, Drained::Whole) => Ok(()),
         (0, Drained::Cut) => {
-            error!("did not finish draining in time");
+            error!("ends without having handed everything over: the warnings above say why");
             Err(Failure::Exit(1))
         }
         (code, _) => Err(Failure::Exit(code)),

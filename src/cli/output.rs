@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::Failure;
-use crate::error::{Details, Error, ErrorCode};
+use crate::error::{Details, Error, ErrorCode, Outcome};
 
 /// How often a bar is drawn anew.
 const BAR_TICK: Duration = Duration::from_millis(200);
@@ -226,7 +226,7 @@ fn told_beside(details: &Details) -> String {
     let holders = details.holders.iter().flatten().map(|session| format!("\n  held by session {session}"));
     let cycle = details.cycle.iter().flatten();
     let cycle = cycle.map(|edge| format!("\n  session {} waits for '{}'", edge.session, one_line(edge.lock.as_str())));
-    let id = details.id.iter().map(|id| {
+    let id = details.id.iter().filter(|_| details.outcome == Some(Outcome::Unknown)).map(|id| {
         format!(
             "\n  it may have been taken: publish it again with --id {}, and it is taken once",
             one_line(id.as_str())

@@ -62,8 +62,8 @@ pub enum RaftChange {
 }
 
 /// The next change, if any is wanted and safe. What was left half done is finished first: until then
-/// both the old and the new voters are needed for everything. A leader without a vote hands over next: it must not change
-/// what it is itself no part of. (Who lost its vote and had not heard that this was committed can be elected yet.)
+/// both the old and the new voters are needed for everything. A leader without a vote, or that goes, hands over next: it
+/// must not change what it is itself no part of. (Who lost its vote and had not heard that this was committed can be elected yet.)
 pub fn decide(now: &Situation) -> Option<RaftChange> {
     let finish = || now.halfway.clone().map(RaftChange::SetVoters);
     let hand_over = || now.voter_instead_of_leader().map(RaftChange::HandOver);
@@ -115,9 +115,11 @@ impl Situation {
         nodes
     }
 
-    /// Where the leader has no vote, the voter that is up and has most of the log.
+    /// Where the leader has no vote, or goes, the voter that is up and has most of the log. (Who goes can be made the leader
+    /// yet, by an election or by hand.)
     fn voter_instead_of_leader(&self) -> Option<NodeId> {
-        if self.voters.contains(&self.leader) {
+        let goes = [Liveness::Draining, Liveness::Left].into_iter().any(|goes| self.is(&self.leader, goes));
+        if self.voters.contains(&self.leader) && !goes {
             return None;
         }
         let up = self.voters.iter().filter(|node| self.is(node, Liveness::Up));
@@ -281,6 +283,20 @@ mod tests {
         assert_eq!(decide(&situation), Some(RaftChange::RemoveLearner(node(3))));
         let situation = with(calm(&[0, 1, 2], &[]), 1, Liveness::Left, 10);
         assert_eq!(decide(&situation), Some(RaftChange::SetVoters(set(&[0, 2]))));
+    }
+
+    #[test]
+    fn a_leader_that_goes_hands_over_and_one_that_is_taken_for_down_does_not() {
+        for (liveness, hands_over) in [(Liveness::Draining, true), (Liveness::Left, true), (Liveness::Down, false)] {
+            let mut situation = with(calm(&[0, 1, 2], &[]), 0, liveness, 1);
+            situation.lock_managers.get_mut(&node(1)).expect("listed").trails_by = Some(9);
+            let wanted = hands_over.then_some(RaftChange::HandOver(node(2)));
+            assert_eq!(decide(&situation), wanted, "{liveness:?}");
+            for n in [1, 2] {
+                situation = with(situation, n, Liveness::Draining, 1);
+            }
+            assert_eq!(decide(&situation), None, "nobody is there to take over");
+        }
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(super) async fn drain(node: &Running, within: Duration) -> Drained {
     let until = deadline.checked_sub(LAST_WORDS.min(within / 8)).unwrap_or(deadline);
     // Boxed: whoever stops a node is not to meet the depth of its futures.
     let handed_over = timeout_at(deadline, hand_over(node, until).boxed()).await.unwrap_or(Drained::Cut);
-    if handed_over == Drained::Cut {
+    if handed_over == Drained::Cut && !node.leaving.is_asked() {
         warn!("could not hand everything over in time: the others will notice by silence");
     }
     if node.leaving.is_asked() {
@@ -352,14 +352,21 @@ async fn lose_vote(node: &Running) -> bool {
     let Some(raft) = &node.raft else { return true };
     let mut status = raft.status();
     let mut views = node.gateway.route().views();
+    let mut leads = raft.status();
     let lost = async {
-        tokio::select! {
-            // Either source may be the first to know: this node's own log, or the leader's view.
-            _ = status.wait_for(|status| !status.voters.is_empty() && !status.voters.contains(&node.id)) => {}
-            _ = views.wait_for(|view| !view.voters.is_empty() && !view.voters.contains(&node.id)) => {}
+        loop {
+            // An election, or somebody's command, can have made it the leader meanwhile: no leader takes its own vote.
+            step_down(node).await;
+            tokio::select! {
+                // Either source may be the first to know: this node's own log, or the leader's view.
+                _ = status.wait_for(|status| !status.voters.is_empty() && !status.voters.contains(&node.id)) => return,
+                _ = views.wait_for(|view| !view.voters.is_empty() && !view.voters.contains(&node.id)) => return,
+                _ = leads.wait_for(|status| status.is_leader()) => {}
+            }
+            tokio::time::sleep(PROGRESS).await;
         }
     };
-    let lost = timeout(STEP, lost).await.is_ok();
+    let lost = timeout(2 * STEP, lost).await.is_ok();
     if lost {
         info!("handed the vote back");
     }

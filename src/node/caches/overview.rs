@@ -47,7 +47,7 @@ impl Caches {
     /// named as unanswered.
     ///
     /// # Errors
-    /// `bad-request`, `unavailable` (nobody is home to a key now).
+    /// `bad-request`, `no-quorum` (this node has not joined a cluster), `unavailable` (nobody is home to a key now).
     pub async fn invalidate(&self, which: Which) -> Result<Invalidated, Error> {
         if let Which::Prefix(prefix) = &which
             && !(1..=MAX_NAME_BYTES).contains(&prefix.len())
@@ -55,6 +55,7 @@ impl Caches {
             let detail = format!("the prefix has {} bytes: expected 1 to {MAX_NAME_BYTES}", prefix.len());
             return Err(Error::bad_request("prefix", detail));
         }
+        self.in_a_cluster()?;
         let Some(homes) = homes_of(&which, &self.inner.route.view().slots) else {
             return Err(Error::unavailable(
                 crate::error::Outcome::NotApplied,
@@ -106,8 +107,10 @@ impl Caches {
     /// Where a key is.
     ///
     /// # Errors
-    /// None now; who does not answer is named, and what only that one knows is left out.
+    /// `no-quorum` (this node has not joined a cluster). Who does not answer is named, and what only that one knows is left
+    /// out.
     pub async fn state(&self, key: CacheKey) -> Result<KeyState, Error> {
+        self.in_a_cluster()?;
         let home = self.inner.route.view().slots.get(&SlotId::of(&key)).and_then(|slot| slot.home);
         let home = home.map(|home| home.node);
         let (ask_home, ask_line) = (CacheAsk::Entry(key.clone()), CacheAsk::Line(key.clone()));

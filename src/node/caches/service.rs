@@ -23,7 +23,7 @@ use super::{
     forward::Forward,
     home::ToHomeTask,
     setup::{CacheParts, CutOff, Setup},
-    table::{Found, Table},
+    table::Table,
     types::{Counted, Only, Put, Read},
     wire::{CacheAsk, CacheReply},
 };
@@ -145,9 +145,12 @@ impl Caches {
     pub async fn get(&self, key: CacheKey) -> Result<Option<Read>, Error> {
         if let Some(here) = &self.inner.here {
             return match here.table.read(key.as_str()) {
-                Found::Hit(read) => Ok(read),
-                Found::Nothing => self.get_here(here, key).await,
+                Some(read) => Ok(read),
+                None => self.get_here(here, key).await,
             };
+        }
+        if let Err(error) = self.in_a_cluster() {
+            return self.cut_off(error);
         }
         let _stalled = self.inner.metrics.stalled("get");
         match self.inner.forward.ask(&CacheAsk::Get(key), READ_PATIENCE + ON_THE_WAY).await {
@@ -158,11 +161,9 @@ impl Caches {
     }
 
     /// Reads a key if a line that is here serves it. What is no key is in no line.
+    #[inline]
     pub(super) fn hit(&self, key: &str) -> Option<Option<Read>> {
-        match self.inner.here.as_ref()?.table.read(key) {
-            Found::Hit(read) => Some(read),
-            Found::Nothing => None,
-        }
+        self.inner.here.as_ref()?.table.read(key)
     }
 
     /// Stores a value. Acknowledged, it is what every read returns from then on.
@@ -182,6 +183,7 @@ impl Caches {
             check_range("ttl", ttl_ms, TTL_MS)?;
         }
         if self.inner.here.is_none() {
+            self.in_a_cluster()?;
             let _stalled = self.inner.metrics.stalled("put");
             return match self.inner.forward.ask(&CacheAsk::Put(key, put), self.write_patience() + ON_THE_WAY).await {
                 Ok(CacheReply::Stored(version)) => Ok(version),
@@ -206,6 +208,7 @@ impl Caches {
     /// `unavailable`.
     pub async fn delete(&self, key: CacheKey) -> Result<(), Error> {
         if self.inner.here.is_none() {
+            self.in_a_cluster()?;
             let _stalled = self.inner.metrics.stalled("delete");
             return match self.inner.forward.ask(&CacheAsk::Delete(key), self.write_patience() + ON_THE_WAY).await {
                 Ok(CacheReply::Deleted) => Ok(()),
@@ -224,6 +227,7 @@ impl Caches {
     /// `bad-request` where the value is no signed integer of 64 bits, or the sum would be none; `unavailable`.
     pub async fn increment(&self, key: CacheKey, by: i64) -> Result<Counted, Error> {
         if self.inner.here.is_none() {
+            self.in_a_cluster()?;
             let _stalled = self.inner.metrics.stalled("increment");
             let ask = CacheAsk::Increment(key, by);
             return match self.inner.forward.ask(&ask, self.write_patience() + ON_THE_WAY).await {
@@ -256,7 +260,7 @@ impl Caches {
     pub(crate) async fn serve(&self, ask: CacheAsk, parking: &Parking) -> CacheReply {
         let Some(here) = &self.inner.here else { return CacheReply::NoCache };
         if let CacheAsk::Get(key) = &ask
-            && let Found::Hit(read) = here.table.read(key.as_str())
+            && let Some(read) = here.table.read(key.as_str())
         {
             return CacheReply::Read(read);
         }
@@ -291,8 +295,8 @@ impl Caches {
         let Some(here) = &self.inner.here else { return Err(Error::internal("a write of a node without a cache")) };
         let ended = here.operate(key, operation, self.patience_now()).await;
         ended.map(|(outcome, _)| outcome).ok_or_else(|| {
-            if self.inner.record.borrow().is_none() {
-                return no_cluster();
+            if let Err(error) = self.in_a_cluster() {
+                return error;
             }
             let detail = "the home of the key did not answer in time, or has too much to do: the write may have been \
                           applied, or be applied yet; look, or repeat it. `syncmesh status` shows who is missing";
@@ -312,7 +316,12 @@ impl Caches {
     }
 
     fn unreachable(&self) -> Error {
-        if self.inner.record.borrow().is_some() { unreachable() } else { no_cluster() }
+        self.in_a_cluster().map_or_else(|error| error, |()| unreachable())
+    }
+
+    /// Whether this node has joined one: before, it knows of no home and of no other cache node.
+    pub(super) fn in_a_cluster(&self) -> Result<(), Error> {
+        if self.inner.record.borrow().is_some() { Ok(()) } else { Err(no_cluster()) }
     }
 
     /// What a read gets that can reach no home.

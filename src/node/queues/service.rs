@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    error::{Error, ErrorCode, Outcome},
+    error::{Error, ErrorCode},
     ids::{MessageId, PartitionId, QueueName, Tick},
     machine::queue::{Delivery, NewMessage, Op, OpAnswer, Published, QueueConfig, QueueRefusal, Receipt},
     node::{
@@ -72,15 +72,15 @@ impl Queues {
     ///
     /// # Errors
     /// `bad-request`; `payload-too-large` (`limit`: `MAX_VALUE_BYTES` of one, `MAX_BATCH_BYTES` of all);
-    /// `queue-full`; `durability-unavailable`: nothing was taken; `unavailable`: with `outcome`, and where that
-    /// is `unknown` and there is one message, its `id`, under which it can safely be published again.
+    /// `queue-full`; `durability-unavailable`: nothing was taken; `unavailable`: with `outcome`, and where there
+    /// is one message, its `id`, under which it can safely be published again.
     pub async fn publish(&self, queue: QueueName, messages: Vec<Publish>) -> Result<Vec<PublishedMessage>, Error> {
         limits::check_publish(&messages, self.sizes)?;
         let began = Instant::now();
         let messages: Vec<NewMessage> = messages.into_iter().map(new_message).collect();
         let only = (messages.len() == 1).then(|| messages[0].id.clone());
         let outcome = self.publish_as_they_are(&queue, messages).await.map_err(|mut error| {
-            if error.details.outcome == Some(Outcome::Unknown) {
+            if error.code == ErrorCode::Unavailable {
                 error.details.id = only;
             }
             error
