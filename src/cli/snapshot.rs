@@ -50,7 +50,7 @@ pub(super) enum SnapshotCommand {
 #[derive(Debug, Args)]
 pub(super) struct Save {
     /// Where to.
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", value_parser = named_file)]
     file: PathBuf,
     /// Replace FILE if it is there.
     #[arg(long)]
@@ -86,6 +86,14 @@ impl SnapshotCommand {
                 context.output.result(&document(&header, bytes), || text(&header, bytes))
             }
         }
+    }
+}
+
+/// A backup appears as a whole, under its name.
+fn named_file(text: &str) -> Result<PathBuf, &'static str> {
+    match text {
+        "-" => Err("a backup is written to a file, which appears when it is whole and on disk: name one"),
+        text => Ok(text.into()),
     }
 }
 

@@ -185,31 +185,40 @@ impl Sources {
             match line {
                 Ok((name, value)) if is_known(&name) => self.give(&name, Source::EnvFile, &value),
                 Ok(_) => {}
-                Err(dotenvy::Error::LineParse(unparsed, _)) => self.take_bad_line(name_of(&text, &unparsed), file),
+                Err(dotenvy::Error::LineParse(unparsed, _)) => self.take_bad_line(&text, &unparsed, file),
                 Err(error) => self.fault(file, "", Source::EnvFile.as_str(), &format!("lines NAME=value: {error}")),
             }
         }
     }
 
     /// Reports a line that is no `NAME=value`, without its value, which may be a secret.
-    fn take_bad_line(&mut self, name: Option<&str>, file: &str) {
+    fn take_bad_line(&mut self, text: &str, unparsed: &str, file: &str) {
         const EXPECTED: &str = "NAME=value, with quotes around a value that holds spaces, quotes, $ or #";
-        match name {
+        match name_of(text, unparsed) {
             Some(name) if is_known(name) => self.fault(name, "<unreadable>", file, EXPECTED),
             Some(_) => {}
-            None => self.fault(file, "<a line without '='>", Source::EnvFile.as_str(), EXPECTED),
+            None => {
+                let beginning = beginning_of(unparsed);
+                let at = text.lines().position(|line| line.trim() == beginning);
+                let which = at.map_or_else(|| "a line".to_owned(), |at| format!("line {}", at + 1));
+                self.fault(file, &format!("<{which}, without '='>"), Source::EnvFile.as_str(), EXPECTED);
+            }
         }
     }
 }
 
 /// The name on the line that dotenvy could not parse, of which it tells either all or the value alone.
 fn name_of<'a>(text: &'a str, unparsed: &str) -> Option<&'a str> {
-    let beginning = unparsed.lines().next().unwrap_or_default().trim();
+    let beginning = beginning_of(unparsed);
     text.lines().find_map(|line| {
         let (name, value) = line.split_once('=')?;
         let is_it = value.trim_start().starts_with(beginning) || line.trim_start().starts_with(beginning);
         is_it.then(|| name.trim().trim_start_matches("export ").trim_start())
     })
+}
+
+fn beginning_of(unparsed: &str) -> &str {
+    unparsed.lines().next().unwrap_or_default().trim()
 }
 
 fn names() -> impl Iterator<Item = &'static str> {

@@ -183,6 +183,13 @@ fn secrets_show_in_no_fault_no_debug_output_and_no_listing() {
 }
 
 #[test]
+fn a_line_that_is_no_setting_is_named_by_its_number() {
+    let file = "# s3cret\n\nRUST_LOG=info\n  s3cret token \nLOG_FORMAT=json\n";
+    let lines = Config::from_sources(&Sources::default().with_env_file(file)).unwrap_err().to_string();
+    assert!(lines.contains("<line 4, without '='>") && !lines.contains("s3cret"), "{lines}");
+}
+
+#[test]
 fn a_cluster_key_is_read_and_leaves_quic_out() {
     let directory = tempfile::tempdir().unwrap();
     let path = key_file(directory.path(), 0o600);

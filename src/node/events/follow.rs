@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{EventKind, Events};
@@ -24,6 +27,10 @@ use crate::{
     telemetry::NodeMetrics,
 };
 
+/// Where something is, is told at most once in this time: a member that comes or goes moves hundreds of partitions and
+/// slots, a few at a time.
+const PACE: Duration = Duration::from_secs(1);
+
 /// Follows view and leader until `stop`.
 pub(crate) async fn follow(
     events: Events,
@@ -37,17 +44,18 @@ pub(crate) async fn follow(
     let mut leaders = route.leaders();
     let mut leader = route.leader();
     let mut leaderless_since = None;
+    let mut whereabouts = Whereabouts::of(known.clone());
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             changed = views.changed() => if changed.is_err() { return },
             changed = leaders.changed() => if changed.is_err() { return },
+            () = sleep_until(whereabouts.due()), if whereabouts.has_news(&known) => {}
         }
         let view = views.borrow_and_update().clone();
         tell_members(&events, &metrics, clock.wall(), &known, &view);
-        tell_placement(&events, clock.wall(), &known, &view);
-        tell_slots(&events, clock.wall(), &known, &view);
+        whereabouts.tell(&events, clock.wall(), Instant::now(), &view);
         known = view;
         leaders.mark_unchanged();
         match route.leader() {
@@ -117,6 +125,36 @@ impl Absence {
             lasted_ms: after.since.ms_since(before.since),
             restarted: before.joiner.incarnation != after.joiner.incarnation,
         })
+    }
+}
+
+/// Where partitions and slots were when that was last told.
+struct Whereabouts {
+    told: Arc<View>,
+    at: Option<Instant>,
+}
+
+impl Whereabouts {
+    fn of(told: Arc<View>) -> Self {
+        Self { told, at: None }
+    }
+
+    fn has_news(&self, view: &View) -> bool {
+        !Arc::ptr_eq(&self.told.partitions, &view.partitions) || !Arc::ptr_eq(&self.told.slots, &view.slots)
+    }
+
+    /// When the next news may be told.
+    fn due(&self) -> Instant {
+        self.at.map_or_else(Instant::now, |at| at + PACE)
+    }
+
+    fn tell(&mut self, events: &Events, at: Tick, now: Instant, view: &Arc<View>) {
+        if !self.has_news(view) || self.at.is_some_and(|at| now < at + PACE) {
+            return;
+        }
+        tell_placement(events, at, &self.told, view);
+        tell_slots(events, at, &self.told, view);
+        (self.told, self.at) = (Arc::clone(view), Some(now));
     }
 }
 
@@ -269,5 +307,26 @@ mod tests {
         let figures = told.map(|told| (told.event, told.data["changed"].clone(), told.data["homeless"].clone()));
         let expected = |changed, homeless| ("slots-changed".to_owned(), json!(changed), json!(homeless));
         assert_eq!(figures, [expected(3, 0), expected(2, 1)]);
+    }
+    #[tokio::test]
+    async fn what_moves_a_little_at_a_time_is_told_at_once_and_then_once_a_second() {
+        let events = events(&Metrics::new());
+        let mut stream = events.stream(ResumeFrom::Now).events;
+        let home = |byte| Some(HomeId { node: NodeId::from_bytes([byte; 32]), incarnation: Incarnation(1), group: 0 });
+        let view = |version, homes: [u8; 3]| {
+            let slot = |byte| Slot { epoch: Epoch(version), home: home(byte), came: Came::Founded, to: None };
+            let slots = slots::table((0..).map(SlotId).zip(homes.map(slot)));
+            Arc::new(View { version, slots, ..View::default() })
+        };
+        let began = Instant::now();
+        let mut whereabouts = Whereabouts::of(view(1, [1, 1, 1]));
+        let homes = [[2, 1, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2], [2, 2, 3]];
+        for ((version, homes), ms) in (2..).zip(homes).zip([0, 400, 999, 1_000, 2_500]) {
+            whereabouts.tell(&events, Tick(0), began + Duration::from_millis(ms), &view(version, homes));
+        }
+        let told: Vec<_> = std::iter::from_fn(|| stream.try_recv().ok()).collect();
+        let figures: Vec<_> = told.iter().map(|told| (&told.data["epoch"], &told.data["changed"])).collect();
+        assert_eq!(figures, [(&json!(2), &json!(1)), (&json!(5), &json!(2)), (&json!(6), &json!(1))]);
+        assert_eq!(whereabouts.due(), began + Duration::from_millis(3_500));
     }
 }
