@@ -61,7 +61,12 @@ impl Lines {
             }
             HomeAnswer::PutAck(ack) => self.put_acked(&[ack]),
             HomeAnswer::Stored { grant, stamp, taken } => self.store_answered(key, grant, stamp, taken, effects),
-            HomeAnswer::Busy { nonce, retry_ms } => self.put_off(now, key, nonce, retry_ms),
+            HomeAnswer::Busy { nonce, retry_ms } => {
+                // One that is answered because the same was sent again since says nothing of that.
+                if !self.is_sent_since(key, call.sent) {
+                    self.put_off(now, key, nonce, retry_ms);
+                }
+            }
             HomeAnswer::Again { nonce } => {
                 // The home says that it never served this nonce and never will, or that what came of it is over.
                 if self.open_nonce(key) == Some(nonce) {

@@ -135,6 +135,12 @@ impl Lines {
         Some(*open)
     }
 
+    /// Whether the open request was sent once more after this moment.
+    pub(super) fn is_sent_since(&self, key: &CacheKey, moment: Tick) -> bool {
+        let open = self.keys.get(key).and_then(|entry| entry.open.as_ref());
+        open.is_some_and(|open| moment.plus_ms(self.settings.patience_ms) < open.again_at)
+    }
+
     /// Puts the next attempt off.
     pub(super) fn put_off(&mut self, now: Tick, key: &CacheKey, nonce: Nonce, ms: u64) {
         if let Some(open) = self.keys.get_mut(key).and_then(|entry| entry.open.as_mut())

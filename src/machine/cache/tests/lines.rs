@@ -306,6 +306,24 @@ fn a_session_is_renewed_after_a_third_of_its_term() {
 }
 
 #[test]
+fn a_busy_answer_to_the_call_before_does_not_bring_the_next_one_forward() {
+    let mut cache = Cache::with_line(Protocol::Mesi, WritePolicy::Back, Right::Shared);
+    cache.does(2, store("b", Condition::Always));
+    cache.now = cache.lines.deadline().expect("it waits for the grant");
+    let upgrade = HomeRequest::GetM { line: line(), nonce: nonce(3), held: Some(nonce(2)), need_value: false };
+    assert_eq!(cache.hears(Input::Tick), [ask(3, upgrade)]);
+    let due = cache.lines.deadline();
+    let busy = |call| {
+        let busy = HomeAnswer::Busy { nonce: nonce(3), retry_ms: 20 };
+        Input::HomeAnswered { call, reply: Some(HomeReply { lease_ms: None, ..reply(busy) }) }
+    };
+    assert_eq!(cache.hears(busy(2)), []);
+    assert_eq!(cache.lines.deadline(), due);
+    assert_eq!(cache.hears(busy(3)), []);
+    assert_eq!(cache.lines.deadline(), Some(cache.now.plus_ms(20)));
+}
+
+#[test]
 fn a_value_is_gone_when_its_time_is_over_counted_from_the_sending_of_the_request() {
     let mut cache = Cache::new(Protocol::Mesi, WritePolicy::Back);
     cache.does(1, Operation::Load);
