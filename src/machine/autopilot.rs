@@ -62,8 +62,8 @@ pub enum RaftChange {
 }
 
 /// The next change, if any is wanted and safe. What was left half done is finished first: until then
-/// both the old and the new voters are needed for everything. A leader without a vote, or that goes, hands over next: it
-/// must not change what it is itself no part of. (Who lost its vote and had not heard that this was committed can be elected yet.)
+/// both the old and the new voters are needed for everything. A leader without a vote, or that has left, hands over next:
+/// it must not change what it is itself no part of. (Who lost its vote and had not heard that this was committed can be elected yet.)
 pub fn decide(now: &Situation) -> Option<RaftChange> {
     let finish = || now.halfway.clone().map(RaftChange::SetVoters);
     let hand_over = || now.voter_instead_of_leader().map(RaftChange::HandOver);
@@ -115,11 +115,10 @@ impl Situation {
         nodes
     }
 
-    /// Where the leader has no vote, or goes, the voter that is up and has most of the log. (Who goes can be made the leader
-    /// yet, by an election or by hand.)
+    /// Where the leader has no vote, or has left, the voter that is up and has most of the log. (Who leaves can be made the
+    /// leader yet, by an election or by hand. One that drains hands over itself.)
     fn voter_instead_of_leader(&self) -> Option<NodeId> {
-        let goes = [Liveness::Draining, Liveness::Left].into_iter().any(|goes| self.is(&self.leader, goes));
-        if self.voters.contains(&self.leader) && !goes {
+        if self.voters.contains(&self.leader) && !self.is(&self.leader, Liveness::Left) {
             return None;
         }
         let up = self.voters.iter().filter(|node| self.is(node, Liveness::Up));
@@ -286,8 +285,8 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_goes_hands_over_and_one_that_is_taken_for_down_does_not() {
-        for (liveness, hands_over) in [(Liveness::Draining, true), (Liveness::Left, true), (Liveness::Down, false)] {
+    fn a_leader_that_has_left_hands_over_and_one_that_drains_or_is_taken_for_down_does_not() {
+        for (liveness, hands_over) in [(Liveness::Draining, false), (Liveness::Left, true), (Liveness::Down, false)] {
             let mut situation = with(calm(&[0, 1, 2], &[]), 0, liveness, 1);
             situation.lock_managers.get_mut(&node(1)).expect("listed").trails_by = Some(9);
             let wanted = hands_over.then_some(RaftChange::HandOver(node(2)));

@@ -83,7 +83,11 @@ pub(super) async fn drain(node: &Running, within: Duration) -> Drained {
             Drained::Whole => Departure::Left,
             Drained::Cut => Departure::Not("it did not get to leave in time: start it and try again".to_owned()),
         };
-        node.departure.send_if_modified(|known| known.is_none() && known.replace(departure).is_none());
+        let told = departure.clone();
+        let is_news = node.departure.send_if_modified(|known| known.is_none() && known.replace(departure).is_none());
+        if let (true, Departure::Not(why)) = (is_news, told) {
+            warn!("{why}");
+        }
     }
     *drained.insert(handed_over)
 }
@@ -146,6 +150,10 @@ async fn hand_over(node: &Running, until: Instant) -> Drained {
             }
         };
         return stays(node, why.to_owned());
+    }
+    // It can have been elected since.
+    if another_voter_stays(&node.gateway.route().view(), node.id) {
+        step_down(node).await;
     }
     tell_leader(node, ControlCall::Stop { incarnation }).await;
     if queues == Queues::HandedOver && cache == Slots::HandedOver { Drained::Whole } else { Drained::Cut }
@@ -348,6 +356,12 @@ fn must_lose_vote(node: &Running) -> bool {
     view.voters.contains(&node.id) && (live > FEWEST_AFTER_DRAIN || spare)
 }
 
+/// Whether there is a voter beside this node that could lead and does not go itself.
+fn another_voter_stays(view: &View, me: NodeId) -> bool {
+    let stays = |id: &NodeId| view.members.get(id).is_some_and(|member| member.liveness == Liveness::Up);
+    view.voters.iter().any(|id| *id != me && stays(id))
+}
+
 async fn lose_vote(node: &Running) -> bool {
     let Some(raft) = &node.raft else { return true };
     let mut status = raft.status();
@@ -356,7 +370,9 @@ async fn lose_vote(node: &Running) -> bool {
     let lost = async {
         loop {
             // An election, or somebody's command, can have made it the leader meanwhile: no leader takes its own vote.
-            step_down(node).await;
+            if another_voter_stays(&node.gateway.route().view(), node.id) {
+                step_down(node).await;
+            }
             tokio::select! {
                 // Either source may be the first to know: this node's own log, or the leader's view.
                 _ = status.wait_for(|status| !status.voters.is_empty() && !status.voters.contains(&node.id)) => return,
@@ -366,7 +382,9 @@ async fn lose_vote(node: &Running) -> bool {
             tokio::time::sleep(PROGRESS).await;
         }
     };
-    let lost = timeout(2 * STEP, lost).await.is_ok();
+    // Who leaves may have to hand over first.
+    let patience = if node.leaving.is_asked() { 2 * STEP } else { STEP };
+    let lost = timeout(patience, lost).await.is_ok();
     if lost {
         info!("handed the vote back");
     }

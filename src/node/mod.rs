@@ -364,12 +364,6 @@ impl Node {
         if to.is_some_and(|to| !route.is_member(to)) {
             return Err(no_such_member());
         }
-        let is_draining =
-            |node: &NodeId| route.view().members.get(node).is_some_and(|member| member.liveness == Liveness::Draining);
-        if let Some(to) = to.filter(is_draining) {
-            let detail = format!("{to} is about to go, and would only hand the leadership on: name another voter");
-            return Err(Error::unavailable(Outcome::NotApplied, detail));
-        }
         if let Some(noted) = self.running.gateway.noted_before(key).await? {
             let arrived = |leader: Leader| to.map_or(leader.term > noted, |to| leader.node == to);
             return if route.leader().is_some_and(arrived) { Ok(()) } else { Err(gateway::hand_over_unknown()) };
@@ -378,6 +372,12 @@ impl Node {
             && leader.node == to
         {
             return Ok(());
+        }
+        let is_draining =
+            |node: &NodeId| route.view().members.get(node).is_some_and(|member| member.liveness == Liveness::Draining);
+        if let Some(to) = to.filter(is_draining) {
+            let detail = format!("{to} is about to go, and would only hand the leadership on: name another voter");
+            return Err(Error::unavailable(Outcome::NotApplied, detail));
         }
         match self.running.gateway.ask(ClientAsk::Transfer(to), TRANSFER_PATIENCE).await? {
             ClientReply::Done => Ok(()),
