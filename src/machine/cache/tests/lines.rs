@@ -309,9 +309,15 @@ fn a_session_is_renewed_after_a_third_of_its_term() {
 fn a_busy_answer_to_the_call_before_does_not_bring_the_next_one_forward() {
     let mut cache = Cache::with_line(Protocol::Mesi, WritePolicy::Back, Right::Shared);
     cache.does(2, store("b", Condition::Always));
-    cache.now = cache.lines.deadline().expect("it waits for the grant");
+    let Settings { renew_ms, patience_ms, .. } = Settings::default();
+    for (call, renewals) in (3..).zip(1..=patience_ms / renew_ms) {
+        cache.now = BEGIN.plus_ms(renewals * renew_ms);
+        assert_eq!(cache.hears(Input::Tick), [ask(call, HomeRequest::Renew)]);
+        cache.answered(call, HomeAnswer::Renewed);
+    }
+    cache.now = BEGIN.plus_ms(patience_ms);
     let upgrade = HomeRequest::GetM { line: line(), nonce: nonce(3), held: Some(nonce(2)), need_value: false };
-    assert_eq!(cache.hears(Input::Tick), [ask(3, upgrade)]);
+    assert_eq!(cache.hears(Input::Tick), [ask(6, upgrade)]);
     let due = cache.lines.deadline();
     let busy = |call| {
         let busy = HomeAnswer::Busy { nonce: nonce(3), retry_ms: 20 };
@@ -319,7 +325,7 @@ fn a_busy_answer_to_the_call_before_does_not_bring_the_next_one_forward() {
     };
     assert_eq!(cache.hears(busy(2)), []);
     assert_eq!(cache.lines.deadline(), due);
-    assert_eq!(cache.hears(busy(3)), []);
+    assert_eq!(cache.hears(busy(6)), []);
     assert_eq!(cache.lines.deadline(), Some(cache.now.plus_ms(20)));
 }
 
