@@ -175,17 +175,10 @@ impl TableWriter {
         let Installed { state, version, body, expires, home, session } = line;
         // Of a session that is not known to be alive nothing may be read.
         let session = self.ends.of(&home, session);
-        let (mut gone, lines) = (Vec::new(), &self.table.lines);
+        let mut gone = Vec::new();
         let readable = Readable { state, version, body, expires, session };
         let installed = key.clone();
-        // What fills a key that was absent ends the miss that found it so. It is not another use: S3-FIFO would keep keys
-        // that were asked for once as long as those that are asked for again.
-        let is_filled = lines.peek(&key).is_some_and(|line| line.body.is_none());
-        let filled =
-            if is_filled { lines.replace_with_lifecycle(key, readable, true, &mut gone) } else { Err((key, readable)) };
-        if let Err((key, readable)) = filled {
-            lines.insert_with_lifecycle(key, readable, &mut gone);
-        }
+        self.table.lines.insert_with_lifecycle(key, readable, &mut gone);
         // What was there under this key before is told too, and has only changed.
         if gone.contains(&installed) && self.table.lines.contains_key(&installed) {
             gone.retain(|key| *key != installed);
@@ -196,7 +189,9 @@ impl TableWriter {
     /// From now on the line may not be read.
     pub(super) fn drop_line(&mut self, key: &CacheKey) {
         if !mutant::on(Mutant::DroppedLinesAreRead) {
-            self.table.lines.remove(key);
+            // Not `remove`: of a line that is not there any more it would forget that it was, and S3-FIFO takes who comes
+            // back after it was put out for one that is asked for often.
+            self.table.lines.remove_if(key, |_| true);
         }
     }
 }
@@ -300,6 +295,25 @@ mod tests {
                 assert!(matches!(table.read("k"), Some(Some(read)) if read.body == body));
             }
         }
+    }
+
+    #[test]
+    fn who_comes_back_after_it_was_put_out_stays_though_many_come_once() {
+        const CAPACITY: usize = 100;
+        let (_, table, mut writer) = table(CAPACITY);
+        writer.session(home(), session(1), Tick(100));
+        let install = |writer: &mut TableWriter, name: &str| {
+            let gone = writer.install(key(name), line(Some("a"), 1));
+            // As its task does, which gives back what has to go.
+            gone.iter().for_each(|gone| writer.drop_line(gone));
+            gone
+        };
+        let gone =
+            (0..=CAPACITY).flat_map(|n| install(&mut writer, &format!("first {n}"))).last().expect("one too many");
+        assert_eq!(table.read(gone.as_str()), None);
+        install(&mut writer, gone.as_str());
+        (0..2 * CAPACITY).for_each(|n| drop(install(&mut writer, &format!("once {n}"))));
+        assert!(table.read(gone.as_str()).is_some());
     }
 
     #[test]
